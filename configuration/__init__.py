@@ -1,0 +1,1 @@
+"""The configuration file, and every option in one place."""

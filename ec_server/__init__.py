@@ -1,0 +1,1 @@
+"""What the three entry files are made of: ingest, storage, synchronization, supervision, status."""

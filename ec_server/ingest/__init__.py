@@ -1,0 +1,1 @@
+"""From a SIP MESSAGE to a committed row."""

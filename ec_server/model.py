@@ -1,0 +1,167 @@
+"""The frozen values that pass between the rooms: batch, digest, stored row, verdict, progress.
+
+Units: times are UTC epoch seconds (see ec_server/utc.py) unless a name ends in ``_us``
+(microseconds). ``start_us`` and ``end_us`` are microseconds within the second, 0 to 999,999, both
+inclusive, as the contract's columns are. ``values`` is always canonical text:
+``UUUUUU,VALUE`` joined by ``;``, strictly ascending in the microsecond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The samples of one message: one row of ``ec_consumption``. Its key is all but the values."""
+
+    device_id: str
+    second: int
+    start_us: int
+    end_us: int
+    values: str
+    count: int
+    checksum: str
+    """MD5 hex of ``values`` (ASCII)."""
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What makes two batches the same row."""
+        return (self.device_id, self.second, self.start_us, self.end_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """How many samples there are, and the MD5 hex over them (checksum_util says over what)."""
+
+    count: int
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMark:
+    """A writer's note in the same transaction as its rows, so that its death can be accounted for.
+
+    ``writer`` names one process of one run; ``sequence`` grows by one with each write call.
+    """
+
+    writer: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a committed write did: one flag a batch, in the order given."""
+
+    changed: tuple[bool, ...]
+    """True: the batch changed stored data. False: it was a duplicate (as far as the engine can tell)."""
+
+    @property
+    def stored(self) -> int:
+        """Batches that changed stored data."""
+        return sum(self.changed)
+
+    @property
+    def duplicate(self) -> int:
+        """Batches that changed nothing."""
+        return len(self.changed) - self.stored
+
+
+class MinuteState(Enum):
+    """What is on record of one minute of one device after it was last compared."""
+
+    PROVEN = "proven"
+    """Every sample that the device has is stored with the device's value."""
+    UNCONFIRMABLE = "unconfirmable"
+    """The device has nothing of this minute, so it cannot confirm what is stored."""
+    UNRESOLVED = "unresolved"
+    """Compared, and still different after the repair; it is compared again in the next round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of comparing one minute of one device."""
+
+    minute: int
+    state: MinuteState
+    seen: Digest | None
+    """The stored minute digest that was compared; None where nothing was stored."""
+    extra: int = 0
+    """Stored samples that the device lacks (they stay)."""
+    conflicts: int = 0
+    """Stored values that the device's replaced in this comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteRecord:
+    """One minute's line on record: what is stored and what is known of it."""
+
+    minute: int
+    digest: Digest | None
+    state: MinuteState | None
+    """None: not compared since it was last written."""
+    extra: int = 0
+    conflicts: int = 0
+    check_time_us: int | None = None
+    check_times: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """One device as the database knows it."""
+
+    device_id: str
+    first_seen_us: int
+    last_seen_us: int
+    verified_through: int | None = None
+    """Every minute before it is proven or unconfirmable; None before the first round."""
+    unresolved_minutes: int = 0
+    unconfirmable_minutes: int = 0
+    conflicts: int = 0
+    extra: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """One SIP MESSAGE as received: its body's exact bytes, who sent it, and when."""
+
+    body: bytes
+    sender: str
+    """``ip:port`` of the peer."""
+    received_us: int
+    peer_name: str = ""
+    """Common name of the certificate the peer showed; empty where none was asked for."""
+
+
+class RejectReason(Enum):
+    """Why a message was not stored; the value is the ``reason`` label of the metric."""
+
+    NO_END_MARK = "no_end_mark"
+    TRUNCATED = "truncated"
+    MALFORMED = "malformed"
+    BAD_DEVICE_ID = "bad_device_id"
+    BAD_TIME = "bad_time"
+    TIME_TOO_FAR_AHEAD = "time_too_far_ahead"
+    TIME_TOO_FAR_BACK = "time_too_far_back"
+    EMPTY = "empty"
+    TOO_MANY_SAMPLES = "too_many_samples"
+    BAD_SAMPLE = "bad_sample"
+    MICROSECOND_OUT_OF_RANGE = "microsecond_out_of_range"
+    MICROSECOND_NOT_ASCENDING = "microsecond_not_ascending"
+    NOT_A_NUMBER = "not_a_number"
+    NOT_FINITE = "not_finite"
+    UNKNOWN_DEVICE = "unknown_device"
+    WRONG_NETWORK = "wrong_network"
+    WRONG_CERTIFICATE = "wrong_certificate"
+    UNSTORABLE = "unstorable"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A message that was refused: why, and as much of its sender as is known."""
+
+    reason: RejectReason
+    detail: str
+    """One line for the log: what is wrong and where in the body."""
+    device_id: str = ""

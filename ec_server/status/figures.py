@@ -1,0 +1,64 @@
+"""The names of the figures that workers keep on their pages, and the worker names; pure."""
+
+from __future__ import annotations
+
+from ec_server.model import RejectReason
+
+REJECTED = {reason: f"rejected_{reason.value}" for reason in RejectReason}
+"""The figure that counts each reason."""
+
+RECEIVER_FIGURES: tuple[str, ...] = (
+    "stored",
+    "duplicate",
+    "spooled",  # batches in the spool now: falls as they become stored or duplicate
+    "lost",
+    "samples_stored",
+    "commits",
+    "commit_us",  # time spent in commits, microseconds
+    "write_failures",
+    "settled_sequence",  # the last write call whose outcome is in these figures
+    "quarantined",
+    *REJECTED.values(),
+)
+
+SYNC_FIGURES: tuple[str, ...] = (
+    "connections",  # gauge
+    "connections_total",
+    "rejected_connections",
+    "protocol_errors",
+    "rounds",
+    "minutes_compared",
+    "seconds_repaired",
+    "samples_fetched",
+    "samples_repaired",
+    "value_conflicts",
+    "minutes_unresolved",  # gauge, all devices
+    "minutes_unconfirmable",  # gauge, all devices
+    "bytes_received",
+    "bytes_sent",
+    "digests_computed",
+)
+
+RUN_FOLDER = "run"
+"""Folder under ``storage.path`` that holds the pages."""
+
+
+def receiver_name(number: int) -> str:
+    """Name of the worker, its page (``<name>.page``) and its lines in the log."""
+    return f"receiver-{number}"
+
+
+SYNC_NAME = "sync"
+STATUS_NAME = "status"
+
+
+def settled(figures: dict[str, int]) -> int:
+    """How many received messages a receiver's figures account for; the rest is queued."""
+    rejected = sum(figures[name] for name in REJECTED.values())
+    parts = ("stored", "duplicate", "spooled", "lost")
+    return rejected + sum(figures[name] for name in parts)
+
+
+def queued(figures: dict[str, int]) -> int:
+    """Received and not yet settled."""
+    return figures["received"] - settled(figures)

@@ -1,0 +1,170 @@
+"""One worker's figures in a small shared file, so that they outlive the worker's death.
+
+Rules:
+
+1. A page is a file under ``<storage.path>/run/`` named after the worker, mapped by the worker that
+   writes it, the launcher that accounts for its death, and the status server that reads it. What
+   was written before ``kill -9`` is there afterwards.
+2. Only the worker writes, or, once it is dead and before its replacement starts, the launcher. The
+   replacement goes on with the same page: figures never step back while the launcher lives.
+3. ``received`` is one cell of its own, raised by the receiving thread alone. All other figures
+   change together: ``apply`` writes the spare of two slots and flips one cell, so that a reader,
+   or whoever comes after a kill, sees a whole step or none of it.
+4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` to the unit at every
+   moment, with ``queued`` being what is received and not yet settled.
+
+Cells are native signed 64-bit integers; storing one is a single machine store.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_MAGIC = b"ECPAGE01"
+_HEADER_BYTES = 4096
+_STATE_BYTES = 512
+_CELL = struct.Struct("=q")
+
+STATES = ("starting", "ready", "degraded", "stopping", "dead")
+
+
+class WorkerPage:
+    """A mapped page: figures by name, a heartbeat, a state with its reason, one commit intent."""
+
+    # Cells before the two slots.
+    _RECEIVED, _ACTIVE, _HEARTBEAT_NS, _PID, _STATE, _INTENT_DAY, _INTENT_SEQUENCE, _SPARE = range(8)
+
+    def __init__(self, path: Path, mapped: mmap.mmap, names: Sequence[str]) -> None:
+        """Use ``create`` or ``open``; ``names`` are the figures of the slots, in file order."""
+        self.path = path
+        self.names = tuple(names)
+        self._index = {name: i for i, name in enumerate(self.names)}
+        self._map = mapped
+        view = memoryview(mapped)
+        first = _HEADER_BYTES + _STATE_BYTES
+        self._cells = view[first : first + 64].cast("q")
+        width = 8 * len(self.names)
+        self._slots = tuple(
+            view[first + 64 + i * width : first + 64 + (i + 1) * width].cast("q") for i in (0, 1)
+        )
+        self._reason = view[_HEADER_BYTES:first]
+        self._view = view
+
+    @classmethod
+    def create(cls, path: Path, names: Sequence[str]) -> WorkerPage:
+        """Map the page at ``path``, made with all figures 0 where it is absent or of another shape."""
+        header = _MAGIC + json.dumps(list(names)).encode()
+        if len(header) >= _HEADER_BYTES:
+            raise ValueError(f"{path}: too many figures for one page")
+        size = _HEADER_BYTES + _STATE_BYTES + 64 + 16 * len(names)
+        if not _has_header(path, header, size):
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+            temporary.write_bytes(header.ljust(_HEADER_BYTES, b"\0") + bytes(size - _HEADER_BYTES))
+            temporary.replace(path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> WorkerPage:
+        """Map an existing page. Raises OSError where it is absent, ValueError where it is not a page."""
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < _HEADER_BYTES + _STATE_BYTES:
+                raise ValueError(f"{path} is not a worker page: {size} bytes")
+            mapped = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        header = mapped[:_HEADER_BYTES].rstrip(b"\0")
+        if not header.startswith(_MAGIC):
+            raise ValueError(f"{path} is not a worker page")
+        return cls(path, mapped, json.loads(header[len(_MAGIC) :]))
+
+    # --- figures --------------------------------------------------------------------------
+
+    def count_received(self) -> None:
+        """One more message taken from the SIP stack; called by the receiving thread alone."""
+        self._cells[self._RECEIVED] += 1
+
+    def apply(self, changes: Mapping[str, int]) -> None:
+        """Add to several figures in one step, and clear the commit intent with them.
+
+        KeyError for a name that the page does not have.
+        """
+        active = self._cells[self._ACTIVE]
+        spare = self._slots[1 - active]
+        spare[:] = self._slots[active]
+        for name, amount in changes.items():
+            spare[self._index[name]] += amount
+        self._cells[self._ACTIVE] = 1 - active
+
+    def set_figures(self, values: Mapping[str, int]) -> None:
+        """Set gauges (not counters) in one step."""
+        active = self._slots[self._cells[self._ACTIVE]]
+        self.apply({name: value - active[self._index[name]] for name, value in values.items()})
+
+    def figures(self) -> dict[str, int]:
+        """One consistent step of every figure, ``received`` with them, read so that queued >= 0."""
+        while True:
+            active = self._cells[self._ACTIVE]
+            values = self._slots[active].tolist()
+            received = self._cells[self._RECEIVED]
+            if active == self._cells[self._ACTIVE]:
+                return {"received": received, **dict(zip(self.names, values))}
+
+    # --- commit intent --------------------------------------------------------------------
+
+    def intend(self, day: int, sequence: int) -> None:
+        """Note, before a write call, which day and mark it is about to commit."""
+        self._cells[self._INTENT_DAY] = day
+        self._cells[self._INTENT_SEQUENCE] = sequence
+
+    def intent(self) -> tuple[int, int]:
+        """The last noted ``(day, sequence)``; sequence 0: none yet."""
+        return self._cells[self._INTENT_DAY], self._cells[self._INTENT_SEQUENCE]
+
+    # --- life -----------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Say that the worker still answers; CLOCK_MONOTONIC is shared by all processes."""
+        self._cells[self._HEARTBEAT_NS] = time.monotonic_ns()
+
+    def silent_for_s(self) -> float:
+        """Seconds since the last ``beat``."""
+        return (time.monotonic_ns() - self._cells[self._HEARTBEAT_NS]) / 1e9
+
+    def set_state(self, state: str, reason: str = "") -> None:
+        """One of STATES, and one line that says why (cut at 500 bytes)."""
+        raw = reason.encode("utf-8", "replace")[: _STATE_BYTES - 12]
+        self._reason[:] = (struct.pack("=I", len(raw)) + raw).ljust(_STATE_BYTES, b"\0")
+        self._cells[self._PID] = os.getpid()
+        self._cells[self._STATE] = STATES.index(state)
+
+    def state(self) -> tuple[str, str]:
+        """``(state, reason)``."""
+        (length,) = struct.unpack("=I", self._reason[:4])
+        text = bytes(self._reason[4 : 4 + min(length, _STATE_BYTES - 4)]).decode("utf-8", "replace")
+        return STATES[self._cells[self._STATE]], text
+
+    def pid(self) -> int:
+        """Process id of whoever set the state last; 0 for nobody."""
+        return self._cells[self._PID]
+
+    def close(self) -> None:
+        """Unmap; the file stays."""
+        for view in (self._cells, *self._slots, self._reason, self._view):
+            view.release()
+        self._map.close()
+
+
+def _has_header(path: Path, header: bytes, size: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size == size and file.read(_HEADER_BYTES).rstrip(b"\0") == header
+    except OSError:
+        return False

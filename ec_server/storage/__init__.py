@@ -1,0 +1,1 @@
+"""The storage contract and the engines that keep it."""

@@ -1,0 +1,194 @@
+"""What every storage engine promises, and nothing of how.
+
+Rules that hold for each engine (test/contract runs the same suite against all of them):
+
+1. ``write`` is atomic and durable: when it returns, every batch is committed; when it raises,
+   none is. A result that says "stored" means committed.
+2. The same batch twice is one row. Two batches with one key and other samples become one row that
+   holds both, the later one's value where they meet. Where rows of one second overlap, a
+   microsecond's value is the one most recently inserted. Nothing here removes a sample.
+3. ``ec_checksum`` is a cache of the truth in the rows. Any write that is not the continuation of
+   the writer's own open minute removes the cached digests it touches and the minute's verdict, in
+   the same transaction; what is absent is computed from the rows when asked for. A minute whose
+   rows were changed by another tool counts as written.
+4. A verdict of PROVEN is recorded only if the minute's digest is still the one that was compared.
+5. One device's call never touches another device's rows.
+
+A store object belongs to one thread at a time and is opened after the process has started (never
+carried over a fork). Several processes and threads may each have their own on the same data.
+
+Errors: ``RetryableStorageError`` (the caller keeps what it wanted to write and tries again) and
+``PermanentStorageError`` (it reports degraded health); see ec_server/errors.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ec_server.model import (
+    Batch,
+    CommitMark,
+    DeviceRecord,
+    Digest,
+    MinuteRecord,
+    Verdict,
+    WriteResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedMinute:
+    """Digests of a minute that one writer saw from beginning to end, kept up while it wrote.
+
+    ``seconds`` are ``(epoch second, digest)`` of the non-empty seconds, ascending.
+    """
+
+    device_id: str
+    minute: int
+    seconds: tuple[tuple[int, Digest], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageHealth:
+    """Whether the engine takes writes at the moment, and if not, why and what to do."""
+
+    writable: bool
+    detail: str = ""
+    free_bytes: int | None = None
+
+
+class Store(ABC):
+    """One connection to the database; see the module's rules."""
+
+    # --- ingest ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def write(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
+        """Commit batches of one UTC day, in the order given, all or none.
+
+        Also used for repairs: a repair adds rows, it replaces no text in place unless the key is
+        the same. ``mark`` is committed with the rows (see ``committed_mark``). The batches of one
+        call may belong to many devices. Raises ValueError for batches of different days.
+        """
+
+    @abstractmethod
+    def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
+        """``(sequence, stored, duplicate)`` of the last write of ``writer`` that committed on a day.
+
+        None where there was none, or where the engine cannot know (Cassandra).
+        """
+
+    @abstractmethod
+    def publish(self, finished: Sequence[FinishedMinute]) -> int:
+        """Cache the digests of minutes that nobody else has written to; returns how many were taken.
+
+        A minute that another writer touched since is left out: its digests are computed from the
+        rows when asked for.
+        """
+
+    # --- reading --------------------------------------------------------------------------
+
+    @abstractmethod
+    def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
+        """The stored rows of seconds ``[start, stop)`` with their insert time in microseconds.
+
+        Ascending in the second; within a second in the order of insertion, oldest first.
+        """
+
+    @abstractmethod
+    def second_text(self, device_id: str, second: int) -> str:
+        """The second's samples as canonical text, ascending, latest insertion winning; "" for none."""
+
+    @abstractmethod
+    def second_digests(
+        self, device_id: str, minute: int, *, from_rows: bool = False
+    ) -> list[tuple[int, Digest]]:
+        """``(second, digest)`` of the minute's non-empty seconds, ascending.
+
+        ``from_rows`` reads every row again and replaces what is cached.
+        """
+
+    @abstractmethod
+    def minute_digests(
+        self, device_id: str, start: int, stop: int, *, from_rows: bool = False
+    ) -> list[tuple[int, Digest]]:
+        """``(minute, digest)`` of the non-empty minutes in ``[start, stop)``, ascending.
+
+        Digests that are absent are computed from the rows and cached (a read-only store only
+        computes them).
+        """
+
+    @abstractmethod
+    def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """``(minute, rows, samples as the rows count them)`` of the non-empty minutes, ascending."""
+
+    # --- proof ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def note_device(self, device_id: str, seen_us: int) -> None:
+        """Put a device on record, or move its ``last_seen`` forward."""
+
+    @abstractmethod
+    def devices(self) -> list[DeviceRecord]:
+        """Every device on record, ascending by id."""
+
+    @abstractmethod
+    def device(self, device_id: str) -> DeviceRecord | None:
+        """One device's record; None where it was never seen."""
+
+    @abstractmethod
+    def earliest_minute(self, device_id: str) -> int | None:
+        """The earliest minute that has stored rows of the device; None where there are none."""
+
+    @abstractmethod
+    def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
+        """Ranges of minutes in ``[start, stop)`` that are neither PROVEN nor UNCONFIRMABLE, ascending."""
+
+    @abstractmethod
+    def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
+        """Put verdicts on record, with ``check_time`` and ``check_times`` of minute and seconds.
+
+        Returns the minutes whose stored rows changed since ``Verdict.seen``: they stay unproven.
+        """
+
+    @abstractmethod
+    def record_progress(self, device_id: str, verified_through: int) -> None:
+        """Put the end of a round on record, for people and ``/api/devices``.
+
+        A later write to a minute before it moves it back to that minute.
+        """
+
+    @abstractmethod
+    def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
+        """What is on record of the minutes in ``[start, stop)``, non-empty or compared, ascending.
+
+        Never computes a digest that is not cached.
+        """
+
+    # --- keeping --------------------------------------------------------------------------
+
+    @abstractmethod
+    def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
+        """``(device, minute)`` with rows, ended before ``before``, whose minute digest is not cached."""
+
+    @abstractmethod
+    def remove_before(self, day: int) -> list[str]:
+        """Remove every whole day before ``day``; the ``ec_date`` of the days that went."""
+
+    @abstractmethod
+    def health(self) -> StorageHealth:
+        """Whether a write would be taken now. Cheap enough to be asked every second."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of every file or connection. The object cannot be used afterwards."""
+
+    def __enter__(self) -> Store:
+        """The store itself, so that ``with open_store(...) as store`` closes it."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close, whatever happened."""
+        self.close()

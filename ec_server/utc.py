@@ -1,0 +1,94 @@
+"""UTC moments as the words of the contract: dates, times, minutes and seconds as text.
+
+Inside the server a moment is an ``int``: UTC epoch seconds. A *minute* is the epoch second at
+which it begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open.
+Text appears only at the edges: database columns, frames of the synchronization, people.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from functools import lru_cache
+
+MINUTE_S = 60
+HOUR_S = 3600
+DAY_S = 86_400
+
+# Years that four digits can write; everything the server accepts lies within.
+_LATEST = calendar.timegm((9999, 12, 31, 23, 59, 59))
+
+
+def minute_of(second: int) -> int:
+    """The minute (its first epoch second) that contains ``second``."""
+    return second - second % MINUTE_S
+
+
+def day_of(second: int) -> int:
+    """The UTC day (its first epoch second) that contains ``second``."""
+    return second - second % DAY_S
+
+
+@lru_cache(maxsize=8192)
+def ec_date(second: int) -> str:
+    """Column ``ec_date``, ``YYYYMMDD``, of an epoch second."""
+    return time.strftime("%Y%m%d", time.gmtime(second))
+
+
+@lru_cache(maxsize=8192)
+def ec_time(second: int) -> str:
+    """Column ``ec_time``, ``HHMMSS``, of an epoch second."""
+    return time.strftime("%H%M%S", time.gmtime(second))
+
+
+@lru_cache(maxsize=8192)
+def minute_text(minute: int) -> str:
+    """``YYYYMMDDHHMM`` of the minute that begins at epoch second ``minute``."""
+    return time.strftime("%Y%m%d%H%M", time.gmtime(minute))
+
+
+@lru_cache(maxsize=8192)
+def second_text(second: int) -> str:
+    """``YYYYMMDDHHMMSS`` of an epoch second."""
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(second))
+
+
+def parse_minute(text: str) -> int:
+    """Epoch second of ``YYYYMMDDHHMM``.
+
+    Raises ValueError where the text is not twelve ASCII digits that name a real minute.
+    """
+    return parse_second(text + "00") if len(text) == 12 else _not_a_moment(text, "YYYYMMDDHHMM")
+
+
+def parse_second(text: str) -> int:
+    """Epoch second of ``YYYYMMDDHHMMSS``; ValueError where it names no real second."""
+    if len(text) != 14 or not (text.isascii() and text.isdigit()):
+        _not_a_moment(text, "YYYYMMDDHHMMSS")
+    fields = tuple(int(text[a:b]) for a, b in ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14)))
+    year, month, day, hour, minute, second = fields
+    if not (year >= 1 and 1 <= month <= 12 and hour < 24 and minute < 60 and second < 60):
+        _not_a_moment(text, "YYYYMMDDHHMMSS")
+    if not 1 <= day <= calendar.monthrange(year, month)[1]:
+        _not_a_moment(text, "YYYYMMDDHHMMSS")
+    return calendar.timegm(fields)
+
+
+def parse_ec(ec_date_text: str, ec_time_text: str) -> int:
+    """Epoch second of the columns ``ec_date`` and ``ec_time``."""
+    return parse_second(ec_date_text + ec_time_text)
+
+
+def iso(moment_us: int) -> str:
+    """ISO-8601 UTC text with microseconds of an epoch moment in microseconds."""
+    second, microsecond = divmod(moment_us, 1_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{microsecond:06d}+00:00"
+
+
+def is_expressible(second: int) -> bool:
+    """Whether an epoch second fits the four-digit years of the contract."""
+    return 0 <= second <= _LATEST
+
+
+def _not_a_moment(text: str, form: str) -> int:
+    raise ValueError(f"{text!r} is not a UTC moment of the form {form}")

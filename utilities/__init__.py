@@ -1,0 +1,1 @@
+"""Thin adapters to what is outside: PJSUA2, Cassandra, MD5."""

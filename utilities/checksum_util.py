@@ -1,0 +1,65 @@
+"""The digests of the contract, computed from canonical text; pure.
+
+Two rules, from docs/protocol.md:
+
+* **Second digest**: (count, MD5 hex of the second's samples, ascending in the microsecond, each in
+  canonical text, joined by ``;``). It does not depend on how the samples were cut into messages.
+* **Minute digest**: (sum of counts, MD5 hex of the lines ``HHMMSS,count,md5\\n`` of the minute's
+  non-empty seconds, ascending).
+
+A second or minute without samples has no digest. MD5 guards against loss and damage, not against
+forgery; who may send is the business of keys, certificates and networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+Samples = dict[int, str]
+"""One second's samples: microsecond to value text."""
+
+
+def md5_hex(text: str) -> str:
+    """MD5 hex of ASCII text: the column ``values_checksum``."""
+    return hashlib.md5(text.encode("ascii"), usedforsecurity=False).hexdigest()
+
+
+def parse_canonical(text: str) -> Samples:
+    """Canonical text to a mapping in the text's order. The text is trusted: checked when it came in."""
+    return {int(sample[:6]): sample[7:] for sample in text.split(";")} if text else {}
+
+
+def format_canonical(samples: Samples) -> str:
+    """A mapping to canonical text, ascending in the microsecond, whatever the mapping's order."""
+    return ";".join([f"{us:06d},{samples[us]}" for us in sorted(samples)])
+
+
+def join_rows(rows: Iterable[tuple[int, int, str]]) -> str:
+    """The second's canonical text from its rows, given oldest insertion first.
+
+    A row is ``(start_us, end_us, canonical values)``. Where rows overlap, a microsecond's value is
+    the one inserted last. Rows that do not overlap are joined without being parsed.
+    """
+    oldest_first = list(rows)
+    ascending = sorted(oldest_first, key=lambda row: row[0])
+    if all(a[1] < b[0] for a, b in zip(ascending, ascending[1:])):
+        return ";".join([row[2] for row in ascending])
+    merged: Samples = {}
+    for _start_us, _end_us, values in oldest_first:
+        merged.update(parse_canonical(values))
+    return format_canonical(merged)
+
+
+def second_digest(text: str) -> tuple[int, str] | None:
+    """(count, MD5 hex) of one second's canonical text; None where it is empty."""
+    return (text.count(";") + 1, md5_hex(text)) if text else None
+
+
+def minute_digest(seconds: Iterable[tuple[str, int, str]]) -> tuple[int, str] | None:
+    """(count, MD5 hex) of ``(HHMMSS, count, md5)`` of the non-empty seconds, ascending; None for none."""
+    listed = list(seconds)
+    if not listed:
+        return None
+    lines = "".join([f"{ec_time},{count},{md5}\n" for ec_time, count, md5 in listed])
+    return sum([count for _, count, _ in listed]), md5_hex(lines)
