@@ -57,6 +57,9 @@ class WriteResult:
     changed: tuple[bool, ...]
     """True: the batch changed stored data. False: it was a duplicate (as far as the engine can tell)."""
 
+    opened: frozenset[tuple[str, int]] = frozenset()
+    """``(device, minute)`` that had no rows before this write: its writer saw the minute begin."""
+
     @property
     def stored(self) -> int:
         """Batches that changed stored data."""

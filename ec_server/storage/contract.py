@@ -24,7 +24,7 @@ Errors: ``RetryableStorageError`` (the caller keeps what it wanted to write and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ec_server.model import (
@@ -42,12 +42,15 @@ from ec_server.model import (
 class FinishedMinute:
     """Digests of a minute that one writer saw from beginning to end, kept up while it wrote.
 
-    ``seconds`` are ``(epoch second, digest)`` of the non-empty seconds, ascending.
+    ``seconds`` are ``(epoch second, digest)`` of the seconds whose digest was kept up, ascending.
+    ``complete`` says that these are all non-empty seconds of the minute; otherwise the others (their
+    samples came too late or overlapped) are computed from the rows when asked for.
     """
 
     device_id: str
     minute: int
     seconds: tuple[tuple[int, Digest], ...]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,19 @@ class Store(ABC):
     # --- ingest ---------------------------------------------------------------------------
 
     @abstractmethod
-    def write(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
+    def write(
+        self,
+        batches: Sequence[Batch],
+        mark: CommitMark | None = None,
+        inserted_us: int | None = None,
+    ) -> WriteResult:
         """Commit batches of one UTC day, in the order given, all or none.
 
         Also used for repairs: a repair adds rows, it replaces no text in place unless the key is
         the same. ``mark`` is committed with the rows (see ``committed_mark``). The batches of one
-        call may belong to many devices. Raises ValueError for batches of different days.
+        call may belong to many devices. ``inserted_us`` is the moment of insertion (epoch
+        microseconds) where it is not now: a replay from the spool. Raises ValueError for batches
+        of different days.
         """
 
     @abstractmethod
@@ -127,8 +137,8 @@ class Store(ABC):
     # --- proof ----------------------------------------------------------------------------
 
     @abstractmethod
-    def note_device(self, device_id: str, seen_us: int) -> None:
-        """Put a device on record, or move its ``last_seen`` forward."""
+    def note_devices(self, seen: Mapping[str, int]) -> None:
+        """Put devices on record, or move their ``last_seen`` forward: device id to epoch microseconds."""
 
     @abstractmethod
     def devices(self) -> list[DeviceRecord]:
@@ -154,10 +164,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def record_progress(self, device_id: str, verified_through: int) -> None:
-        """Put the end of a round on record, for people and ``/api/devices``.
+    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
+        """Put on record that every minute of ``[start, verified_through)`` is PROVEN or UNCONFIRMABLE.
 
-        A later write to a minute before it moves it back to that minute.
+        ``DeviceRecord.verified_through`` is this, or the earliest minute before it that was written
+        to since.
         """
 
     @abstractmethod
