@@ -8,8 +8,9 @@ Rules:
 2. Only the worker writes, or, once it is dead and before its replacement starts, the launcher. The
    replacement goes on with the same page: figures never step back while the launcher lives.
 3. ``received`` is one cell of its own, raised by the receiving thread alone. All other figures
-   change together: ``apply`` writes the spare of two slots and flips one cell, so that a reader,
-   or whoever comes after a kill, sees a whole step or none of it.
+   change together: ``apply`` writes the spare of two slots and raises one cell, the step, whose
+   parity says which slot counts, so that a reader, or whoever comes after a kill, sees a whole step
+   or none of it. The step never repeats, so a reader knows when its slot was written over.
 4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` to the unit at every
    moment, with ``queued`` being what is received and not yet settled.
 
@@ -38,7 +39,7 @@ class WorkerPage:
     """A mapped page: figures by name, a heartbeat, a state with its reason, one commit intent."""
 
     # Cells before the two slots.
-    _RECEIVED, _ACTIVE, _HEARTBEAT_NS, _PID, _STATE, _INTENT_DAY, _INTENT_SEQUENCE, _SPARE = range(8)
+    _RECEIVED, _STEP, _HEARTBEAT_NS, _PID, _STATE, _INTENT_DAY, _INTENT_SEQUENCE, _SPARE = range(8)
 
     def __init__(self, path: Path, mapped: mmap.mmap, names: Sequence[str]) -> None:
         """Use ``create`` or ``open``; ``names`` are the figures of the slots, in file order."""
@@ -92,29 +93,29 @@ class WorkerPage:
         self._cells[self._RECEIVED] += 1
 
     def apply(self, changes: Mapping[str, int]) -> None:
-        """Add to several figures in one step, and clear the commit intent with them.
+        """Add to several figures in one step.
 
         KeyError for a name that the page does not have.
         """
-        active = self._cells[self._ACTIVE]
-        spare = self._slots[1 - active]
-        spare[:] = self._slots[active]
+        step = self._cells[self._STEP]
+        spare = self._slots[(step + 1) % 2]
+        spare[:] = self._slots[step % 2]
         for name, amount in changes.items():
             spare[self._index[name]] += amount
-        self._cells[self._ACTIVE] = 1 - active
+        self._cells[self._STEP] = step + 1
 
     def set_figures(self, values: Mapping[str, int]) -> None:
         """Set gauges (not counters) in one step."""
-        active = self._slots[self._cells[self._ACTIVE]]
+        active = self._slots[self._cells[self._STEP] % 2]
         self.apply({name: value - active[self._index[name]] for name, value in values.items()})
 
     def figures(self) -> dict[str, int]:
         """One consistent step of every figure, ``received`` with them, read so that queued >= 0."""
         while True:
-            active = self._cells[self._ACTIVE]
-            values = self._slots[active].tolist()
+            step = self._cells[self._STEP]
+            values = self._slots[step % 2].tolist()
             received = self._cells[self._RECEIVED]
-            if active == self._cells[self._ACTIVE]:
+            if step == self._cells[self._STEP]:
                 return {"received": received, **dict(zip(self.names, values))}
 
     # --- commit intent --------------------------------------------------------------------
