@@ -135,6 +135,8 @@ class RawMessage:
     received_us: int
     peer_name: str = ""
     """Common name of the certificate the peer showed; empty where none was asked for."""
+    cut: bool = False
+    """The SIP message was shorter than its Content-Length said: UDP cuts at 4,000 bytes."""
 
 
 class RejectReason(Enum):

@@ -1,0 +1,81 @@
+"""The bounded file of messages whose time was too far off: clocks are repaired later.
+
+``<storage.path>/quarantine.jsonl``, one JSON object a line: ``received`` (ISO-8601 UTC), ``sender``,
+``reason``, ``body`` (base64 of the exact bytes). Rules:
+
+1. The file never grows beyond its bound. When the next line would, the file takes no more; nothing
+   is removed from it. Whoever has repaired its messages moves the file away, and it takes again.
+2. Several receivers append to it: each line is one write at the file's end, so lines stay whole.
+3. It is a courtesy, not storage: a full disk or a missing folder is logged once, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+from pathlib import Path
+
+from ec_server import utc
+from ec_server.model import RawMessage, RejectReason
+
+FILE_NAME = "quarantine.jsonl"
+MEGABYTE = 1_000_000
+
+_log = logging.getLogger(__name__)
+
+
+class Quarantine:
+    """Appends messages to the file at ``path`` while it has less than ``limit_bytes``; one thread."""
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        """Nothing is opened or made before the first message; a limit of 0 keeps none."""
+        self._path = path
+        self._limit_bytes = limit_bytes
+        self._said = ""
+
+    def keep(self, message: RawMessage, reason: RejectReason) -> bool:
+        """Append one message; whether the file took it. Never raises for what the disk says."""
+        line = _line(message, reason)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                return self._append(descriptor, line)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._say_once(f"quarantine: cannot write {self._path}: {error}; such messages are only counted")
+            return False
+
+    def _append(self, descriptor: int, line: bytes) -> bool:
+        before = os.fstat(descriptor).st_size
+        if before + len(line) > self._limit_bytes:
+            self._say_once(
+                f"quarantine: {self._path} is full ({before} bytes of storage.quarantine_mb); "
+                "further messages are only counted until it is moved away"
+            )
+            return False
+        if before and os.pread(descriptor, 1, before - 1) != b"\n":
+            line = b"\n" + line  # the disk filled up within the line before; it must not spoil this one
+        written = os.write(descriptor, line)
+        if written != len(line):
+            raise OSError(f"the disk took {written} of {len(line)} bytes")
+        if before < self._limit_bytes // 2:
+            self._said = ""  # it was moved away, or the disk has room again
+        return True
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            _log.warning("%s", text)
+
+
+def _line(message: RawMessage, reason: RejectReason) -> bytes:
+    record = {
+        "received": utc.iso(message.received_us),
+        "sender": message.sender,
+        "reason": reason.value,
+        "body": base64.b64encode(message.body).decode("ascii"),
+    }
+    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
