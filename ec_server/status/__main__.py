@@ -1,0 +1,93 @@
+"""The status process: ``python -m ec_server.status [-c FILE]``, started by the launcher or alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from configuration.properties_reader import read_settings
+
+from configuration.settings import Settings
+from ec_server import log
+from ec_server.errors import ConfigurationError
+from ec_server.status.database_view import DatabaseView
+from ec_server.status.figures import RUN_FOLDER, STATUS_NAME
+from ec_server.status.http_server import listen, serve
+from ec_server.status.snapshot import Observer
+from ec_server.status.verdict import allowed_lag_s
+from ec_server.status.web import create_app
+from ec_server.status.worker_page import WorkerPage
+from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers
+from ec_server.storage.contract import Store
+from ec_server.storage.engines import open_store
+
+EXIT_CONFIGURATION = 2
+EXIT_CANNOT_BOOT = 78
+_ROOT = Path(__file__).parents[2]
+
+_log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Serve until told to stop; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ec_server.status", description=__doc__)
+    parser.add_argument("-c", dest="file", type=Path, help="configuration file")
+    log.set_up(STATUS_NAME)
+    try:
+        settings = read_settings(parser.parse_args().file, os.environ)
+    except ConfigurationError as error:
+        _log.error("%s", error)
+        return EXIT_CONFIGURATION
+    if settings.status_port == 0:
+        _log.info("status.port is 0: no status page")
+        return 0
+    return _run(settings)
+
+
+def _run(settings: Settings) -> int:
+    run_folder = settings.storage_path / RUN_FOLDER
+    run_folder.mkdir(parents=True, exist_ok=True)
+    page = WorkerPage.create(run_folder / f"{STATUS_NAME}{PAGE_SUFFIX}", ())
+    page.beat()
+    page.set_state("starting")
+    try:
+        listener = listen(settings.status_ip, settings.status_port)
+    except OSError as error:
+        reason = (
+            f"cannot listen on status.ip:status.port {settings.status_ip}:{settings.status_port}: {error}"
+        )
+        _log.error("%s", reason)
+        page.set_state("dead", reason)
+        return EXIT_CANNOT_BOOT
+
+    def open_read_only() -> Store:
+        return open_store(settings, read_only=True)
+
+    database = DatabaseView(open_read_only)
+    expected = (*expected_workers(settings.sip_receivers), STATUS_NAME)
+    app = create_app(
+        Observer(run_folder, expected, database),
+        _version(),
+        allowed_lag_s(settings.sync_syncfreq * 60, settings.sync_grace),
+    )
+    page.set_state("ready")
+    _log.info("status page on http://%s:%d/", *listener.getsockname()[:2])
+    serve(app, listener, page.beat, until_eof=os.environ.get("EC_SUPERVISED") == "1")
+    page.set_state("stopping")
+    database.close()
+    return 0
+
+
+def _version() -> str:
+    try:
+        return str(tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

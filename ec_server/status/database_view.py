@@ -1,0 +1,104 @@
+"""Asks the database for its devices and its health, at most once a second, never blocking a page.
+
+Rules:
+
+1. The store lives on one daemon thread, which opens it when first asked. Whoever asks waits for
+   that thread at most ``patience_s``; a database that hangs makes an answer with ``error``.
+2. One question at a time: callers that come while it runs share its answer, and those that come
+   within ``max_age_s`` of an answer get it again, so that scraping costs little.
+3. After an error the store is closed and opened anew at the next question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ec_server.errors import EcServerError
+from ec_server.model import DeviceRecord
+from ec_server.storage.contract import StorageHealth, Store
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """What the database said, or the ``error`` that kept it from saying it."""
+
+    devices: tuple[DeviceRecord, ...] = ()
+    health: StorageHealth | None = None
+    error: str = ""
+
+
+Question = tuple[asyncio.AbstractEventLoop, "asyncio.Future[DatabaseState]"]
+
+
+class DatabaseView:
+    """The database as seen from one event loop; call ``state`` from that loop only."""
+
+    def __init__(
+        self, open_store: Callable[[], Store], max_age_s: float = 1.0, patience_s: float = 4.0
+    ) -> None:
+        self._open_store = open_store
+        self._max_age_s, self._patience_s = max_age_s, patience_s
+        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pending: asyncio.Future[DatabaseState] | None = None
+        self._latest = DatabaseState(error="the database has not been asked yet")
+        self._answered_at = -1e9
+
+    async def state(self) -> DatabaseState:
+        """The latest answer, at most ``max_age_s`` old; an error in it where there is none in time."""
+        if time.monotonic() - self._answered_at < self._max_age_s:
+            return self._latest
+        if self._pending is None or self._pending.done():
+            self._pending = self._ask()
+        try:
+            self._latest = await asyncio.wait_for(asyncio.shield(self._pending), self._patience_s)
+        except TimeoutError:
+            return DatabaseState(error=f"the database did not answer within {self._patience_s:g} s")
+        self._answered_at = time.monotonic()
+        return self._latest
+
+    def close(self) -> None:
+        """Let the thread close its store; one that hangs in the database ends with the process."""
+        self._questions.put(None)
+        if self._thread:
+            self._thread.join(timeout=1.0)
+
+    def _ask(self) -> asyncio.Future[DatabaseState]:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="database-view", daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[DatabaseState] = loop.create_future()
+        self._questions.put((loop, answer))
+        return answer
+
+    def _run(self) -> None:
+        store: Store | None = None
+        while (question := self._questions.get()) is not None:
+            loop, answer = question
+            try:
+                store = store or self._open_store()
+                state = DatabaseState(tuple(store.devices()), store.health())
+            except (EcServerError, OSError) as error:
+                _close(store)
+                store, state = None, DatabaseState(error=str(error) or type(error).__name__)
+            loop.call_soon_threadsafe(_answer, answer, state)
+        _close(store)
+
+
+def _answer(future: asyncio.Future[DatabaseState], state: DatabaseState) -> None:
+    if not future.done():
+        future.set_result(state)
+
+
+def _close(store: Store | None) -> None:
+    try:
+        if store:
+            store.close()
+    except (EcServerError, OSError):
+        pass  # it failed already; what matters is that the next question opens it anew

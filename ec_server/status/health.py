@@ -1,0 +1,78 @@
+"""From what the workers and the database say to "healthy?" and "ready?", with reasons; pure.
+
+Healthy: every worker answers and works, and the database takes writes. Ready: healthy, and no
+worker is on its way out, so every receiver listens and the sync server is up. Each reason names
+the worker (or ``storage``) and says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ec_server.status.database_view import DatabaseState
+from ec_server.status.worker_view import WorkerView
+
+SILENT_S = 10.0
+"""A worker that has not beaten for longer does not answer; the launcher restarts it then."""
+
+_STATE_FAULTS = {
+    "starting": "is starting",
+    "degraded": "is degraded",
+    "dead": "is dead",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Good where ``reasons`` is empty."""
+
+    reasons: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.reasons
+
+
+def worker_fault(worker: WorkerView) -> str:
+    """What is wrong with a worker, in one line that names it; "" for nothing."""
+    if worker.fault:
+        return f"{worker.name}: {worker.fault}"
+    if worker.state in _STATE_FAULTS:
+        return f"{worker.name} {_STATE_FAULTS[worker.state]}" + _because(worker.reason)
+    if worker.silent_s < 0:
+        return f"{worker.name} has not answered since the machine started"
+    if worker.silent_s > SILENT_S:
+        return f"{worker.name} has not answered for {worker.silent_s:.0f} s"
+    return ""
+
+
+def storage_fault(database: DatabaseState) -> str:
+    """What is wrong with the database, in one line; "" for nothing."""
+    if database.error:
+        return f"storage: {database.error}"
+    if database.health and not database.health.writable:
+        return f"storage takes no writes: {database.health.detail or 'the engine does not say why'}"
+    return ""
+
+
+def healthy(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
+    """The verdict of ``/healthz``; workers that the configuration does not ask for are left out."""
+    faults = [worker_fault(worker) for worker in workers if worker.expected]
+    return Health(tuple(filter(None, [*faults, storage_fault(database)])))
+
+
+def ready(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
+    """The verdict of ``/readyz``: what is not healthy, and workers that are stopping."""
+    listed = list(workers)
+    leaving = [
+        f"{worker.name} is stopping" + _because(worker.reason)
+        for worker in listed
+        if worker.expected and worker.state == "stopping"
+    ]
+    return Health((*leaving, *healthy(listed, database).reasons))
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

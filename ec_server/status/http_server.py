@@ -1,0 +1,121 @@
+"""Serves the application to many clients, of which idle, slow and greedy ones must not hurt.
+
+Rules:
+
+1. A connection must finish a request and take its answer within ``DEADLINE_S`` of being made, or of
+   its last answer; otherwise it is cut. uvicorn itself waits for ever for a first request's bytes.
+2. At most ``MOST_CONNECTIONS`` are served at once; a newcomer beyond that is cut at once.
+3. Request heads are bounded (16 KiB); bodies are not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+DEADLINE_S = 15.0
+MOST_CONNECTIONS = 256
+_HEAD_BYTES = 16 * 1024
+_BEAT_S = 0.5
+
+
+class _ImpatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a deadline a request."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._restart_deadline()
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+
+    def on_response_complete(self) -> None:
+        self._restart_deadline()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _restart_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(DEADLINE_S, self.transport.abort)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError where the address is taken or is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(app: ASGIApp, listener: socket.socket, beat: Callable[[], None], *, until_eof: bool) -> None:
+    """Answer until SIGTERM, SIGINT or, with ``until_eof``, the end of stdin.
+
+    Main thread only; ``beat`` is called twice a second from the loop that answers.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_ImpatientProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn has handlers of its own while it serves, and raises at its end the signal that stopped
+    # it: before and after, a signal asks for the end and does not kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: setattr(server, "should_exit", True))
+    asyncio.run(_serve(server, listener, beat, until_eof))
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, beat: Callable[[], None], until_eof: bool
+) -> None:
+    if until_eof:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, server)
+    beating = asyncio.create_task(_beat(beat))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating
+
+
+async def _beat(beat: Callable[[], None]) -> None:
+    while True:
+        beat()
+        await asyncio.sleep(_BEAT_S)
+
+
+def _stop_at_eof(server: uvicorn.Server) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        server.should_exit = True

@@ -1,0 +1,70 @@
+"""Gathers everything that the status server shows, at one moment, without changing anything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ec_server.status.database_view import DatabaseState, DatabaseView
+from ec_server.status.figures import REJECTED, queued
+from ec_server.status.live_devices import DeviceStatus, join, read_live
+from ec_server.status.worker_view import WorkerView, read_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where every received message is: received is the sum of all the others, to the unit."""
+
+    received: int
+    stored: int
+    duplicate: int
+    rejected: int
+    queued: int
+    spooled: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment: the workers' pages, each read once, the database's answer, the devices joined."""
+
+    now: float
+    workers: tuple[WorkerView, ...]
+    database: DatabaseState
+    devices: tuple[DeviceStatus, ...]
+
+    def total(self, figure: str) -> int:
+        """A figure summed over all pages."""
+        return sum(worker.figures.get(figure, 0) for worker in self.workers)
+
+    def account(self) -> Account:
+        """The account over all receivers, their deaths included."""
+        return Account(
+            received=self.total("received"),
+            stored=self.total("stored"),
+            duplicate=self.total("duplicate"),
+            rejected=sum(map(self.total, REJECTED.values())),
+            queued=sum(queued(w.figures) for w in self.workers if is_receiver(w)),
+            spooled=self.total("spooled"),
+            lost=self.total("lost"),
+        )
+
+
+class Observer:
+    """Takes snapshots; belongs to the event loop of its ``DatabaseView``."""
+
+    def __init__(self, run_folder: Path, expected: tuple[str, ...], database: DatabaseView) -> None:
+        self._run_folder, self._expected, self._database = run_folder, expected, database
+
+    async def snapshot(self) -> Snapshot:
+        """Everything, now. Raises nothing: what cannot be read says so in the snapshot."""
+        database = await self._database.state()
+        now = time.time()
+        devices = tuple(join(database.devices, read_live(self._run_folder, now)))
+        return Snapshot(now, read_workers(self._run_folder, self._expected), database, devices)
+
+
+def is_receiver(worker: WorkerView) -> bool:
+    """Whether the page has an account: it counts what it stored of what it received."""
+    return "stored" in worker.figures

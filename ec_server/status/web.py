@@ -1,0 +1,163 @@
+"""The pages and answers on the status port: a starlette application over an ``Observer``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ec_server import utc
+from ec_server.status import metrics
+from ec_server.status.health import Health, healthy, ready, worker_fault
+from ec_server.status.live_devices import DeviceStatus
+from ec_server.status.page_html import PAGE_FOLDER, render
+from ec_server.status.snapshot import Observer, Snapshot
+from ec_server.status.verdict import judge
+
+# Nothing from elsewhere is loaded, nothing inline runs, nobody frames the page.
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(observer: Observer, version: str, allowed_s: float) -> ASGIApp:
+    """The application; ``allowed_s`` is how old a device's proof may be before it is behind."""
+
+    async def page(_request: Request) -> Response:
+        now = await observer.snapshot()
+        health = healthy(now.workers, now.database)
+        return Response(render(now, health, allowed_s), media_type="text/html")
+
+    async def healthz(_request: Request) -> Response:
+        now = await observer.snapshot()
+        return _health_answer(healthy(now.workers, now.database))
+
+    async def readyz(_request: Request) -> Response:
+        now = await observer.snapshot()
+        return _health_answer(ready(now.workers, now.database))
+
+    async def figures(_request: Request) -> Response:
+        body = metrics.exposition(await observer.snapshot(), version)
+        return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def devices(_request: Request) -> Response:
+        now = await observer.snapshot()
+        if now.database.error:
+            return JSONResponse({"error": now.database.error}, 503)
+        return JSONResponse([device_object(device) for device in now.devices])
+
+    async def overview(_request: Request) -> Response:
+        return JSONResponse(overview_object(await observer.snapshot(), allowed_s))
+
+    routes = [
+        Route("/", page),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", figures),
+        Route("/api/devices", devices),
+        Route("/api/overview", overview),
+        Route("/page.css", _file("page.css", "text/css")),
+        Route("/page.js", _file("page.js", "text/javascript")),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
+    return _with_headers(Starlette(routes=routes, exception_handlers=handlers))
+
+
+def device_object(device: DeviceStatus) -> dict[str, object]:
+    """A device's object of ``/api/devices`` (docs/operations.md): times ISO-8601 in UTC."""
+    record = device.record
+    through = record.verified_through
+    return {
+        "device_id": record.device_id,
+        "first_seen": utc.iso(record.first_seen_us),
+        "last_seen": utc.iso(record.last_seen_us),
+        "verified_through": None if through is None else utc.minute_text(through),
+        "unresolved_minutes": record.unresolved_minutes,
+        "samples_per_second": round(device.samples_per_second, 1),
+        "unconfirmable_minutes": record.unconfirmable_minutes,
+        "conflicts": record.conflicts,
+        "extra": record.extra,
+    }
+
+
+def overview_object(now: Snapshot, allowed_s: float) -> dict[str, object]:
+    """What the page shows, for programs: verdict, account, workers, storage."""
+    verdict = judge(now.devices, now.now, allowed_s)
+    health = healthy(now.workers, now.database)
+    storage = now.database.health
+    return {
+        "time": utc.iso(int(now.now * 1_000_000)),
+        "verdict": None
+        if now.database.error
+        else {
+            "tone": verdict.tone.value,
+            "headline": verdict.headline,
+            "explanation": verdict.explanation,
+        },
+        "health": _health_object(health),
+        "account": asdict(now.account()),
+        "samples_per_second": round(sum(d.samples_per_second for d in now.devices), 1),
+        "samples_stored": now.total("samples_stored"),
+        "devices": len(now.devices),
+        "storage_free_bytes": storage.free_bytes if storage else None,
+        "workers": [
+            {"name": worker.name, "state": worker.state, "fault": worker_fault(worker), "pid": worker.pid}
+            for worker in now.workers
+            if worker.expected
+        ],
+    }
+
+
+def _health_object(health: Health) -> dict[str, object]:
+    return {"status": "ok" if health.good else "failing", "reasons": list(health.reasons)}
+
+
+def _health_answer(health: Health) -> Response:
+    return JSONResponse(_health_object(health), 200 if health.good else 503)
+
+
+def _file(name: str, media_type: str) -> Endpoint:
+    body = (PAGE_FOLDER / name).read_bytes()
+
+    async def answer(_request: Request) -> Response:
+        return Response(body, media_type=media_type)
+
+    return answer
+
+
+async def _refusal(_request: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _failure(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "Internal Server Error"}, 500)
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return wrapped
