@@ -1,0 +1,189 @@
+"""Who may send: the devices file, one section a device, read into a `DeviceDirectory`.
+
+    [meter-7]
+    name = Cellar, main feed
+    key = 64 hex digits, for the synchronization's challenge
+    networks = 10.1.0.0/16, 2001:db8::/32
+
+Without a file every device is let in. With one, a device that is not in it is rejected.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from configuration.ini_file import Entry, Ini, nearest_or_all, read_ini, shown
+from configuration.kinds import refuse_control_characters
+from ec_server.errors import ConfigurationError
+from ec_server.model import RejectReason
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY = re.compile(r"[0-9A-Fa-f]{64}")
+
+_ALLOWED = {
+    "name": "any text",
+    "key": "exactly 64 hex digits",
+    "networks": "networks such as 10.1.0.0/16 or 2001:db8::/32, or single addresses, by comma",
+}
+"""The options of a device, and what each may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRule:
+    """What is known of one device that is let in."""
+
+    device_id: str
+    name: str = ""
+    key: bytes = field(default=b"", repr=False)
+    """32 bytes for the challenge; empty where the device has none and is not challenged."""
+    networks: tuple[Network, ...] = ()
+    """Where its messages and connections may come from; empty is anywhere."""
+
+
+class DeviceDirectory:
+    """The devices that are let in; never changes, so threads may share it."""
+
+    def __init__(self, rules: Mapping[str, DeviceRule] | None = None) -> None:
+        """``rules`` by device id; None lets every device in."""
+        self._rules = dict(rules or {})
+        self.open_to_all = rules is None
+
+    @classmethod
+    def read(cls, path: Path | None) -> DeviceDirectory:
+        """The directory of a devices file (None: open to all); ConfigurationError with every fault."""
+        if path is None:
+            return cls()
+        rules, faults = _read(path)
+        if faults:
+            raise ConfigurationError("\n  ".join(["faults in the devices file:", *faults]))
+        return cls(rules)
+
+    @property
+    def rules(self) -> tuple[DeviceRule, ...]:
+        """Every device on file, in the file's order."""
+        return tuple(self._rules.values())
+
+    def rule(self, device_id: str) -> DeviceRule | None:
+        """What the file says of the device; None where it is not in it, or there is no file."""
+        return self._rules.get(device_id)
+
+    def admits(self, device_id: str, ip: str) -> RejectReason | None:
+        """None where the device may send from the address ``ip`` (text, no port), else why not."""
+        if self.open_to_all:
+            return None
+        rule = self._rules.get(device_id)
+        if rule is None:
+            return RejectReason.UNKNOWN_DEVICE
+        if not rule.networks:
+            return None
+        address = _address(ip)
+        if address is not None and any(address in network for network in rule.networks):
+            return None
+        return RejectReason.WRONG_NETWORK
+
+
+def device_faults(path: Path) -> list[str]:
+    """Everything that is wrong in a devices file; nothing where it is right."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, DeviceRule], list[str]]:
+    ini = read_ini(path)
+    faults = [*ini.faults, *_header_faults(ini, path)]
+    given: dict[str, dict[str, Entry]] = {header.name: {} for header in ini.headers}
+    for entry in ini.entries:
+        if entry.section is None:
+            faults.append(f"{path}:{entry.line}: {entry.key} stands before the first [device id]")
+        elif fault := _entry_fault(entry, given[entry.section]):
+            faults.append(f"{path}:{entry.line}: [{entry.section}] {entry.key} {fault}")
+        else:
+            given[entry.section][entry.key] = entry
+    rules: dict[str, DeviceRule] = {}
+    for device_id, entries in given.items():
+        try:
+            rules[device_id] = _rule(device_id, entries, path)
+        except ValueError as error:
+            faults += error.args
+    return rules, faults
+
+
+def _header_faults(ini: Ini, path: Path) -> list[str]:
+    faults, first_lines = [], dict[str, int]()
+    for header in ini.headers:
+        place = f"{path}:{header.line}: [{header.name}]"
+        if not _DEVICE_ID.fullmatch(header.name):
+            faults.append(f"{place} is no device id; allowed: 1 to 64 of A-Z a-z 0-9 . _ -")
+        elif header.name in first_lines:
+            faults.append(f"{place} is given again, first in line {first_lines[header.name]}")
+        first_lines.setdefault(header.name, header.line)
+    return faults
+
+
+def _entry_fault(entry: Entry, earlier: Mapping[str, Entry]) -> str | None:
+    if entry.key in earlier:
+        return f"is given again, first in line {earlier[entry.key].line}"
+    if entry.key not in _ALLOWED:
+        return f"is no option of a device; {nearest_or_all(entry.key, _ALLOWED)}"
+    return None
+
+
+def _rule(device_id: str, entries: Mapping[str, Entry], path: Path) -> DeviceRule:
+    """The device's rule; ValueError with a fault an argument."""
+    faults = []
+    values: dict[str, object] = {}
+    for key, entry in entries.items():
+        try:
+            values[key] = _PARSERS[key](refuse_control_characters(entry.value))
+        except ValueError as error:
+            value = "'***'" if key == "key" else shown(entry.value)
+            faults.append(
+                f"{path}:{entry.line}: [{device_id}] {key} = {value} ({error}); allowed: {_ALLOWED[key]}"
+            )
+    if faults:
+        raise ValueError(*faults)
+    return DeviceRule(device_id, **values)  # type: ignore[arg-type]
+
+
+def _name(text: str) -> str:
+    return text
+
+
+def _key(text: str) -> bytes:
+    if not text:
+        return b""
+    if not _KEY.fullmatch(text):
+        raise ValueError(f"it has {len(text)} characters, and none may be other than 0-9 a-f A-F")
+    return bytes.fromhex(text)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(_network(part.strip()) for part in text.split(",")) if text else ()
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        loose = ipaddress.ip_network(text, strict=False)
+        raise ValueError(f"{text} is an address in a network: write {loose}") from None
+
+
+_PARSERS = {"name": _name, "key": _key, "networks": _networks}
+
+
+@lru_cache(maxsize=8192)
+def _address(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address as networks are written: an IPv4 one that came through an IPv6 socket is IPv4."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

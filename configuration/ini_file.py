@@ -1,0 +1,125 @@
+"""Reads an INI file into entries that know their line, whatever its bytes are.
+
+The grammar is the standard library's `configparser`, given one line at a time. Given a whole file
+it stops at the first key that stands outside a section, keeps no line numbers, lets a second
+``key=`` win in silence, and joins an indented line to the value above it. Here each line stands
+alone, and every fault is found. Comments are lines that begin with ``#`` or ``;``, and whatever
+follows a blank and ``#`` in a line; ``%`` means nothing.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_BYTES = 16 * 1024 * 1024
+
+# The section that stands for "none": no file can name it, since names are stripped.
+_NONE = " "
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ``key = value``; ``section`` is None where it stands before the first section."""
+
+    line: int
+    section: str | None
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One ``[section]``."""
+
+    line: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ini:
+    """A file's contents in its order; ``faults`` are the lines that are neither, said with file and line."""
+
+    headers: tuple[Header, ...]
+    entries: tuple[Entry, ...]
+    faults: tuple[str, ...]
+
+
+def read_ini(path: Path) -> Ini:
+    """The contents of the file; where it cannot be read or decoded, nothing but a fault that says why."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            return Ini((), (), (f"{path}: larger than {MOST_BYTES // 1024**2} MiB",))
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return Ini((), (), (f"{path}:{line}: not UTF-8 text (byte {error.start + 1}: {error.reason})",))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Ini((), (), (f"{path}: cannot be read: {reason}",))
+    return parse_ini(text, str(path))
+
+
+def parse_ini(text: str, name: str) -> Ini:
+    """As `read_ini`, of a text; ``name`` is what faults call the file."""
+    headers: list[Header] = []
+    entries: list[Entry] = []
+    faults: list[str] = []
+    section: str | None = None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#;":
+            continue
+        found = _parse_line(stripped)
+        if isinstance(found, str):
+            section = found
+            headers.append(Header(number, found))
+        elif found:
+            entries.append(Entry(number, section, *found))
+        else:
+            faults.append(f"{name}:{number}: {shown(stripped)} is neither [section] nor key=value")
+    return Ini(tuple(headers), tuple(entries), tuple(faults))
+
+
+def shown(value: str) -> str:
+    """A value for a message: quoted, printable, not longer than a line."""
+    return repr(value) if len(value) <= 80 else repr(value[:77]) + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: the same but for its case, or much alike."""
+    by_fold = {each.casefold(): each for each in known}
+    alike = difflib.get_close_matches(name.casefold()[:100], by_fold, n=1, cutoff=0.75)
+    return by_fold[alike[0]] if alike else None
+
+
+def nearest_or_all(name: str, known: Collection[str]) -> str:
+    """What to say of an unknown name: the nearest known one, or all of them."""
+    found = nearest(name, known)
+    return f"the nearest is {found}" if found else f"allowed: {', '.join(known)}"
+
+
+def _parse_line(line: str) -> str | tuple[str, str] | None:
+    """A section's name, a key with its value, or None where the line is neither."""
+    parser = configparser.RawConfigParser(
+        strict=False,
+        interpolation=None,
+        comment_prefixes=("#", ";"),
+        inline_comment_prefixes=("#",),
+        default_section=_NONE,
+        empty_lines_in_values=False,
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(f"[{_NONE}]\n{line}")
+    except configparser.Error:
+        return None
+    if names := parser.sections():
+        return names[0].strip() or None
+    return next(iter(parser.defaults().items()), None)

@@ -1,0 +1,247 @@
+"""Every option of the server, once: where it stands, its default, what it may be, what it means.
+
+Three rules. A field of `Settings` is an option: its name is the key with the first ``_`` for ``.``,
+and its default is the default text, parsed like any other; so nothing can be in one and not in the
+other. The order here is the order of config.properties and of docs/configuration.md, and a test
+compares all three. A value read from `Settings` needs no more checks: `properties_reader` made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from configuration import kinds
+from configuration.kinds import Kind
+
+_PEM = kinds.or_empty(kinds.FILE, None, "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as the operator knows it."""
+
+    section: str
+    key: str
+    default: str
+    kind: Kind
+    help: str
+    secret: bool
+
+    @property
+    def attribute(self) -> str:
+        """The field of `Settings` that holds the value."""
+        return self.key.replace(".", "_", 1)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides the files."""
+        return "EC_" + self.attribute.upper()
+
+
+def _option(section: str, default: str, kind: Kind, meaning: str, *, secret: bool = False) -> Any:
+    return field(
+        default_factory=lambda: kind.parse(default),
+        repr=not secret,
+        metadata={"option": (section, default, kind, meaning, secret)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The server's configuration, checked and complete; ``Settings()`` is all defaults.
+
+    Passwords are left out of its repr. ``sip_bind``, ``sip_tls_port`` and ``sip_receivers`` are
+    resolved: they hold the address, the port and the number in use, never "as the other one".
+    """
+
+    sip_public_addr: str = _option(
+        "SIP", "127.0.0.1", kinds.HOST, "SIP server URI: public address, the one that devices call"
+    )
+    sip_port: int = _option("SIP", "34567", kinds.PORT, "SIP server URI: port, UDP and TCP")
+    sip_bind: str = _option(
+        "SIP",
+        "",
+        kinds.or_empty(kinds.ADDRESS, "", "the value of sip.public_addr"),
+        "address to listen on; 0.0.0.0 or :: is every one of the machine",
+    )
+    sip_transports: tuple[str, ...] = _option(
+        "SIP", "udp,tcp", kinds.some_of("udp", "tcp", "tls"), "what devices may speak"
+    )
+    sip_receivers: int = _option(
+        "SIP",
+        "auto",
+        kinds.RECEIVERS,
+        "receiver processes sharing the port; auto is one a core but one, 1 to 4",
+    )
+    sip_tls_port: int = _option(
+        "SIP",
+        "0",
+        kinds.whole(0, 65535),
+        "port for TLS; 0 is sip.port where tcp is not among the transports, else sip.port + 1",
+    )
+    sip_tls_certificate: Path | None = _option(
+        "SIP", "", _PEM, "PEM file: the server's certificate and those between it and its authority"
+    )
+    sip_tls_key: Path | None = _option("SIP", "", _PEM, "PEM file: the certificate's key, without passphrase")
+    sip_tls_ca: Path | None = _option(
+        "SIP",
+        "",
+        _PEM,
+        "PEM file: devices must show a certificate that it signed, its common name the device id",
+    )
+    sip_registrar: str = _option(
+        "SIP",
+        "",
+        kinds.or_empty(kinds.REGISTRAR, "", "none"),
+        "SIP registrar to register with, so that devices can call an address of record",
+    )
+    sip_registrar_user: str = _option("SIP", "", kinds.TEXT, "user name at the registrar")
+    sip_registrar_password: str = _option(
+        "SIP", "", kinds.TEXT, "password at the registrar; better set by the environment", secret=True
+    )
+
+    ingest_queue_batches: int = _option(
+        "Ingest",
+        "20000",
+        kinds.whole(1, 1_000_000),
+        "messages a receiver holds before it makes senders wait",
+    )
+    ingest_commit_batches: int = _option(
+        "Ingest", "1000", kinds.whole(1, 100_000), "batches after which a transaction is committed"
+    )
+    ingest_commit_ms: int = _option(
+        "Ingest",
+        "100",
+        kinds.whole(1, 60_000),
+        "milliseconds after which a transaction is committed, however small",
+    )
+    ingest_max_ahead_days: float = _option(
+        "Ingest", "1", kinds.number(0, 36_500), "days a message's time may be ahead of the server's clock"
+    )
+    ingest_max_back_days: float = _option(
+        "Ingest", "400", kinds.number(0, 36_500), "days a message's time may be behind the server's clock"
+    )
+    ingest_max_samples: int = _option("Ingest", "1000", kinds.whole(1, 100_000), "samples a message may hold")
+
+    storage_engine: str = _option("Storage", "sqlite", kinds.one_of("sqlite", "cassandra"), "database engine")
+    storage_path: Path = _option(
+        "Storage", "data", kinds.FOLDER, "SQLite day files and spools; relative to the working folder"
+    )
+    storage_retention_days: int = _option(
+        "Storage", "0", kinds.whole(0, 36_500), "days that data is kept; 0 keeps for ever"
+    )
+    storage_min_free_mb: int = _option(
+        "Storage", "512", kinds.whole(0, 1_000_000_000), "free megabytes below which the server stops taking"
+    )
+    storage_quarantine_mb: int = _option(
+        "Storage",
+        "16",
+        kinds.whole(0, 1_000_000),
+        "megabytes kept of messages whose time was too far ahead or back; 0 keeps none",
+    )
+    storage_synchronous: str = _option(
+        "Storage",
+        "normal",
+        kinds.one_of("normal", "full"),
+        "SQLite after power loss: normal may miss the last commits, full misses none and is slower",
+    )
+    storage_spool_mb: int = _option(
+        "Storage",
+        "4096",
+        kinds.whole(1, 1_000_000_000),
+        "megabytes that wait on disk while Cassandra is away; when full, senders wait",
+    )
+
+    cassandra_host: tuple[str, ...] = _option(
+        "CassandraDB", "127.0.0.1", kinds.HOSTS, "Cassandra Server: address, or several"
+    )
+    cassandra_port: int = _option("CassandraDB", "9042", kinds.PORT, "Cassandra Server: port")
+    cassandra_keyspace: str = _option(
+        "CassandraDB", "mykeyspace", kinds.KEYSPACE, "Cassandra Server: keyspace name; made where missing"
+    )
+    cassandra_username: str = _option("CassandraDB", "", kinds.TEXT, "user name; empty logs in without")
+    cassandra_password: str = _option(
+        "CassandraDB", "", kinds.TEXT, "password; better set by the environment", secret=True
+    )
+    cassandra_local_dc: str = _option(
+        "CassandraDB", "", kinds.TEXT, "data centre whose nodes are asked; empty is that of the first host"
+    )
+    cassandra_consistency: str = _option(
+        "CassandraDB",
+        "LOCAL_QUORUM",
+        kinds.one_of(*kinds.CONSISTENCIES),
+        "consistency level of reads and writes",
+    )
+    cassandra_replication: str = _option(
+        "CassandraDB", "1", kinds.REPLICATION, "copies of each row, for a keyspace that the server makes"
+    )
+    cassandra_tls_ca: Path | None = _option(
+        "CassandraDB", "", _PEM, "PEM file: turns TLS on; nodes must show a certificate that it signed"
+    )
+    cassandra_tls_certificate: Path | None = _option(
+        "CassandraDB", "", _PEM, "PEM file: the certificate to show to nodes that ask for one"
+    )
+    cassandra_tls_key: Path | None = _option(
+        "CassandraDB", "", _PEM, "PEM file: that certificate's key, without passphrase"
+    )
+
+    sync_syncfreq: float = _option(
+        "Synchronization", "30", kinds.number(0.001, 525_600), "every 30 minutes for synchronization"
+    )
+    sync_ip: str = _option("Synchronization", "127.0.0.1", kinds.ADDRESS, "Sync Server: address")
+    sync_port: int = _option("Synchronization", "27979", kinds.PORT, "Sync Server: port")
+    sync_grace: float = _option(
+        "Synchronization", "10", kinds.number(0, 86_400), "seconds after a minute's end before it is compared"
+    )
+    sync_tls_certificate: Path | None = _option(
+        "Synchronization", "", _PEM, "PEM file: turns TLS on; the server's certificate"
+    )
+    sync_tls_key: Path | None = _option(
+        "Synchronization", "", _PEM, "PEM file: the certificate's key, without passphrase"
+    )
+    sync_tls_ca: Path | None = _option(
+        "Synchronization",
+        "",
+        _PEM,
+        "PEM file: devices must show a certificate that it signed, its common name the device id",
+    )
+
+    devices_file: Path | None = _option(
+        "Devices",
+        "",
+        kinds.or_empty(kinds.FILE, None, "every device is let in"),
+        "INI file of the devices that are let in, with their keys and networks",
+    )
+
+    status_ip: str = _option(
+        "Status", "127.0.0.1", kinds.ADDRESS, "address of the status page, health and metrics"
+    )
+    status_port: int = _option(
+        "Status", "8034", kinds.whole(0, 65535), "port of the status page, health and metrics; 0 turns it off"
+    )
+
+    log_level: str = _option(
+        "Log", "info", kinds.one_of("debug", "info", "warning", "error"), "least severity that is logged"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.sip_bind:
+            object.__setattr__(self, "sip_bind", kinds.address_or_empty(self.sip_public_addr))
+        if not self.sip_tls_port:
+            object.__setattr__(self, "sip_tls_port", self.sip_port + ("tcp" in self.sip_transports))
+
+
+def _options() -> tuple[Option, ...]:
+    found = []
+    for each in fields(Settings):
+        section, default, kind, meaning, secret = each.metadata["option"]
+        found.append(Option(section, each.name.replace("_", ".", 1), default, kind, meaning, secret))
+    return tuple(found)
+
+
+OPTIONS: tuple[Option, ...] = _options()
+"""The schema, in the order of the files."""
+
+SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(option.section for option in OPTIONS))
