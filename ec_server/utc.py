@@ -85,6 +85,13 @@ def iso(moment_us: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{microsecond:06d}+00:00"
 
 
+def parse_iso(text: str) -> int:
+    """Epoch microseconds of what ``iso`` wrote."""
+    return parse_second(text[0:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19]) * (
+        1_000_000
+    ) + int(text[20:26])
+
+
 def is_expressible(second: int) -> bool:
     """Whether an epoch second fits the four-digit years of the contract."""
     return 0 <= second <= _LATEST

@@ -26,8 +26,15 @@ def md5_hex(text: str) -> str:
 
 
 def parse_canonical(text: str) -> Samples:
-    """Canonical text to a mapping in the text's order. The text is trusted: checked when it came in."""
-    return {int(sample[:6]): sample[7:] for sample in text.split(";")} if text else {}
+    """Canonical text to a mapping in the text's order.
+
+    What is not a sample (another program may have changed a row) is left out, never an error.
+    """
+    return {
+        int(sample[:6]): sample[7:]
+        for sample in text.split(";")
+        if sample[6:7] == "," and sample[:6].isdecimal()
+    }
 
 
 def format_canonical(samples: Samples) -> str:
@@ -35,20 +42,33 @@ def format_canonical(samples: Samples) -> str:
     return ";".join([f"{us:06d},{samples[us]}" for us in sorted(samples)])
 
 
-def join_rows(rows: Iterable[tuple[int, int, str]]) -> str:
+def join_rows(rows: Iterable[tuple[int, int, str]], *, trusted: bool = True) -> str:
     """The second's canonical text from its rows, given oldest insertion first.
 
     A row is ``(start_us, end_us, canonical values)``. Where rows overlap, a microsecond's value is
-    the one inserted last. Rows that do not overlap are joined without being parsed.
+    the one inserted last. Rows that do not overlap are joined without being parsed, unless they are
+    not ``trusted`` to be canonical inside.
     """
     oldest_first = list(rows)
-    ascending = sorted(oldest_first, key=lambda row: row[0])
-    if all(a[1] < b[0] for a, b in zip(ascending, ascending[1:])):
+    ascending = sorted(oldest_first, key=_start_us)
+    if trusted and all(a[1] < b[0] for a, b in zip(ascending, ascending[1:])) and _fit(ascending):
         return ";".join([row[2] for row in ascending])
     merged: Samples = {}
-    for _start_us, _end_us, values in oldest_first:
-        merged.update(parse_canonical(values))
+    for row in oldest_first:
+        merged.update(parse_canonical(row[2]))
     return format_canonical(merged)
+
+
+def _start_us(row: tuple[int, int, str]) -> int:
+    return row[0]
+
+
+def _fit(rows: Iterable[tuple[int, int, str]]) -> bool:
+    """Whether each row's text begins and ends with the microseconds that the row states."""
+    return all(
+        values.startswith(f"{start_us:06d},") and values.startswith(f"{end_us:06d},", values.rfind(";") + 1)
+        for start_us, end_us, values in rows
+    )
 
 
 def second_digest(text: str) -> tuple[int, str] | None:

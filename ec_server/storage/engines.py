@@ -1,0 +1,26 @@
+"""Which engine a configuration names, and how it is opened."""
+
+from __future__ import annotations
+
+from configuration.settings import Settings
+from ec_server.storage.contract import Store
+
+
+def open_store(settings: Settings, *, read_only: bool = False) -> Store:
+    """A store for the calling thread; open it after the process has started.
+
+    Raises StorageError where the database cannot be opened, ConfigurationError where the settings
+    cannot work with what is there. A read-only store creates nothing.
+    """
+    if settings.storage_engine == "cassandra":
+        from ec_server.storage.cassandra_store import open_cassandra_store  # noqa: PLC0415 (slow import)
+
+        return open_cassandra_store(settings, read_only=read_only)
+    from ec_server.storage.sqlite_store import SqliteStore  # noqa: PLC0415 (not needed with Cassandra)
+
+    return SqliteStore(
+        settings.storage_path,
+        read_only=read_only,
+        synchronous=settings.storage_synchronous,
+        min_free_bytes=settings.storage_min_free_mb * 2**20,
+    )

@@ -1,0 +1,55 @@
+"""Sets of whole minutes as sorted, disjoint, half-open ranges; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ec_server.utc import MINUTE_S
+
+Range = tuple[int, int]
+"""``[start, stop)``, both epoch seconds of minutes."""
+
+
+def union(ranges: Iterable[Range]) -> list[Range]:
+    """The ranges sorted, with those that touch or overlap made one, and empty ones left out."""
+    merged: list[Range] = []
+    for start, stop in sorted(r for r in ranges if r[0] < r[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def subtract(ranges: Iterable[Range], taken: Iterable[Range]) -> list[Range]:
+    """What of ``ranges`` is in none of ``taken``."""
+    holes = union(taken)
+    left: list[Range] = []
+    for start, stop in union(ranges):
+        at = start
+        for hole_start, hole_stop in holes:
+            if hole_stop <= at:
+                continue
+            if hole_start >= stop:
+                break
+            left.append((at, hole_start))
+            at = max(at, hole_stop)
+        left.append((at, stop))
+    return [r for r in left if r[0] < r[1]]
+
+
+def clip(ranges: Iterable[Range], start: int, stop: int) -> list[Range]:
+    """What of ``ranges`` lies in ``[start, stop)``."""
+    clipped = [(max(a, start), min(b, stop)) for a, b in ranges]
+    return [r for r in clipped if r[0] < r[1]]
+
+
+def of_minutes(minutes: Iterable[int]) -> list[Range]:
+    """Single minutes as ranges."""
+    return union((minute, minute + MINUTE_S) for minute in minutes)
+
+
+def minutes_in(ranges: Iterable[Range]) -> Iterator[int]:
+    """Every minute of the ranges, in their order."""
+    for start, stop in ranges:
+        yield from range(start, stop, MINUTE_S)

@@ -1,0 +1,356 @@
+"""The one suite that every storage engine passes; an engine's test file inherits it.
+
+A subclass gives the fixture ``opens``: a callable that opens another store on the same data, as
+another process would. The expected digests are computed here, by code that shares nothing with the
+server's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+
+from ec_server.model import Batch, Digest, MinuteState, Verdict
+from ec_server.storage.contract import FinishedMinute, Store
+from ec_server.utc import DAY_S, day_of
+
+Opens = Callable[[], Store]
+
+NOON = 1_772_366_400  # 2026-03-01T12:00:00Z
+MIDNIGHT = day_of(NOON)
+
+
+def batch(device_id: str, second: int, samples: dict[int, str]) -> Batch:
+    """A batch of ``{microsecond: value}``."""
+    text = ";".join(f"{us:06d},{samples[us]}" for us in sorted(samples))
+    md5 = hashlib.md5(text.encode()).hexdigest()
+    return Batch(device_id, second, min(samples), max(samples), text, len(samples), md5)
+
+
+def run_of(device_id: str, second: int, start_us: int, count: int = 4, value: str = "1.5") -> Batch:
+    """``count`` samples, ten microseconds apart."""
+    return batch(device_id, second, {start_us + 10 * i: value for i in range(count)})
+
+
+def expected_second(samples: dict[int, str]) -> Digest:
+    text = ";".join(f"{us:06d},{samples[us]}" for us in sorted(samples))
+    return Digest(len(samples), hashlib.md5(text.encode()).hexdigest())
+
+
+def expected_minute(seconds: dict[str, Digest]) -> Digest:
+    lines = "".join(f"{t},{seconds[t].count},{seconds[t].md5}\n" for t in sorted(seconds))
+    return Digest(sum(d.count for d in seconds.values()), hashlib.md5(lines.encode()).hexdigest())
+
+
+def check(store: Store, device_id: str, minute: int, state: MinuteState, **more: int) -> list[int]:
+    """Compare a minute as a round does, and put the verdict on record."""
+    seen = dict(store.minute_digests(device_id, minute, minute + 60)).get(minute)
+    return store.record_verdicts(device_id, [Verdict(minute, state, seen, **more)], 5_000_000)
+
+
+class StoreSuite:
+    @pytest.fixture
+    def opens(self) -> Opens:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, opens: Opens) -> Store:
+        return opens()
+
+    # --- rows -----------------------------------------------------------------------------
+
+    def test_what_was_written_is_read_back_as_it_was(self, store: Store) -> None:
+        first, second = run_of("m", NOON, 0), run_of("m", NOON, 1000)
+        result = store.write([first, second])
+        assert result.changed == (True, True)
+        assert [row for row, _ in store.rows("m", NOON, NOON + 1)] == [first, second]
+
+    def test_a_batch_written_by_one_is_seen_by_another(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        one.write([run_of("m", NOON, 0)])
+        assert other.second_text("m", NOON) == run_of("m", NOON, 0).values
+
+    def test_values_are_kept_letter_by_letter(self, store: Store) -> None:
+        odd = batch("m", NOON, {0: "-0", 1: "1e+30", 2: "+5.", 3: ".5E-3", 999_999: "00012"})
+        store.write([odd])
+        assert store.second_text("m", NOON) == odd.values
+
+    def test_the_same_batch_twice_is_one_row(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0)])
+        store.write([run_of("m", NOON, 0)])
+        assert len(list(store.rows("m", NOON, NOON + 1))) == 1
+
+    def test_a_later_row_wins_microsecond_by_microsecond(self, store: Store) -> None:
+        store.write([batch("m", NOON, {10: "1", 20: "1", 30: "1"})])
+        store.write([batch("m", NOON, {20: "2", 25: "2"})])
+        assert store.second_text("m", NOON) == "000010,1;000020,2;000025,2;000030,1"
+
+    def test_a_row_of_a_second_lists_oldest_insertion_first(self, store: Store) -> None:
+        late, early = run_of("m", NOON, 5000), run_of("m", NOON, 0)
+        store.write([late])
+        store.write([early])
+        assert [row for row, _ in store.rows("m", NOON, NOON + 1)] == [late, early]
+
+    def test_one_call_takes_one_day(self, store: Store) -> None:
+        with pytest.raises(ValueError, match="one UTC day"):
+            store.write([run_of("m", MIDNIGHT - 1, 0), run_of("m", MIDNIGHT, 0)])
+        assert store.second_text("m", MIDNIGHT) == ""
+
+    def test_reading_spans_midnight(self, store: Store) -> None:
+        store.write([run_of("m", MIDNIGHT - 1, 0)])
+        store.write([run_of("m", MIDNIGHT, 0)])
+        found = [row.second for row, _ in store.rows("m", MIDNIGHT - 60, MIDNIGHT + 60)]
+        assert found == [MIDNIGHT - 1, MIDNIGHT]
+        assert [m for m, _ in store.minute_digests("m", MIDNIGHT - 60, MIDNIGHT + 60)] == [
+            MIDNIGHT - 60,
+            MIDNIGHT,
+        ]
+
+    def test_devices_do_not_see_each_other(self, store: Store) -> None:
+        store.write([run_of("a", NOON, 0, value="1"), run_of("b", NOON, 0, value="2")])
+        assert store.second_text("a", NOON) == run_of("a", NOON, 0, value="1").values
+        assert store.second_text("A", NOON) == ""
+
+    def test_rows_are_counted_by_minute(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON + 60, 0, 7)])
+        assert store.row_counts("m", NOON, NOON + 120) == [(NOON, 2, 8), (NOON + 60, 1, 7)]
+
+    def test_nothing_is_read_where_nothing_was_written(self, store: Store) -> None:
+        assert store.minute_digests("m", NOON, NOON + 600) == []
+        assert store.second_digests("m", NOON) == []
+        assert store.row_counts("m", NOON, NOON + 600) == []
+        assert store.earliest_minute("m") is None
+        assert store.device("m") is None
+        assert store.devices() == []
+
+    def test_the_earliest_minute_is_found(self, store: Store) -> None:
+        store.write([run_of("m", NOON + 61, 0)])
+        assert store.earliest_minute("m") == NOON + 60
+        store.write([run_of("m", NOON - 3 * DAY_S + 5, 0)])
+        assert store.earliest_minute("m") == NOON - 3 * DAY_S
+
+    def test_a_minute_is_opened_once(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        assert one.write([run_of("m", NOON, 0)]).opened == {("m", NOON)}
+        assert one.write([run_of("m", NOON, 1000)]).opened == frozenset()
+        assert other.write([run_of("m", NOON, 2000)]).opened == frozenset()
+
+    # --- digests --------------------------------------------------------------------------
+
+    def test_digests_are_those_of_the_contract(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON + 7, 0)])
+        first = expected_second({us + off: "1.5" for us in (0, 1000) for off in (0, 10, 20, 30)})
+        other = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+        assert store.second_digests("m", NOON) == [(NOON, first), (NOON + 7, other)]
+        minute = expected_minute({"120000": first, "120007": other})
+        assert store.minute_digests("m", NOON, NOON + 60) == [(NOON, minute)]
+
+    def test_digests_do_not_depend_on_how_samples_were_cut(self, store: Store) -> None:
+        samples = {us: f"{us}.25" for us in range(0, 1000, 7)}
+        keys = sorted(samples)
+        store.write([batch("whole", NOON, samples)])
+        for a, b in ((60, 143), (0, 13), (13, 60)):
+            store.write([batch("cut", NOON, {k: samples[k] for k in keys[a:b]})])
+        assert store.second_digests("cut", NOON) == store.second_digests("whole", NOON)
+
+    def test_a_write_after_the_digest_was_asked_for_changes_it(self, opens: Opens) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)])
+        before = reader.minute_digests("m", NOON, NOON + 60)
+        writer.write([run_of("m", NOON, 1000)])
+        after = reader.minute_digests("m", NOON, NOON + 60)
+        assert before != after
+        assert after[0][1].count == 8
+
+    def test_a_published_minute_gives_the_same_digests(self, store: Store) -> None:
+        opened = store.write([run_of("m", NOON, 0)]).opened
+        assert opened
+        second = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+        store.publish([FinishedMinute("m", NOON, ((NOON, second),), complete=True)])
+        assert store.second_digests("m", NOON) == [(NOON, second)]
+        assert store.minute_digests("m", NOON, NOON + 60) == [(NOON, expected_minute({"120000": second}))]
+
+    def test_a_minute_that_another_wrote_to_is_not_published(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        one.write([run_of("m", NOON, 0)])
+        other.write([run_of("m", NOON, 1000)])
+        stale = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+        assert one.publish([FinishedMinute("m", NOON, ((NOON, stale),), complete=True)]) == 0
+        assert one.second_digests("m", NOON)[0][1].count == 8
+
+    def test_a_late_write_after_publishing_takes_the_digest_away(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        for late_writer in (one, other):
+            device = f"m{late_writer is one}"
+            one.write([run_of(device, NOON, 0), run_of(device, NOON + 1, 0)])
+            second = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+            finished = FinishedMinute(device, NOON, ((NOON, second), (NOON + 1, second)), complete=True)
+            one.publish([finished])
+            late_writer.write([run_of(device, NOON, 1000)])
+            digests = dict(one.second_digests(device, NOON))
+            assert (digests[NOON].count, digests[NOON + 1].count) == (8, 4)
+            assert one.minute_digests(device, NOON, NOON + 60)[0][1].count == 12
+
+    def test_an_incomplete_publication_is_filled_from_the_rows(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0), run_of("m", NOON + 1, 0)])
+        second = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+        store.publish([FinishedMinute("m", NOON, ((NOON, second),), complete=False)])
+        assert store.second_digests("m", NOON) == [(NOON, second), (NOON + 1, second)]
+        assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+
+    def test_digests_from_rows_equal_the_cached(self, store: Store) -> None:
+        store.write([run_of("m", NOON + s, us) for s in (0, 3, 59) for us in (5000, 0)])
+        cached = store.minute_digests("m", NOON, NOON + 60)
+        assert store.minute_digests("m", NOON, NOON + 60, from_rows=True) == cached
+        seconds = store.second_digests("m", NOON)
+        assert store.second_digests("m", NOON, from_rows=True) == seconds
+
+    def test_minutes_without_a_digest_are_listed_until_it_is_asked_for(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0), run_of("m", NOON + 60, 0)])
+        waiting = store.unsealed_minutes(NOON + 60)
+        assert waiting in ([("m", NOON)], [])  # an engine that caches nothing has nothing to wait for
+        for device_id, minute in waiting:
+            store.minute_digests(device_id, minute, minute + 60)
+        assert store.unsealed_minutes(NOON + 60) == []
+
+    # --- proof ----------------------------------------------------------------------------
+
+    def test_devices_are_on_record_with_first_and_last_moment(self, store: Store) -> None:
+        store.note_devices({"b": 2_000_000, "a": 1_000_000})
+        store.note_devices({"a": 9_000_000})
+        store.note_devices({"a": 3_000_000})
+        found = [(d.device_id, d.first_seen_us, d.last_seen_us) for d in store.devices()]
+        assert found == [("a", 1_000_000, 9_000_000), ("b", 2_000_000, 2_000_000)]
+        record = store.device("a")
+        assert record is not None
+        assert record.verified_through is None
+
+    def test_a_minute_is_unproven_until_a_verdict(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0)])
+        assert store.unproven_ranges("m", NOON, NOON + 180) == [(NOON, NOON + 180)]
+        assert check(store, "m", NOON, MinuteState.PROVEN) == []
+        assert store.unproven_ranges("m", NOON, NOON + 180) == [(NOON + 60, NOON + 180)]
+
+    def test_an_unresolved_minute_stays_unproven_and_is_counted(self, store: Store) -> None:
+        store.note_devices({"m": 1})
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.UNRESOLVED)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        record = store.device("m")
+        assert record is not None
+        assert record.unresolved_minutes == 1
+
+    def test_an_empty_minute_is_put_on_record_once(self, store: Store) -> None:
+        assert check(store, "m", NOON, MinuteState.UNCONFIRMABLE) == []
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+        assert [(r.minute, r.digest, r.state) for r in store.minutes("m", NOON, NOON + 60)] == [
+            (NOON, None, MinuteState.UNCONFIRMABLE)
+        ]
+
+    def test_data_for_an_empty_minute_makes_it_unproven(self, store: Store) -> None:
+        check(store, "m", NOON, MinuteState.UNCONFIRMABLE)
+        store.write([run_of("m", NOON, 0)])
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_an_unconfirmable_minute_with_rows_is_counted_and_not_asked_again(self, store: Store) -> None:
+        store.note_devices({"m": 1})
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.UNCONFIRMABLE, extra=4)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+        record = store.device("m")
+        assert record is not None
+        assert (record.unconfirmable_minutes, record.extra) == (1, 4)
+
+    def test_a_write_to_a_proven_minute_makes_it_unproven(self, opens: Opens) -> None:
+        ingest, sync = opens(), opens()
+        ingest.write([run_of("m", NOON, 0), run_of("m", NOON + 60, 0)])
+        for minute in (NOON, NOON + 60):
+            check(sync, "m", minute, MinuteState.PROVEN)
+        ingest.write([run_of("m", NOON, 1000)])
+        assert sync.unproven_ranges("m", NOON, NOON + 120) == [(NOON, NOON + 60)]
+
+    def test_a_duplicate_leaves_the_proof_alone(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        store.write([run_of("m", NOON, 0)])
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+
+    def test_a_verdict_on_rows_that_changed_meanwhile_is_refused(self, opens: Opens) -> None:
+        ingest, sync = opens(), opens()
+        ingest.write([run_of("m", NOON, 0)])
+        seen = sync.minute_digests("m", NOON, NOON + 60)[0][1]
+        ingest.write([run_of("m", NOON, 1000)])
+        verdict = Verdict(NOON, MinuteState.PROVEN, seen)
+        assert sync.record_verdicts("m", [verdict], 1) == [NOON]
+        assert sync.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_a_verdict_of_emptiness_is_refused_where_rows_came_meanwhile(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0)])
+        verdict = Verdict(NOON, MinuteState.UNCONFIRMABLE, None)
+        assert store.record_verdicts("m", [verdict], 1) == [NOON]
+
+    def test_comparisons_are_counted_and_dated(self, store: Store) -> None:
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.UNRESOLVED)
+        check(store, "m", NOON, MinuteState.PROVEN)
+        (record,) = store.minutes("m", NOON, NOON + 60)
+        assert (record.check_times, record.check_time_us) == (2, 5_000_000)
+        assert record.state is MinuteState.PROVEN
+
+    def test_progress_is_what_was_recorded(self, store: Store) -> None:
+        store.note_devices({"m": 1})
+        for minute in range(NOON, NOON + 180, 60):
+            store.write([run_of("m", minute, 0)])
+            check(store, "m", minute, MinuteState.PROVEN)
+        store.record_progress("m", NOON, NOON + 180)
+        record = store.device("m")
+        assert record is not None
+        assert record.verified_through == NOON + 180
+
+    def test_a_late_write_takes_progress_back_to_its_minute(self, opens: Opens) -> None:
+        ingest, sync = opens(), opens()
+        sync.note_devices({"m": 1})
+        for minute in range(NOON, NOON + 180, 60):
+            ingest.write([run_of("m", minute, 0)])
+            check(sync, "m", minute, MinuteState.PROVEN)
+        sync.record_progress("m", NOON, NOON + 180)
+        ingest.write([run_of("m", NOON + 65, 500)])
+        record = sync.device("m")
+        assert record is not None
+        assert record.verified_through == NOON + 60
+        assert sync.unproven_ranges("m", NOON, NOON + 180) == [(NOON + 60, NOON + 120)]
+
+    def test_verdicts_concern_one_device(self, store: Store) -> None:
+        store.write([run_of("a", NOON, 0), run_of("b", NOON, 0)])
+        check(store, "a", NOON, MinuteState.PROVEN)
+        assert store.unproven_ranges("b", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_conflicts_and_extra_samples_are_summed(self, store: Store) -> None:
+        store.note_devices({"m": 1})
+        for minute in (NOON, NOON + 60):
+            store.write([run_of("m", minute, 0)])
+            check(store, "m", minute, MinuteState.PROVEN, extra=3, conflicts=2)
+        record = store.device("m")
+        assert record is not None
+        assert (record.conflicts, record.extra) == (4, 6)
+
+    # --- keeping --------------------------------------------------------------------------
+
+    def test_whole_days_before_a_day_are_removed(self, store: Store) -> None:
+        for day in range(3):
+            store.write([run_of("m", MIDNIGHT + day * DAY_S, 0)])
+        assert store.remove_before(MIDNIGHT + 2 * DAY_S) == ["20260301", "20260302"]
+        assert store.earliest_minute("m") == MIDNIGHT + 2 * DAY_S
+        assert store.second_text("m", MIDNIGHT) == ""
+
+    def test_a_removed_day_can_be_written_again(self, opens: Opens) -> None:
+        writer, keeper = opens(), opens()
+        writer.write([run_of("m", NOON, 0)])
+        keeper.remove_before(MIDNIGHT + DAY_S)
+        writer.write([run_of("m", NOON, 1000)])
+        assert keeper.second_text("m", NOON) == run_of("m", NOON, 1000).values
+
+    def test_a_healthy_store_says_so(self, store: Store) -> None:
+        assert store.health().writable
