@@ -1,0 +1,206 @@
+"""The frames of the synchronization as frozen values; pure. How they look as bytes: wire.py.
+
+Docs/protocol.md, Synchronization, says what each is for. Minutes, seconds and ranges of them are UTC
+epoch seconds here; microsecond ranges are within a second. All ranges are half-open. Request and
+answer share a type on the wire; here each has a class of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import zlib
+from dataclasses import dataclass
+from enum import Enum
+
+from ec_server.errors import RemoteProtocolError
+from ec_server.model import Digest
+from ec_server.utc import MINUTE_S, second_text
+
+PROTOCOL = 1
+MAX_LINE_BYTES = 65_536
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+MAX_RANGES = 1_000
+MAX_PIECE_S = 60 * MINUTE_S
+"""The longest range of one ``minutes`` request."""
+SECOND_US = 1_000_000
+
+
+class Side(Enum):
+    """Who sends a frame."""
+
+    SERVER = "server"
+    DEVICE = "device"
+
+    @property
+    def other(self) -> Side:
+        """The peer."""
+        return Side.DEVICE if self is Side.SERVER else Side.SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The device names itself, and optionally the first minute that it can still serve."""
+
+    device: str
+    oldest: int | None = None
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The server asks for a proof of the device's key over this nonce (hex)."""
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """The device's proof: ``mac_of`` as hex."""
+
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The device is let in; a round comes at once and then every ``interval_s``."""
+
+    interval_s: float
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class AskMinutes:
+    """The server asks for the digests of the minutes in ``[start, stop)``."""
+
+    id: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Minutes:
+    """The non-empty minutes, ascending; from ``through`` on the device has not finished recording."""
+
+    id: int
+    digests: tuple[tuple[int, Digest], ...]
+    through: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskSeconds:
+    """The server asks for the digests of a minute's seconds."""
+
+    id: int
+    minute: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """The non-empty seconds, ascending."""
+
+    id: int
+    digests: tuple[tuple[int, Digest], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskSamples:
+    """The server asks for a second's samples, or only for those in microsecond ranges of it."""
+
+    id: int
+    second: int
+    ranges: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Canonical text as a payload, plain or packed; ``count`` and ``md5`` are the plain text's own."""
+
+    id: int
+    second: int
+    count: int
+    md5: str
+    packed: bool
+    length: int
+    payload: bytes = b""
+
+    def text(self) -> str:
+        """The payload as canonical text, unpacked within the bound and checked against count and md5.
+
+        Raises RemoteProtocolError where it is not what it says.
+        """
+        plain = unpack(self.payload) if self.packed else self.payload
+        if not plain and not self.count:
+            return ""
+        if hashlib.md5(plain, usedforsecurity=False).hexdigest() != self.md5:
+            raise RemoteProtocolError("bad_samples", f"samples of {second_text(self.second)}: md5 differs")
+        if not plain or plain.count(b";") + 1 != self.count:
+            raise RemoteProtocolError("bad_samples", f"samples of {second_text(self.second)}: count differs")
+        try:
+            return plain.decode("ascii")
+        except UnicodeDecodeError as error:
+            raise RemoteProtocolError("bad_samples", f"samples are not ASCII: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A round's end; see docs/protocol.md for what each number counts."""
+
+    through: int
+    compared: int
+    repaired: int
+    unresolved: int
+    extra: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Either side asks whether the other still answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Why the sender closes the connection."""
+
+    code: str
+    message: str
+
+
+Request = AskMinutes | AskSeconds | AskSamples
+Answer = Minutes | Seconds | Samples
+Frame = Hello | Challenge | Auth | Welcome | Request | Answer | Verified | Ping | Pong | Error
+
+
+def mac_of(key: bytes, nonce: str, device: str) -> str:
+    """HMAC-SHA256 in hex with the device's key over the ASCII text ``nonce|device``."""
+    return hmac.new(key, f"{nonce}|{device}".encode("ascii"), hashlib.sha256).hexdigest()
+
+
+def unpack(packed: bytes) -> bytes:
+    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError where it is not whole."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(packed, MAX_PAYLOAD_BYTES + 1)
+    except zlib.error as error:
+        raise RemoteProtocolError("bad_samples", f"the payload does not unpack: {error}") from error
+    if len(plain) > MAX_PAYLOAD_BYTES:
+        raise RemoteProtocolError("payload_too_long", f"unpacked over {MAX_PAYLOAD_BYTES} bytes")
+    if not stream.eof or stream.unused_data:
+        raise RemoteProtocolError("bad_samples", "the payload is not one whole zlib stream")
+    return plain
+
+
+def samples_answer(request: AskSamples, text: str, *, packed: bool) -> Samples:
+    """The device's answer to a request from canonical text ("" where it has nothing)."""
+    plain = text.encode("ascii")
+    if not plain:
+        return Samples(request.id, request.second, 0, "", False, 0)
+    payload = zlib.compress(plain, 1) if packed else plain
+    md5 = hashlib.md5(plain, usedforsecurity=False).hexdigest()
+    count = text.count(";") + 1
+    return Samples(request.id, request.second, count, md5, packed, len(payload), payload)
