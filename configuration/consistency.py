@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
@@ -113,11 +112,7 @@ def _ports(settings: Settings) -> Iterator[Conflict]:
         yield Conflict(("sip.port", "sip.tls_port"), "leaves no port after it for TLS: set sip.tls_port")
     for (key, address, port), (other, other_address, other_port) in combinations(_tcp_ports(settings), 2):
         if port == other_port and _meet(address, other_address):
-            yield Conflict((other, key), f"{_shared(other, key)} would both listen on TCP port {port}")
-
-
-def _shared(one: str, other: str) -> str:
-    return f"{other} and {one}"
+            yield Conflict((other, key), f"{key} and {other} would both listen on TCP port {port}")
 
 
 def _tcp_ports(settings: Settings) -> list[tuple[str, str, int]]:
@@ -131,8 +126,10 @@ def _tcp_ports(settings: Settings) -> list[tuple[str, str, int]]:
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether two listening addresses cannot share a port: equal, or one of them is all."""
-    return one == other or any(a and ipaddress.ip_address(a).is_unspecified for a in (one, other))
+    """Whether listening on one address takes the port from the other: equal, or one of them is all."""
+    if one == other or "::" in (one, other):
+        return True
+    return "0.0.0.0" in (one, other) and ":" not in one + other  # noqa: S104 - compared, not bound
 
 
 def _registrar(settings: Settings) -> Iterator[Conflict]:

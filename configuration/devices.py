@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from configuration.ini_file import Entry, Ini, nearest_or_all, read_ini, shown
-from configuration.kinds import refuse_control_characters
+from configuration import kinds
+from configuration.ini_file import MASKED, Entry, Fault, Header, nearest_or_all, placed, read_ini, shown
+from configuration.kinds import Kind, refuse_control_characters
 from ec_server.errors import ConfigurationError
 from ec_server.model import RejectReason
 
@@ -26,13 +28,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[0-9A-Fa-f]{64}")
-
-_ALLOWED = {
-    "name": "any text",
-    "key": "exactly 64 hex digits",
-    "networks": "networks such as 10.1.0.0/16 or 2001:db8::/32, or single addresses, by comma",
-}
-"""The options of a device, and what each may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,76 +85,57 @@ class DeviceDirectory:
 
 
 def device_faults(path: Path) -> list[str]:
-    """Everything that is wrong in a devices file; nothing where it is right."""
+    """Everything that is wrong in a devices file, a line each; nothing where it is right."""
     return _read(path)[1]
 
 
 def _read(path: Path) -> tuple[dict[str, DeviceRule], list[str]]:
     ini = read_ini(path)
-    faults = [*ini.faults, *_header_faults(ini, path)]
-    given: dict[str, dict[str, Entry]] = {header.name: {} for header in ini.headers}
+    faults = [*ini.faults, *_header_faults(ini.headers)]
+    values: dict[str, dict[str, Any]] = {header.name: {} for header in ini.headers}
+    first_lines: dict[tuple[str, str], int] = {}
     for entry in ini.entries:
-        if entry.section is None:
-            faults.append(f"{path}:{entry.line}: {entry.key} stands before the first [device id]")
-        elif fault := _entry_fault(entry, given[entry.section]):
-            faults.append(f"{path}:{entry.line}: [{entry.section}] {entry.key} {fault}")
+        first = first_lines.setdefault((entry.section, entry.key), entry.line)
+        if not entry.section:
+            faults.append(Fault(entry.line, f"{entry} stands before the first [device id]"))
+        elif entry.key not in _OPTIONS:
+            known = nearest_or_all(entry.key, _OPTIONS)
+            faults.append(Fault(entry.line, f"{entry}: a device has no such option; {known}"))
+        elif first != entry.line:
+            faults.append(Fault(entry.line, f"{entry} is given again, first in line {first}"))
         else:
-            given[entry.section][entry.key] = entry
-    rules: dict[str, DeviceRule] = {}
-    for device_id, entries in given.items():
-        try:
-            rules[device_id] = _rule(device_id, entries, path)
-        except ValueError as error:
-            faults += error.args
-    return rules, faults
+            faults += _take(entry, values[entry.section])
+    rules = {device_id: DeviceRule(device_id, **given) for device_id, given in values.items()}
+    return rules, placed(path, faults)
 
 
-def _header_faults(ini: Ini, path: Path) -> list[str]:
-    faults, first_lines = [], dict[str, int]()
-    for header in ini.headers:
-        place = f"{path}:{header.line}: [{header.name}]"
+def _header_faults(headers: tuple[Header, ...]) -> list[Fault]:
+    faults: list[Fault] = []
+    first_lines: dict[str, int] = {}
+    for header in headers:
+        first = first_lines.setdefault(header.name, header.line)
         if not _DEVICE_ID.fullmatch(header.name):
-            faults.append(f"{place} is no device id; allowed: 1 to 64 of A-Z a-z 0-9 . _ -")
-        elif header.name in first_lines:
-            faults.append(f"{place} is given again, first in line {first_lines[header.name]}")
-        first_lines.setdefault(header.name, header.line)
+            faults.append(
+                Fault(header.line, f"{header} is no device id; allowed: 1 to 64 of A-Z a-z 0-9 . _ -")
+            )
+        elif first != header.line:
+            faults.append(Fault(header.line, f"{header} is given again, first in line {first}"))
     return faults
 
 
-def _entry_fault(entry: Entry, earlier: Mapping[str, Entry]) -> str | None:
-    if entry.key in earlier:
-        return f"is given again, first in line {earlier[entry.key].line}"
-    if entry.key not in _ALLOWED:
-        return f"is no option of a device; {nearest_or_all(entry.key, _ALLOWED)}"
-    return None
-
-
-def _rule(device_id: str, entries: Mapping[str, Entry], path: Path) -> DeviceRule:
-    """The device's rule; ValueError with a fault an argument."""
-    faults = []
-    values: dict[str, object] = {}
-    for key, entry in entries.items():
-        try:
-            values[key] = _PARSERS[key](refuse_control_characters(entry.value))
-        except ValueError as error:
-            value = "'***'" if key == "key" else shown(entry.value)
-            faults.append(
-                f"{path}:{entry.line}: [{device_id}] {key} = {value} ({error}); allowed: {_ALLOWED[key]}"
-            )
-    if faults:
-        raise ValueError(*faults)
-    return DeviceRule(device_id, **values)  # type: ignore[arg-type]
-
-
-def _name(text: str) -> str:
-    return text
+def _take(entry: Entry, values: dict[str, Any]) -> list[Fault]:
+    kind = _OPTIONS[entry.key]
+    try:
+        values[entry.key] = kind.parse(refuse_control_characters(entry.value))
+    except ValueError as error:
+        value = MASKED if entry.key == "key" else shown(entry.value)
+        return [Fault(entry.line, f"{entry} = {value} ({error}); allowed: {kind.allowed}")]
+    return []
 
 
 def _key(text: str) -> bytes:
-    if not text:
-        return b""
     if not _KEY.fullmatch(text):
-        raise ValueError(f"it has {len(text)} characters, and none may be other than 0-9 a-f A-F")
+        raise ValueError(f"{len(text)} characters")
     return bytes.fromhex(text)
 
 
@@ -175,7 +151,14 @@ def _network(text: str) -> Network:
         raise ValueError(f"{text} is an address in a network: write {loose}") from None
 
 
-_PARSERS = {"name": _name, "key": _key, "networks": _networks}
+_OPTIONS = {
+    "name": kinds.TEXT,
+    "key": Kind(_key, "exactly 64 hex digits"),
+    "networks": Kind(
+        _networks, "networks such as 10.1.0.0/16 or 2001:db8::/32, or single addresses, by comma"
+    ),
+}
+"""The options of a device, and what each may be."""
 
 
 @lru_cache(maxsize=8192)

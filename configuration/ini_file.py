@@ -17,18 +17,24 @@ from pathlib import Path
 
 MOST_BYTES = 16 * 1024 * 1024
 
+MASKED = "'***'"
+"""What stands in a message for a secret's value."""
+
 # The section that stands for "none": no file can name it, since names are stripped.
 _NONE = " "
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One ``key = value``; ``section`` is None where it stands before the first section."""
+    """One ``key = value``; ``section`` is empty where it stands before the first section."""
 
     line: int
-    section: str | None
+    section: str
     key: str
     value: str
+
+    def __str__(self) -> str:
+        return f"[{self.section}] {self.key}" if self.section else self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +44,25 @@ class Header:
     line: int
     name: str
 
+    def __str__(self) -> str:
+        return f"[{self.name}]"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """What is wrong in a line; line 0 is the file as a whole."""
+
+    line: int
+    text: str
+
 
 @dataclass(frozen=True, slots=True)
 class Ini:
-    """A file's contents in its order; ``faults`` are the lines that are neither, said with file and line."""
+    """A file's contents in their order; ``faults`` are the lines that are neither header nor entry."""
 
-    headers: tuple[Header, ...]
-    entries: tuple[Entry, ...]
-    faults: tuple[str, ...]
+    headers: tuple[Header, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 def read_ini(path: Path) -> Ini:
@@ -53,38 +70,43 @@ def read_ini(path: Path) -> Ini:
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            return Ini((), (), (f"{path}: larger than {MOST_BYTES // 1024**2} MiB",))
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return Ini((), (), (f"{path}:{line}: not UTF-8 text (byte {error.start + 1}: {error.reason})",))
+        return Ini(faults=(Fault(line, f"is not UTF-8 text: {error.reason}"),))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Ini((), (), (f"{path}: cannot be read: {reason}",))
-    return parse_ini(text, str(path))
+        return Ini(faults=(Fault(0, f"cannot be read: {getattr(error, 'strerror', None) or error}"),))
+    if len(data) > MOST_BYTES:
+        return Ini(faults=(Fault(0, f"is larger than {MOST_BYTES // 1024**2} MiB"),))
+    return parse_ini(text)
 
 
-def parse_ini(text: str, name: str) -> Ini:
-    """As `read_ini`, of a text; ``name`` is what faults call the file."""
+def parse_ini(text: str) -> Ini:
+    """As `read_ini`, of a text."""
     headers: list[Header] = []
     entries: list[Entry] = []
-    faults: list[str] = []
-    section: str | None = None
+    faults: list[Fault] = []
+    section, parser = "", _line_parser()
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         stripped = line.strip()
         if not stripped or stripped[0] in "#;":
             continue
-        found = _parse_line(stripped)
+        found = _parse_line(parser, stripped)
         if isinstance(found, str):
             section = found
             headers.append(Header(number, found))
         elif found:
             entries.append(Entry(number, section, *found))
         else:
-            faults.append(f"{name}:{number}: {shown(stripped)} is neither [section] nor key=value")
+            beginning = shown(stripped.split()[0][:20])  # not all of it: it may be part of a secret
+            faults.append(Fault(number, f"the line {beginning}... is neither [section] nor key=value"))
     return Ini(tuple(headers), tuple(entries), tuple(faults))
+
+
+def placed(path: Path, faults: Iterable[Fault]) -> list[str]:
+    """Faults of one file for the operator, by line: ``FILE:LINE: TEXT``."""
+    return [f"{path}{f':{fault.line}' if fault.line else ''}: {fault.text}" for fault in sorted(faults)]
 
 
 def shown(value: str) -> str:
@@ -105,17 +127,26 @@ def nearest_or_all(name: str, known: Collection[str]) -> str:
     return f"the nearest is {found}" if found else f"allowed: {', '.join(known)}"
 
 
-def _parse_line(line: str) -> str | tuple[str, str] | None:
-    """A section's name, a key with its value, or None where the line is neither."""
+def _line_parser() -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(
         strict=False,
         interpolation=None,
         comment_prefixes=("#", ";"),
         inline_comment_prefixes=("#",),
         default_section=_NONE,
-        empty_lines_in_values=False,
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]
+    return parser
+
+
+def _parse_line(parser: configparser.RawConfigParser, line: str) -> str | tuple[str, str] | None:
+    """A section's name, a key with its value, or None where the line is neither.
+
+    The parser is emptied and used again, since making one takes longer than reading a line.
+    """
+    for section in parser.sections():
+        parser.remove_section(section)
+    parser.defaults().clear()
     try:
         parser.read_string(f"[{_NONE}]\n{line}")
     except configparser.Error:

@@ -14,7 +14,17 @@ from typing import Any
 
 from configuration.consistency import conflicts
 from configuration.devices import device_faults
-from configuration.ini_file import Entry, Header, nearest, nearest_or_all, read_ini, shown
+from configuration.ini_file import (
+    MASKED,
+    Entry,
+    Fault,
+    Header,
+    nearest,
+    nearest_or_all,
+    placed,
+    read_ini,
+    shown,
+)
 from configuration.kinds import refuse_control_characters
 from configuration.settings import OPTIONS, SECTIONS, Option, Settings
 from ec_server.errors import ConfigurationError
@@ -25,7 +35,6 @@ DEFAULT_PATH = Path(__file__).resolve().with_name("config.properties")
 NOT_KEYS = ("EC_SUPERVISED", "EC_TEST_")
 """Beginnings of ``EC_`` variables that are not keys: between the server's processes, and of its tests."""
 
-_MASKED = "'***'"
 _HINTS_AT_A_SECRET = re.compile(r"pass|pw|secret|token", re.IGNORECASE)
 
 _BY_KEY = {option.key: option for option in OPTIONS}
@@ -66,35 +75,36 @@ class _Reading:
     """Keys given a value that cannot be; what depends on them is not judged."""
     faults: list[str] = field(default_factory=list)
 
-    def take(self, option: Option, text: str, place: str, said: str) -> None:
-        """Parse ``text`` for ``option``; ``said`` is the assignment's left side as the operator wrote it."""
+    def take(self, option: Option, text: str, place: str) -> str | None:
+        """Note the option's value as given at ``place``; or say what is wrong with it."""
         self.places[option.key] = place
         try:
             self.values[option.attribute] = option.kind.parse(refuse_control_characters(text))
         except ValueError as error:
-            value = _MASKED if option.secret else shown(text)
-            reason = f" ({error})" if str(error) else ""
             self.faulty.add(option.key)
-            self.faults.append(f"{place}: {said} = {value}{reason}; allowed: {option.kind.allowed}")
+            return f"{f' ({error})' if str(error) else ''}; allowed: {option.kind.allowed}"
+        return None
 
 
 def _read_file(path: Path, reading: _Reading) -> None:
     ini = read_ini(path)
-    reading.faults += ini.faults
-    reading.faults += [fault for header in ini.headers for fault in _section_fault(header, path)]
+    faults = [*ini.faults, *_unknown_sections(ini.headers)]
     first_lines: dict[str, int] = {}
     for entry in ini.entries:
-        place = f"{path}:{entry.line}"
         option = _BY_KEY.get(entry.key)
         if option is None:
-            reading.faults.append(f"{place}: {_unknown_key(entry)}")
-        elif first := first_lines.get(entry.key):
-            reading.faults.append(f"{place}: {_said(entry)} is given again, first in line {first}")
-        else:
-            first_lines[entry.key] = entry.line
-            if entry.section != option.section and (entry.section in SECTIONS or entry.section is None):
-                reading.faults.append(f"{place}: {_said(entry)} belongs into the section [{option.section}]")
-            reading.take(option, entry.value, place, _said(entry))
+            faults.append(Fault(entry.line, _unknown_key(entry)))
+            continue
+        said = f"{entry} = {_shown(option, entry.value)}"
+        first = first_lines.setdefault(entry.key, entry.line)
+        if first != entry.line:
+            faults.append(Fault(entry.line, f"{said}: is given again, first in line {first}"))
+            continue
+        if entry.section != option.section and entry.section in ("", *SECTIONS):
+            faults.append(Fault(entry.line, f"{said}: belongs into the section [{option.section}]"))
+        if fault := reading.take(option, entry.value, f"{path}:{entry.line}"):
+            faults.append(Fault(entry.line, f"{said}{fault}"))
+    reading.faults += placed(path, faults)
 
 
 def _read_environment(environ: Mapping[str, str], reading: _Reading) -> None:
@@ -103,7 +113,8 @@ def _read_environment(environ: Mapping[str, str], reading: _Reading) -> None:
             continue
         if option := _BY_VARIABLE.get(name):
             reading.faulty.discard(option.key)
-            reading.take(option, environ[name], "environment", name)
+            if fault := reading.take(option, environ[name], "environment"):
+                reading.faults.append(f"environment: {name} = {_shown(option, environ[name])}{fault}")
         elif found := nearest(name, _BY_VARIABLE):
             reading.faults.append(f"environment: {name} is no key of this server; the nearest is {found}")
         elif name.startswith(_FAMILIES):
@@ -115,13 +126,16 @@ def _read_between(settings: Settings, reading: _Reading) -> None:
     for conflict in conflicts(settings):
         if reading.faulty.isdisjoint(conflict.keys):
             key = next((key for key in conflict.keys if key in reading.places), conflict.keys[0])
+            option = _BY_KEY[key]
+            value = _shown(option, _text(getattr(settings, option.attribute)))
             place = reading.places.get(key, "default")
-            section = _BY_KEY[key].section
-            value = getattr(settings, _BY_KEY[key].attribute)
-            said = _MASKED if _BY_KEY[key].secret else shown(_text(value))
-            reading.faults.append(f"{place}: [{section}] {key} = {said}: {conflict.text}")
+            reading.faults.append(f"{place}: [{option.section}] {key} = {value}: {conflict.text}")
     if settings.devices_file is not None:
         reading.faults += device_faults(settings.devices_file)
+
+
+def _shown(option: Option, text: str) -> str:
+    return MASKED if option.secret else shown(text)
 
 
 def _text(value: object) -> str:
@@ -130,20 +144,18 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _section_fault(header: Header, path: Path) -> list[str]:
-    if header.name in SECTIONS:
-        return []
-    return [f"{path}:{header.line}: [{header.name}] is no section; {nearest_or_all(header.name, SECTIONS)}"]
-
-
-def _said(entry: Entry) -> str:
-    return f"[{entry.section}] {entry.key}" if entry.section else entry.key
+def _unknown_sections(headers: tuple[Header, ...]) -> list[Fault]:
+    return [
+        Fault(header.line, f"{header} is no section; {nearest_or_all(header.name, SECTIONS)}")
+        for header in headers
+        if header.name not in SECTIONS
+    ]
 
 
 def _unknown_key(entry: Entry) -> str:
     in_section = [option.key for option in OPTIONS if option.section == entry.section]
     found = nearest(entry.key, in_section) or nearest(entry.key, _BY_KEY)
-    known = [found] if found else in_section or _BY_KEY
+    known = [found] if found else in_section or ["the keys of docs/configuration.md"]
     secret = _HINTS_AT_A_SECRET.search(entry.key) or (found and _BY_KEY[found].secret)
-    value = _MASKED if secret else shown(entry.value)
-    return f"{_said(entry)} = {value}: no such key; {nearest_or_all(entry.key, known)}"
+    value = MASKED if secret else shown(entry.value)
+    return f"{entry} = {value}: no such key; {nearest_or_all(entry.key, known)}"

@@ -6,6 +6,8 @@ other. The order here is the order of config.properties and of docs/configuratio
 compares all three. A value read from `Settings` needs no more checks: `properties_reader` made them.
 """
 
+# ruff: noqa: RUF009 - _option makes a dataclass field, whose default is made anew for each Settings
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
