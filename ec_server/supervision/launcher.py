@@ -1,0 +1,98 @@
+"""From settings to a running server: one after the other, what has to be true before the next step.
+
+lock       nobody else uses storage.path, and nothing of a former run is left
+ports      all can be had
+accounts   what a former run left open is settled
+workers    started, kept running, ended (supervisor.py)
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from configuration.settings import Settings
+from ec_server.errors import ConfigurationError
+from ec_server.status.figures import RUN_FOLDER
+from ec_server.supervision.account import CommittedMark, settle, settle_former_run
+from ec_server.supervision.plan import child_environment, server_plans, up_line
+from ec_server.supervision.port_probe import probe, server_ports
+from ec_server.supervision.restart_policy import EXIT_CONFIGURATION
+from ec_server.supervision.run_lock import RunLock
+from ec_server.supervision.stop_signals import StopSignals
+from ec_server.supervision.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+
+def launch(settings: Settings, config: Path | None, root: Path, environ: Mapping[str, str]) -> int:
+    """Run the whole server until it is told to stop; the exit code of ec_server_main.py."""
+    with StopSignals() as signals:
+        try:
+            lock = _sole_user(settings, signals)
+        except ConfigurationError as error:
+            if signals.requests:
+                return 0
+            return _refuse(str(error))
+        try:
+            probe(server_ports(settings))
+            return _supervise(settings, config, root, environ, signals, lock)
+        except ConfigurationError as error:
+            return _refuse(str(error))
+        finally:
+            lock.release()
+
+
+def _sole_user(settings: Settings, signals: StopSignals) -> RunLock:
+    folder = settings.storage_path / RUN_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return RunLock.acquire(folder / "lock", signals.pause)
+    except OSError as error:
+        raise ConfigurationError(
+            f"storage.path {str(settings.storage_path)!r} is not usable: {error}"
+        ) from error
+
+
+def _supervise(
+    settings: Settings,
+    config: Path | None,
+    root: Path,
+    environ: Mapping[str, str],
+    signals: StopSignals,
+    lock: RunLock,
+) -> int:
+    committed_mark = _look_up(settings)
+    settle_former_run(settings.storage_path / RUN_FOLDER, committed_mark)
+    supervisor = Supervisor(
+        server_plans(settings, config, root),
+        child_environment(environ, root),
+        signals,
+        settle=partial(settle, committed_mark=committed_mark),
+        up_line=up_line(settings),
+        keep_open=(lock.descriptor,),
+    )
+    return supervisor.run()
+
+
+def _look_up(settings: Settings) -> CommittedMark:
+    """Ask the database for a commit mark; it is opened for that alone, so the launcher stays small."""
+
+    def committed_mark(day: int, writer: str) -> tuple[int, int, int] | None:
+        if settings.storage_engine == "cassandra":
+            return None  # It keeps no marks.
+        engines = importlib.import_module("ec_server.storage.engines")
+        with engines.open_store(settings) as store:
+            mark: tuple[int, int, int] | None = store.committed_mark(day, writer)
+            return mark
+
+    return committed_mark
+
+
+def _refuse(message: str) -> int:
+    for line in message.splitlines():
+        _log.critical("%s", line)
+    return EXIT_CONFIGURATION

@@ -1,0 +1,75 @@
+"""Which processes the server consists of, and how each is started; pure.
+
+Each is a program of its own, started afresh: nothing is forked, so no thread, socket or database
+connection of one process is ever carried into another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configuration.settings import Settings
+from ec_server.status.figures import (
+    RECEIVER_FIGURES,
+    RUN_FOLDER,
+    STATUS_NAME,
+    SYNC_FIGURES,
+    SYNC_NAME,
+    receiver_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """One worker: its name for good, and the program that does its work."""
+
+    name: str
+    command: tuple[str, ...]
+    page: Path
+    figures: tuple[str, ...]
+    receives: bool = False
+    """It takes messages: it is told first to stop, and its death is accounted for."""
+
+
+def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[ChildPlan, ...]:
+    """The server's workers. ``config`` is handed on as it was given; ``root`` is the project's folder."""
+    run = settings.storage_path / RUN_FOLDER
+    with_config = () if config is None else ("-c", str(config))
+
+    def plan(name: str, program: tuple[str, ...], figures: tuple[str, ...], receives: bool) -> ChildPlan:
+        command = (sys.executable, "-u", *program, *with_config)
+        return ChildPlan(name, command, run / f"{name}.page", figures, receives)
+
+    plans = [
+        plan(receiver_name(n), (str(root / "data_receiver.py"), "--worker", str(n)), RECEIVER_FIGURES, True)
+        for n in range(settings.sip_receivers)
+    ]
+    plans.append(plan(SYNC_NAME, (str(root / "sync_server.py"),), SYNC_FIGURES, False))
+    if settings.status_port:
+        plans.append(plan(STATUS_NAME, ("-m", "ec_server.status"), (), False))
+    return tuple(plans)
+
+
+def child_environment(environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """What the workers' environment is: the launcher's, that they are supervised, and where the code is."""
+    path = os.pathsep.join(filter(None, (str(root), environ.get("PYTHONPATH", ""))))
+    return {**environ, "EC_SUPERVISED": "1", "PYTHONPATH": path}
+
+
+def up_line(settings: Settings) -> str:
+    """One line for the log: what the server, now up, can be reached at and where it stores."""
+    transports = ",".join(settings.sip_transports)
+    stored = f"{settings.storage_engine} in {settings.storage_path}"
+    if settings.storage_engine == "cassandra":
+        hosts = ",".join(settings.cassandra_host)
+        stored = f"cassandra at {hosts}:{settings.cassandra_port}, run folder in {settings.storage_path}"
+    status = f"http://{settings.status_ip}:{settings.status_port}/" if settings.status_port else "off"
+    return (
+        f"up: SIP {transports} on {settings.sip_bind}:{settings.sip_port} "
+        f"({settings.sip_receivers} receivers), sync on {settings.sync_ip}:{settings.sync_port}, "
+        f"stores to {stored}, status {status}"
+    )

@@ -1,0 +1,106 @@
+"""Finds out, before anything is started, whether the server's ports can be had.
+
+Receivers share their port on purpose (SO_REUSEPORT), so two servers of one user would silently
+share it too, each getting a part of the messages. Hence the ports are bound once without that
+option, all at the same time, and let go.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from configuration.settings import Settings
+from ec_server.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One socket that the server is going to bind, and the keys that decide where."""
+
+    use: str
+    kind: socket.SocketKind
+    address: str
+    number: int
+    address_key: str
+    number_key: str
+
+
+_WHAT_TO_DO = {
+    errno.EADDRINUSE: "another program has it: end that one, or change {number_key}",
+    errno.EADDRNOTAVAIL: "this machine has no such address: change {address_key}",
+    errno.EACCES: "this user may not open it: change {number_key} (ports below 1024 are privileged)",
+}
+
+
+def server_ports(settings: Settings) -> list[Port]:
+    """Every port of the configuration that is to be opened."""
+    kinds = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM, "tls": socket.SOCK_STREAM}
+    ports = [
+        Port(
+            f"SIP over {name.upper()}",
+            kinds[name],
+            settings.sip_bind,
+            settings.sip_port,
+            "sip.bind",
+            "sip.port",
+        )
+        for name in settings.sip_transports
+    ]
+    stream = socket.SOCK_STREAM
+    ports.append(
+        Port("synchronization", stream, settings.sync_ip, settings.sync_port, "sync.ip", "sync.port")
+    )
+    if settings.status_port:
+        ports.append(
+            Port("status page", stream, settings.status_ip, settings.status_port, "status.ip", "status.port")
+        )
+    return ports
+
+
+def probe(ports: Sequence[Port]) -> None:
+    """Bind each port and let it go again.
+
+    Raises ConfigurationError that names every port that cannot be had, and the key to change.
+    """
+    faults = []
+    with ExitStack() as held:
+        for port in ports:
+            try:
+                held.enter_context(_bound(port))
+            except OSError as error:
+                faults.append(_fault(port, error))
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+
+
+def _bound(port: Port) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(
+        port.address, port.number, type=port.kind, flags=socket.AI_PASSIVE
+    )[0]
+    opened = socket.socket(family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            # As the servers do: the remains of a former run's connections are no obstacle.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        if kind == socket.SOCK_STREAM:
+            opened.listen(1)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _fault(port: Port, error: OSError) -> str:
+    advice = _WHAT_TO_DO.get(error.errno or 0, "change {address_key} or {number_key}")
+    where = f"{port.address} port {port.number}"
+    what = error.strerror or str(error)
+    return f"{port.use}: cannot listen on {where}: {what}; {advice.format_map(_keys(port))}"
+
+
+def _keys(port: Port) -> dict[str, str]:
+    return {"address_key": port.address_key, "number_key": port.number_key}
