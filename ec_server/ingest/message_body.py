@@ -89,6 +89,17 @@ def parse(body: bytes, limits: Limits, now_s: int, *, cut: bool = False) -> Batc
     return Batch(device_id, second, start_us, end_us, values, count, checksum)
 
 
+def canonical_fault(text: str) -> str | None:
+    """Why ``text`` is not the canonical text of one or more samples of a second; None where it is."""
+    if not text.isascii():
+        return "not ASCII"
+    try:
+        _from_text(text.encode("ascii"), _US_END)
+    except _RefusedError as refused:
+        return refused.detail
+    return None
+
+
 def _no_end_mark(content: bytes, cut: bool) -> _RefusedError:
     if cut:
         return _RefusedError(
