@@ -23,7 +23,6 @@ MOST_ROWS = 500
 """More devices than this are not listed on the page; those that need attention come first then."""
 
 _TEMPLATE = Template((PAGE_FOLDER / "page.html").read_text("utf-8"))
-_STRIP_MINUTES = 60
 _LIVE_S = 10
 
 
@@ -75,12 +74,16 @@ def _devices(snapshot: Snapshot, allowed_s: float) -> str:
     devices = list(snapshot.devices)
     if len(devices) > MOST_ROWS:
         devices.sort(key=lambda device: standing(device, now, allowed_s) is Standing.PROVEN)
-    rows = "".join(_row(device, now, allowed_s) for device in devices[:MOST_ROWS])
+    known = not snapshot.database.error
+    rows = "".join(
+        _row(device, now, standing(device, now, allowed_s).value if known else "unknown")
+        for device in devices[:MOST_ROWS]
+    )
     heads = (
         '<th scope="col">Device</th><th scope="col" class="figure">Samples/s</th>'
         '<th scope="col">Last heard</th><th scope="col">Standing</th>'
         '<th scope="col">Proven through</th><th scope="col">Proven of the last hour</th>'
-        '<th scope="col" class="figure">Unresolved</th>'
+        '<th scope="col" class="figure">Minutes unresolved</th>'
     )
     more = len(devices) - MOST_ROWS
     note = f'<p class="note">And {count(more, "device")} more in /api/devices.</p>' if more > 0 else ""
@@ -90,33 +93,38 @@ def _devices(snapshot: Snapshot, allowed_s: float) -> str:
     )
 
 
-def _row(device: DeviceStatus, now: float, allowed_s: float) -> str:
-    record, how = device.record, standing(device, now, allowed_s).value
-    unresolved = record.unresolved_minutes
-    marked = f'<span class="{"nonzero" if unresolved else ""}">{count(unresolved, "minute")}</span>'
-    through = "not compared yet"
-    if record.verified_through is not None:
-        behind = lag_s(device, now)
-        aside = f"{span_text(behind)} ago" if behind else "all it sent"
-        through = f'{moment_text(record.verified_through, now)} <span class="aside">{aside}</span>'
+def _row(device: DeviceStatus, now: float, how: str) -> str:
+    """One device; ``how`` is the word of its standing, or ``unknown`` while the database is silent."""
+    unresolved = device.record.unresolved_minutes
     silent_s = now - device.last_seen_s
-    heard = "now" if silent_s < _LIVE_S else f"{span_text(silent_s)} ago"
-    return (
-        f'<tr><th scope="row">{escape(record.device_id)}</th>'
-        f'<td class="figure" data-name="Samples/s">{device.samples_per_second:,.0f}</td>'
-        f'<td data-name="Last heard">{heard}</td>'
-        f'<td data-name="Standing"><span class="standing {how}">{how}</span></td>'
-        f'<td data-name="Proven through">{through}</td>'
-        f'<td class="wide" data-name="Proven of the last hour">{_strip(device, now, how)}</td>'
-        f'<td class="figure" data-name="Unresolved">{marked}</td></tr>'
+    cells = (
+        ("figure", "Samples/s", f"{device.samples_per_second:,.0f}"),
+        ("", "Last heard", "now" if silent_s < _LIVE_S else f"{span_text(silent_s)} ago"),
+        ("", "Standing", f'<span class="standing {how}">{how}</span>'),
+        ("", "Proven through", "unknown" if how == "unknown" else _through(device, now)),
+        ("wide", "Proven of the last hour", _strip(device, now, how)),
+        (f"figure {'nonzero' if unresolved else ''}".strip(), "Minutes unresolved", f"{unresolved:,}"),
     )
+    return (
+        f'<tr><th scope="row">{escape(device.record.device_id)}</th>'
+        + "".join(f'<td class="{kind}" data-name="{name}">{text}</td>' for kind, name, text in cells)
+        + "</tr>"
+    )
+
+
+def _through(device: DeviceStatus, now: float) -> str:
+    through = device.record.verified_through
+    if through is None:
+        return "not compared yet"
+    behind = lag_s(device, now)
+    aside = f"{span_text(behind)} ago" if behind else "all it sent"
+    return f'{moment_text(through, now)} <span class="aside">{aside}</span>'
 
 
 def _strip(device: DeviceStatus, now: float, how: str) -> str:
     """The last hour as a bar, its proven part filled; the text beside it says the same."""
-    start = now - _STRIP_MINUTES * utc.MINUTE_S
-    through = device.record.verified_through or start
-    filled = min(1.0, max(0.0, (through - start) / (now - start)))
+    unproven_s = lag_s(device, now) if device.record.verified_through is not None else utc.HOUR_S
+    filled = 0.0 if how == "unknown" else max(0.0, 1 - unproven_s / utc.HOUR_S)
     return (
         f'<svg class="hour {how}" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect width="{filled * 100:.0f}" height="1"/></svg>'

@@ -113,9 +113,18 @@ def _behind(groups: Groups, total: int, now: float) -> CompletenessVerdict:
     return CompletenessVerdict(
         Tone.ATTENTION,
         headline,
-        f"{_names(devices)}: what arrived has not been compared in time; "
-        f"the device must be connected for synchronization. {_through(groups, total, now)}",
+        f"{_furthest_behind(devices, now)} A device is compared while it is connected for "
+        f"synchronization. {_through(groups, total, now)}",
     )
+
+
+def _furthest_behind(devices: Sequence[DeviceStatus], now: float) -> str:
+    worst = max(devices, key=lambda device: lag_s(device, now))
+    device_id, through = worst.record.device_id, worst.record.verified_through
+    others = f", the furthest of {_names(devices)}" if len(devices) > 1 else ""
+    if through is None:
+        return f"{device_id} has never been compared with its own record{others}."
+    return f"{device_id} is proven through {moment_text(through, now)} only{others}."
 
 
 def _waiting(groups: Groups, total: int, now: float) -> CompletenessVerdict:
