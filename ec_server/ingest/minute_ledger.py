@@ -1,0 +1,190 @@
+"""Digests kept up while batches commit, so that nobody has to read the rows again; pure.
+
+Rules:
+
+1. Only batches that changed stored data are added, in the order in which they were committed. A
+   minute is followed only if its first committed batch was this ledger's (``opened``): a ledger that
+   came too late would publish a digest of a part.
+2. What the ledger says is right or it says nothing: samples that came too late for the hash that
+   has run on, or that overlap, make their second silent, and the rows are asked instead. Whether
+   another process wrote to the minute is not known here: the store checks that when it publishes.
+3. Constant memory a device: a second in progress holds a hash and the last few batches (they may
+   still change places), a second that is over its digest. Two minutes of a device are open at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from ec_server.model import Batch, Digest
+from ec_server.storage.contract import FinishedMinute
+from ec_server.utc import minute_of
+
+_WAITING: Final = 16
+"""Batches of a second that may still change places: UDP swaps neighbours, not halves of a second."""
+_LINGER_S: Final = 2
+"""Seconds of the device's own time for which a second stays open after a later one began."""
+
+
+class _SecondHash:
+    """One second in progress: what is hashed, and the batches that wait for their place."""
+
+    __slots__ = ("_hash", "_hashed_through_us", "_waiting", "count", "is_exact")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_exact = True
+        self._hash = hashlib.md5(usedforsecurity=False)
+        self._hashed_through_us = -1
+        self._waiting: list[tuple[int, int, str]] = []
+
+    def add(self, batch: Batch) -> None:
+        """One more batch; one that begins before what is hashed makes the second inexact."""
+        waiting = self._waiting
+        item = (batch.start_us, batch.end_us, batch.values)
+        if batch.start_us <= self._hashed_through_us:
+            self.is_exact = False
+        elif not waiting or batch.start_us > waiting[-1][1]:
+            waiting.append(item)
+        else:
+            insort(waiting, item)
+        self.count += batch.count
+        if len(waiting) >= _WAITING:
+            self._hash_first(_WAITING // 2)
+
+    def _hash_first(self, how_many: int) -> None:
+        first = self._waiting[:how_many]
+        del self._waiting[:how_many]
+        through_us = self._hashed_through_us
+        for start_us, end_us, _ in first:
+            if start_us <= through_us:
+                self.is_exact = False
+            through_us = end_us
+        text = ";".join([values for _, _, values in first])
+        self._hash.update((text if self._hashed_through_us < 0 else ";" + text).encode("ascii"))
+        self._hashed_through_us = through_us
+
+    def digest(self) -> Digest | None:
+        """The second's digest; None where it cannot be told without the rows. Ends the second."""
+        if self._waiting:
+            self._hash_first(len(self._waiting))
+        return Digest(self.count, self._hash.hexdigest()) if self.is_exact else None
+
+
+class _OpenMinute:
+    """One minute of one device from its first batch on."""
+
+    __slots__ = ("_in_progress", "_newest", "_over", "device_id", "minute", "touched_s")
+
+    def __init__(self, device_id: str, minute: int) -> None:
+        self.device_id = device_id
+        self.minute = minute
+        self.touched_s = 0.0
+        self._newest = minute
+        self._in_progress: dict[int, _SecondHash] = {}
+        self._over: dict[int, Digest | None] = {}
+
+    def add(self, batch: Batch) -> None:
+        """One more committed batch of this minute."""
+        second = batch.second
+        if second > self._newest:
+            self._newest = second
+            for old in [s for s in self._in_progress if s < second - _LINGER_S]:
+                self._over[old] = self._in_progress.pop(old).digest()
+        state = self._in_progress.get(second)
+        if state is None:
+            if second in self._over:
+                self._over[second] = None
+                return
+            state = self._in_progress[second] = _SecondHash()
+        state.add(batch)
+
+    def finished(self) -> FinishedMinute:
+        """What is known of the minute; ends it."""
+        digests = self._over | {second: s.digest() for second, s in self._in_progress.items()}
+        exact = tuple((s, d) for s, d in sorted(digests.items()) if d is not None)
+        return FinishedMinute(self.device_id, self.minute, exact, len(exact) == len(digests))
+
+
+class MinuteLedger:
+    """The open minutes of every device that one writer serves; one thread.
+
+    Times ``now_s`` are of any steady clock, in seconds.
+    """
+
+    def __init__(self, max_minutes: int = 20_000, idle_s: float = 15.0) -> None:
+        """A minute without a batch for ``idle_s`` is over.
+
+        Beyond ``max_minutes`` open ones, that of the device that was silent longest is given up: its
+        rows know.
+        """
+        self._max_minutes = max_minutes
+        self._idle_s = idle_s
+        self._devices: OrderedDict[str, dict[int, _OpenMinute]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Open minutes."""
+        return self._count
+
+    def add(
+        self, batches: Iterable[Batch], opened: Collection[tuple[str, int]], now_s: float
+    ) -> list[FinishedMinute]:
+        """Take committed batches that changed stored data, and the minutes that their write began.
+
+        Returns the minutes that are over by their device's own time, for ``Store.publish``.
+        """
+        finished: list[FinishedMinute] = []
+        for device_id, minute in opened:
+            self._begin(device_id, minute)
+        devices = self._devices
+        for batch in batches:
+            minutes = devices.get(batch.device_id)
+            if minutes is None:
+                continue
+            minute = minute_of(batch.second)
+            entry = minutes.get(minute)
+            if entry is not None:
+                entry.add(batch)
+                entry.touched_s = now_s
+                if len(minutes) > 1 and batch.second - minute >= _LINGER_S:
+                    finished += self._end(batch.device_id, [m for m in minutes if m < minute])
+        return finished
+
+    def idle(self, now_s: float) -> list[FinishedMinute]:
+        """End the minutes that nothing has been added to for a while; to be asked now and then."""
+        finished: list[FinishedMinute] = []
+        for device_id, minutes in list(self._devices.items()):
+            over = [m for m, entry in minutes.items() if now_s - entry.touched_s >= self._idle_s]
+            finished += self._end(device_id, over)
+        return finished
+
+    def end_all(self) -> list[FinishedMinute]:
+        """End every minute: the writer stops, and whoever writes to them next is somebody else."""
+        return [f for device_id in list(self._devices) for f in self._end(device_id, None)]
+
+    def forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Follow these ``(device, minute)`` no longer: it is not known what of them was committed."""
+        for device_id, minute in keys:
+            self._end(device_id, [minute])
+
+    def _begin(self, device_id: str, minute: int) -> None:
+        minutes = self._devices.setdefault(device_id, {})
+        self._devices.move_to_end(device_id)
+        if minute not in minutes:
+            self._count += 1
+        minutes[minute] = _OpenMinute(device_id, minute)
+        while self._count > self._max_minutes:
+            self._end(next(iter(self._devices)), None)
+
+    def _end(self, device_id: str, over: list[int] | None) -> list[FinishedMinute]:
+        minutes = self._devices.get(device_id, {})
+        ended = [minutes.pop(m) for m in (list(minutes) if over is None else over) if m in minutes]
+        self._count -= len(ended)
+        if not minutes:
+            self._devices.pop(device_id, None)
+        return [entry.finished() for entry in ended]
