@@ -1,0 +1,474 @@
+"""The SIP stack (PJSUA2) as one receiver uses it: transports, account, presence, registration.
+
+The only import of pjsua2. Rules:
+
+1. One thread creates, polls and destroys the endpoint, and every callback runs in it, within ``poll``.
+2. An exception that leaves a callback ends the process: each callback catches everything.
+3. PJSIP answers 200 before the callback runs, and offers no other answer. So "stop taking" means
+   not to poll any more: whoever is not polled for gets no 200 and sends again.
+4. A callback may block. That is the back-pressure: TCP senders slow down, UDP senders send again.
+
+Tuning that PJSUA2 has no setting for is done through the extension module's exported C functions:
+
+* The endpoint handles 10 expired timers a poll. A message makes about two, so finished transactions
+  would pile up under load until memory ends. Raised to 100,000.
+* A UDP transaction is kept 32 s (timer J) at 11.5 KB. Kept 2 s here: a retransmission that comes
+  later is the same row once more.
+
+Traps of PJSIP 2.15.1 that Python cannot close; each costs this receiver process, its queue and open
+transaction, and nothing else, because receivers share nothing:
+
+* A malformed multipart body is read out of bounds by the parser, before any callback.
+* A SUBSCRIBE with Expires 0 outside a subscription can use freed memory. It is refused in the
+  callback, which narrows that down but comes after the stack has made the subscription.
+* 62 TCP or TLS connections a process; the next one is reset. Idle ones are kept for 600 s.
+
+Where peers are not trusted, a SIP proxy belongs in front: it parses, authenticates and limits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pjsua2 as pj
+
+from ec_server.errors import ConfigurationError, EcServerError
+from ec_server.log import RateLimit
+from ec_server.model import RawMessage
+
+PACKET_LIMIT_BYTES = 4000
+"""What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
+
+NAMELESS = "(no common name)"
+"""Stands for the name of a certificate that has none; no device id looks like it."""
+
+_EXPIRED_TIMERS_A_POLL = 100_000
+_TIMER_J_MS = 2000
+_SOCKET_BUFFER_BYTES = 4 << 20
+_POLL_MS = 50
+_UNREGISTER_S = 1.0
+_REGISTER_AGAIN_S = (2.0, 60.0)
+_REGISTRATION_S = 300
+_ADDRESS_IN_USE = 120_000 + errno.EADDRINUSE  # PJ_ERRNO_START_SYS + errno
+
+_TRANSPORTS = {
+    ("udp", False): pj.PJSIP_TRANSPORT_UDP,
+    ("tcp", False): pj.PJSIP_TRANSPORT_TCP,
+    ("tls", False): pj.PJSIP_TRANSPORT_TLS,
+    ("udp", True): pj.PJSIP_TRANSPORT_UDP6,
+    ("tcp", True): pj.PJSIP_TRANSPORT_TCP6,
+    ("tls", True): pj.PJSIP_TRANSPORT_TLS6,
+}
+_LEVELS = {0: logging.CRITICAL, 1: logging.WARNING, 2: logging.WARNING}
+_CONTENT_LENGTH = re.compile(r"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})", re.IGNORECASE | re.MULTILINE)
+_EXPIRES_0 = re.compile(r"^expires[ \t]*:[ \t]*0+[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_END_MARK = b"||"
+_IGNORED_AT_END = b" \r\n"
+
+# The getters themselves: a property of a SWIG class costs a second call.
+_body_of = pj._pjsua2.OnInstantMessageParam_msgBody_get
+_data_of = pj._pjsua2.OnInstantMessageParam_rdata_get
+_source_of = pj._pjsua2.SipRxData_srcAddress_get
+_whole_of = pj._pjsua2.SipRxData_wholeMsg_get
+
+_log = logging.getLogger(__name__)
+
+
+class PortInUseError(EcServerError):
+    """Another program has the port; a restart would meet it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files; with an ``authority``, peers must show a certificate that it signed."""
+
+    certificate: Path
+    key: Path
+    authority: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Where to register, so that devices can call an address of record."""
+
+    registrar: str
+    """``HOST[:PORT][;transport=udp|tcp|tls]``."""
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SipOptions:
+    """What one receiver listens to. ``bind`` is an IP address; ``tls`` is needed for ``tls`` alone."""
+
+    public_addr: str
+    bind: str
+    port: int
+    transports: tuple[str, ...]
+    tls_port: int = 0
+    tls: TlsFiles | None = None
+    registration: Registration | None = None
+    """None: another process, or nobody, registers."""
+
+
+class SipReceiver:
+    """Takes SIP MESSAGEs. Everything is called by one thread; a process has one receiver at a time."""
+
+    def __init__(self, options: SipOptions, count: Callable[[], None], take: Callable[[RawMessage], object]):
+        """``count`` is called first for each message; ``take`` gets it, and may block."""
+        self._options = options
+        self._count = count
+        self._take = take
+        self._endpoint: Any = None
+        self._accounts: list[Any] = []
+        self._registered: _Registrar | None = None
+        self._log_writer: Any = None
+        self._peer_names: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Listen. Raises PortInUseError, or ConfigurationError where the stack refuses the options."""
+        _library().pj_log_set_level(0)  # until libInit it would print on stdout
+        endpoint = self._endpoint = _Endpoint(self._peer_names)
+        endpoint.libCreate()
+        endpoint.libInit(self._endpoint_config())
+        try:
+            for transport in self._options.transports:
+                self._listen(transport)
+            endpoint.libStart()
+            endpoint.audDevManager().setNullDev()
+            _tune()
+            self._open_account(_account_config(self._options), default=True)
+            if self._options.registration:
+                self._register(self._options.registration)
+        except BaseException:
+            self.stop()
+            raise
+
+    def run(self, until: Callable[[], bool], on_tick: Callable[[], None], tick_s: float = 0.5) -> None:
+        """Poll until ``until`` says so; ``on_tick`` is called at least every ``tick_s`` between polls."""
+        poll, now = self._endpoint.libHandleEvents, time.monotonic
+        next_tick = 0.0
+        while not until():
+            if now() >= next_tick:
+                on_tick()
+                if self._registered:
+                    self._registered.tick(now())
+                next_tick = now() + tick_s
+            poll(_POLL_MS)
+
+    def stop(self) -> None:
+        """Stop taking: leave the registrar, then close every socket. Nothing gets a 200 afterwards."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is None:
+            return
+        if self._registered:
+            self._registered.leave(endpoint)
+        for account in self._accounts:
+            account.shutdown()
+        self._accounts.clear()
+        self._registered = None
+        endpoint.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
+        self._log_writer = None
+
+    # --- callbacks ------------------------------------------------------------------------
+
+    def receive(self, prm: Any) -> None:
+        """One MESSAGE. Rule 2: whatever happens stays here."""
+        try:
+            self._count()
+            body = _body_of(prm).encode("utf-8", "surrogateescape")
+            data = _data_of(prm)
+            sender = _source_of(data)
+            whole = body.rstrip(_IGNORED_AT_END).endswith(_END_MARK)
+            self._take(
+                RawMessage(
+                    body,
+                    sender,
+                    time.time_ns() // 1000,
+                    self._peer_names.get(sender, ""),
+                    not whole and _is_cut(_whole_of(data), body),
+                )
+            )
+        except BaseException:
+            _log.exception("a message could not be taken")
+
+    # --- parts of the start -----------------------------------------------------------------
+
+    def _endpoint_config(self) -> Any:
+        config = pj.EpConfig()
+        config.uaConfig.threadCnt = 0
+        config.uaConfig.mainThreadOnly = True
+        config.uaConfig.maxCalls = 1
+        config.uaConfig.userAgent = "energy-consumption-server"
+        config.medConfig.threadCnt = 0
+        config.medConfig.hasIoqueue = False
+        config.logConfig.level = max(_LEVELS)
+        config.logConfig.consoleLevel = 0
+        config.logConfig.decor = 0
+        config.logConfig.msgLogging = 0
+        self._log_writer = _LogWriter()
+        config.logConfig.writer = self._log_writer
+        self._log_writer.this.disown()  # the endpoint deletes it
+        return config
+
+    def _listen(self, transport: str, port: int | None = None) -> int:
+        """Open one transport and return its id; ``port`` None is the configured, shared one."""
+        options = self._options
+        config = pj.TransportConfig()
+        config.boundAddress = options.bind
+        config.port = port if port is not None else options.tls_port if transport == "tls" else options.port
+        config.publicAddress = "" if port is not None else options.public_addr
+        for level, name, value in (
+            (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
+            (socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES),
+        ):
+            config.sockOptParams.sockOpts.append(pj.SockOpt(level, name, value))
+        if transport == "tls":
+            _set_tls(config.tlsConfig, options.tls)
+        try:
+            return int(self._endpoint.transportCreate(_TRANSPORTS[transport, ":" in options.bind], config))
+        except pj.Error as error:
+            raise _start_error(error, transport, options.bind, config.port) from None
+
+    def _open_account(self, config: Any, *, default: bool) -> Any:
+        account = _Account(self)
+        self._accounts.append(account)
+        account.create(config, default)
+        open_to_all = pj.PresenceStatus()
+        open_to_all.status = pj.PJSUA_BUDDY_STATUS_ONLINE
+        account.setOnlineStatus(open_to_all)
+        return account
+
+    def _register(self, registration: Registration) -> None:
+        """Register from a port of this process's own.
+
+        The answer to a request that leaves from the shared UDP port could reach another receiver.
+        """
+        over = _transport_of(registration.registrar)
+        transport_id = (
+            self._listen(over, 0) if over == "udp" or over not in self._options.transports else None
+        )
+        config = _registering_account_config(self._options, registration, transport_id)
+        self._registered = _Registrar(registration.registrar)
+        account = self._open_account(config, default=False)
+        self._registered.account = account
+        account.registrar = self._registered
+        self._registered.tick(time.monotonic())
+
+
+class _Registrar:
+    """Keeps one account registered: tries again after a failure, waiting longer each time."""
+
+    def __init__(self, name: str) -> None:
+        self.account: Any = None
+        self._name = name
+        self._again_at: float | None = 0.0
+        self._wait_s = _REGISTER_AGAIN_S[0]
+        self._joined = False
+
+    def tick(self, now: float) -> None:
+        if self._again_at is None or now < self._again_at:
+            return
+        self._again_at = None
+        try:
+            self.account.setRegistration(True)
+        except pj.Error as error:
+            self.answered(0, error.reason, 0)
+
+    def answered(self, code: int, reason: str, expires_s: int) -> None:
+        """The registrar's answer, or what stood in its way; called within a poll."""
+        if code == 200 and expires_s > 0:
+            if not self._joined:
+                _log.info("registered with %s for %d s, renewed before that", self._name, expires_s)
+            self._joined, self._wait_s = True, _REGISTER_AGAIN_S[0]
+        elif code == 200:
+            self._joined = False
+        else:
+            _log.warning(
+                "registrar %s: %s %s; trying again in %.0f s", self._name, code or "", reason, self._wait_s
+            )
+            self._joined = False
+            self._again_at = time.monotonic() + self._wait_s
+            self._wait_s = min(2 * self._wait_s, _REGISTER_AGAIN_S[1])
+
+    def leave(self, endpoint: Any) -> None:
+        """Unregister, waiting a moment for the answer."""
+        if not self._joined:
+            return
+        try:
+            self.account.setRegistration(False)
+            deadline = time.monotonic() + _UNREGISTER_S
+            while self._joined and time.monotonic() < deadline:
+                endpoint.libHandleEvents(_POLL_MS)
+        except pj.Error as error:
+            _log.warning("registrar %s: cannot unregister: %s", self._name, error.reason)
+        self._again_at = None
+
+
+class _Endpoint(pj.Endpoint):  # type: ignore[misc]
+    """Notes the certificate names of TLS peers while their connections last."""
+
+    def __init__(self, peer_names: dict[str, str]) -> None:
+        super().__init__()
+        self._peer_names = peer_names
+
+    def onTransportState(self, prm: Any) -> None:  # noqa: N802
+        try:
+            if prm.type.upper().startswith("TLS"):
+                self._note_peer(prm)
+        except BaseException:
+            _log.exception("a transport's state could not be noted")
+
+    def _note_peer(self, prm: Any) -> None:
+        tls = prm.tlsInfo
+        if prm.state == pj.PJSIP_TP_STATE_CONNECTED:
+            if not tls.remoteCertInfo.isEmpty():
+                self._peer_names[tls.remoteAddr] = tls.remoteCertInfo.subjectCn or NAMELESS
+        else:
+            self._peer_names.pop(tls.remoteAddr, None)
+
+
+class _Account(pj.Account):  # type: ignore[misc]
+    """Hands its callbacks on."""
+
+    def __init__(self, receiver: SipReceiver) -> None:
+        super().__init__()
+        self._receiver = receiver
+        self.onInstantMessage = receiver.receive
+        self.registrar: _Registrar | None = None
+
+    def onIncomingSubscribe(self, prm: Any) -> None:  # noqa: N802
+        try:
+            if _EXPIRES_0.search(_head_of(prm.rdata.wholeMsg)):
+                prm.code, prm.reason = 481, "No such subscription"
+        except BaseException:
+            _log.exception("a SUBSCRIBE could not be judged")
+
+    def onRegState(self, prm: Any) -> None:  # noqa: N802
+        try:
+            if self.registrar:
+                self.registrar.answered(prm.code, prm.reason, prm.expiration)
+        except BaseException:
+            _log.exception("a registrar's answer could not be noted")
+
+
+class _LogWriter(pj.LogWriter):  # type: ignore[misc]
+    """PJSIP's warnings and errors as lines of this process's log, at a limited rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RateLimit()
+
+    def write(self, entry: Any) -> None:
+        try:
+            text = entry.msg.strip()
+            write, held_back = self._limit.allow(text[:24])
+            if held_back:
+                _log.warning("SIP stack: %d more lines were held back", held_back)
+            if write:
+                _log.log(_LEVELS.get(entry.level, logging.DEBUG), "SIP stack: %s", text[:400])
+        except BaseException:
+            _log.exception("a line of the SIP stack could not be logged")
+
+
+def _library() -> ctypes.CDLL:
+    """The extension module as a C library, for what it exports beyond PJSUA2."""
+    return ctypes.CDLL(pj._pjsua2.__file__)
+
+
+def _tune() -> None:
+    """Set what PJSUA2 has no setting for; see the module's text."""
+    library = _library()
+    library.pjsua_get_pjsip_endpt.restype = ctypes.c_void_p
+    library.pjsip_endpt_get_timer_heap.restype = ctypes.c_void_p
+    library.pjsip_endpt_get_timer_heap.argtypes = [ctypes.c_void_p]
+    library.pj_timer_heap_set_max_timed_out_per_poll.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
+    heap = library.pjsip_endpt_get_timer_heap(library.pjsua_get_pjsip_endpt())
+    library.pj_timer_heap_set_max_timed_out_per_poll(heap, _EXPIRED_TIMERS_A_POLL)
+    library.pjsip_tsx_set_timers(0, 0, 0, _TIMER_J_MS)
+
+
+def _set_tls(config: Any, files: TlsFiles | None) -> None:
+    if files is None:
+        raise ConfigurationError("transport tls needs sip.tls_certificate and sip.tls_key")
+    config.certFile = str(files.certificate)
+    config.privKeyFile = str(files.key)
+    config.method = pj.PJSIP_TLSV1_2_METHOD
+    if files.authority:
+        config.CaListFile = str(files.authority)
+        config.verifyClient = True
+        config.requireClientCert = True
+
+
+def _start_error(error: Any, transport: str, address: str, port: int) -> EcServerError:
+    where = f"{transport} on {_in_uri(address)}:{port}"
+    if error.status == _ADDRESS_IN_USE:
+        return PortInUseError(
+            f"cannot listen to {where}: the port is in use; end the other program or set sip.port"
+        )
+    return ConfigurationError(f"cannot listen to {where}: {error.reason}")
+
+
+def _account_config(options: SipOptions) -> Any:
+    config = pj.AccountConfig()
+    config.idUri = f"sip:server@{_in_uri(options.public_addr)}:{options.port}"
+    return config
+
+
+def _registering_account_config(
+    options: SipOptions, registration: Registration, transport_id: int | None
+) -> Any:
+    config = pj.AccountConfig()
+    host = registration.registrar.removeprefix("sips:").removeprefix("sip:").partition(";")[0]
+    config.idUri = f"sip:{registration.user}@{host}"
+    config.regConfig.registrarUri = f"sip:{host};transport={_transport_of(registration.registrar)}"
+    config.regConfig.registerOnAdd = False
+    config.regConfig.timeoutSec = _REGISTRATION_S
+    config.regConfig.retryIntervalSec = 0
+    config.sipConfig.contactForced = f"<{_contact(options, registration.user)}>"
+    config.natConfig.contactRewriteUse = 0
+    config.natConfig.viaRewriteUse = 0
+    config.natConfig.sipOutboundUse = 0
+    config.sipConfig.authCreds.append(
+        pj.AuthCredInfo("digest", "*", registration.user, 0, registration.password)
+    )
+    if transport_id is not None:
+        config.sipConfig.transportId = transport_id
+    return config
+
+
+def _contact(options: SipOptions, user: str) -> str:
+    """Where the registrar finds the shared port."""
+    over = next(transport for transport in ("udp", "tcp", "tls") if transport in options.transports)
+    port = options.tls_port if over == "tls" else options.port
+    return f"sip:{user}@{_in_uri(options.public_addr)}:{port}" + (
+        "" if over == "udp" else f";transport={over}"
+    )
+
+
+def _transport_of(registrar: str) -> str:
+    return registrar.partition(";transport=")[2] or ("tls" if registrar.startswith("sips:") else "udp")
+
+
+def _in_uri(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _head_of(message: str) -> str:
+    return message.partition("\r\n\r\n")[0]
+
+
+def _is_cut(message: str, body: bytes) -> bool:
+    """Whether fewer bytes came than the message's Content-Length says."""
+    announced = _CONTENT_LENGTH.search(_head_of(message))
+    return announced is not None and int(announced[1]) > len(body)
