@@ -7,9 +7,9 @@ docs/operations.md says what its log lines, signals and exit codes mean.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from configuration.check import check
 from configuration.properties_reader import read_settings
 from ec_server import log
 from ec_server.errors import ConfigurationError
-from ec_server.supervision.launcher import launch
+from ec_server.supervision.launcher import launch, refuse
 
 ROOT = Path(__file__).resolve().parent
 
@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code: 0 ended as asked, 1 not cleanly, 2 it must be set up otherwise."""
     options = _parser().parse_args(arguments)
+    if options.version:
+        print(_version())
+        return 0
     if options.check_config:
         code, text = check(options.config, os.environ)
         print(text, file=sys.stderr if code else sys.stdout)
@@ -33,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = read_settings(options.config, os.environ)
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return refuse(str(error))
+    logging.getLogger().setLevel(settings.log_level.upper())
     return launch(settings, options.config, ROOT, os.environ)
 
 
@@ -55,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="name every fault of the configuration and end: 0 none, 2 some",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="store_true", help="print name and version, and end")
     return parser
 
 
 def _version() -> str:
+    import tomllib  # noqa: PLC0415 (for this alone)
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return f"{project['name']} {project['version']}"
 

@@ -8,16 +8,17 @@ workers    started, kept running, ended (supervisor.py)
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from configuration.check import warnings
 from configuration.settings import Settings
 from ec_server.errors import ConfigurationError
 from ec_server.status.figures import RUN_FOLDER
-from ec_server.supervision.account import CommittedMark, settle, settle_former_run
+from ec_server.supervision.account import settle, settle_former_run
+from ec_server.supervision.commit_lookup import commit_lookup
 from ec_server.supervision.plan import child_environment, server_plans, up_line
 from ec_server.supervision.port_probe import probe, server_ports
 from ec_server.supervision.restart_policy import EXIT_CONFIGURATION
@@ -33,17 +34,15 @@ def launch(settings: Settings, config: Path | None, root: Path, environ: Mapping
     with StopSignals() as signals:
         try:
             lock = _sole_user(settings, signals)
+            try:
+                for warning in warnings(settings):
+                    _log.warning("%s", warning)
+                probe(server_ports(settings))
+                return _supervise(settings, config, root, environ, signals, lock)
+            finally:
+                lock.release()
         except ConfigurationError as error:
-            if signals.requests:
-                return 0
-            return _refuse(str(error))
-        try:
-            probe(server_ports(settings))
-            return _supervise(settings, config, root, environ, signals, lock)
-        except ConfigurationError as error:
-            return _refuse(str(error))
-        finally:
-            lock.release()
+            return 0 if signals.requests else refuse(str(error))
 
 
 def _sole_user(settings: Settings, signals: StopSignals) -> RunLock:
@@ -65,7 +64,7 @@ def _supervise(
     signals: StopSignals,
     lock: RunLock,
 ) -> int:
-    committed_mark = _look_up(settings)
+    committed_mark = commit_lookup(settings)
     settle_former_run(settings.storage_path / RUN_FOLDER, committed_mark)
     supervisor = Supervisor(
         server_plans(settings, config, root),
@@ -78,21 +77,8 @@ def _supervise(
     return supervisor.run()
 
 
-def _look_up(settings: Settings) -> CommittedMark:
-    """Ask the database for a commit mark; it is opened for that alone, so the launcher stays small."""
-
-    def committed_mark(day: int, writer: str) -> tuple[int, int, int] | None:
-        if settings.storage_engine == "cassandra":
-            return None  # It keeps no marks.
-        engines = importlib.import_module("ec_server.storage.engines")
-        with engines.open_store(settings) as store:
-            mark: tuple[int, int, int] | None = store.committed_mark(day, writer)
-            return mark
-
-    return committed_mark
-
-
-def _refuse(message: str) -> int:
+def refuse(message: str) -> int:
+    """Say in the log, line by line, why there is no start; the exit code."""
     for line in message.splitlines():
         _log.critical("%s", line)
     return EXIT_CONFIGURATION

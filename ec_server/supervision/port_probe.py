@@ -29,6 +29,8 @@ class Port:
     number_key: str
 
 
+_STREAM = socket.SOCK_STREAM
+
 _WHAT_TO_DO = {
     errno.EADDRINUSE: "another program has it: end that one, or change {number_key}",
     errno.EADDRNOTAVAIL: "this machine has no such address: change {address_key}",
@@ -38,27 +40,22 @@ _WHAT_TO_DO = {
 
 def server_ports(settings: Settings) -> list[Port]:
     """Every port of the configuration that is to be opened."""
-    kinds = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM, "tls": socket.SOCK_STREAM}
-    ports = [
-        Port(
-            f"SIP over {name.upper()}",
-            kinds[name],
-            settings.sip_bind,
-            settings.sip_port,
-            "sip.bind",
-            "sip.port",
-        )
-        for name in settings.sip_transports
-    ]
-    stream = socket.SOCK_STREAM
+    ports = [_sip_port(settings, transport) for transport in settings.sip_transports]
     ports.append(
-        Port("synchronization", stream, settings.sync_ip, settings.sync_port, "sync.ip", "sync.port")
+        Port("synchronization", _STREAM, settings.sync_ip, settings.sync_port, "sync.ip", "sync.port")
     )
     if settings.status_port:
         ports.append(
-            Port("status page", stream, settings.status_ip, settings.status_port, "status.ip", "status.port")
+            Port("status page", _STREAM, settings.status_ip, settings.status_port, "status.ip", "status.port")
         )
     return ports
+
+
+def _sip_port(settings: Settings, transport: str) -> Port:
+    kind = socket.SOCK_DGRAM if transport == "udp" else _STREAM
+    key = "sip.tls_port" if transport == "tls" else "sip.port"
+    number = settings.sip_tls_port if transport == "tls" else settings.sip_port
+    return Port(f"SIP over {transport.upper()}", kind, settings.sip_bind, number, "sip.bind", key)
 
 
 def probe(ports: Sequence[Port]) -> None:
@@ -83,11 +80,11 @@ def _bound(port: Port) -> socket.socket:
     )[0]
     opened = socket.socket(family, kind)
     try:
-        if kind == socket.SOCK_STREAM:
+        if kind == _STREAM:
             # As the servers do: the remains of a former run's connections are no obstacle.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-        if kind == socket.SOCK_STREAM:
+        if kind == _STREAM:
             opened.listen(1)
     except OSError:
         opened.close()
