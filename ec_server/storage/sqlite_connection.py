@@ -21,7 +21,7 @@ import apsw
 
 from ec_server.errors import PermanentStorageError, RetryableStorageError
 
-BUSY_TIMEOUT_MS = 10_000
+BUSY_TIMEOUT_MS = 4_000
 _WAL_PAGES = 4000  # checkpoint after 16 MB rather than 4: fewer fsyncs, same safety
 _WAL_KEEP_BYTES = 64 * 1024 * 1024
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, check, expected_second, run_of
+from foreign_sqlite import by_hand
 
 from ec_server.errors import PermanentStorageError, RetryableStorageError, StorageError
 from ec_server.model import CommitMark, MinuteState
 from ec_server.storage.sqlite_store import SqliteStore
+
+Foreign = Callable[[str], list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -28,11 +31,9 @@ def opens(tmp_path: Path) -> Iterator[Opens]:
 
 
 @pytest.fixture
-def by_hand(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+def foreign(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
     """The day's file in somebody else's SQLite tool."""
-    connection = sqlite3.connect(tmp_path / "ec-20260301.sqlite", isolation_level=None)
-    yield connection
-    connection.close()
+    return lambda statement: by_hand(tmp_path / "ec-20260301.sqlite", statement)
 
 
 class TestSqliteStore(StoreSuite):
@@ -73,7 +74,7 @@ class TestChangesByHand:
         ],
     )
     def test_another_program_s_change_takes_digest_and_proof_away(
-        self, opens: Opens, by_hand: sqlite3.Connection, statement: str
+        self, opens: Opens, foreign: Foreign, statement: str
     ) -> None:
         store = opens()
         store.note_devices({"m": 1})
@@ -82,7 +83,7 @@ class TestChangesByHand:
         for minute in (NOON, NOON + 60):
             check(store, "m", minute, MinuteState.PROVEN)
         store.record_progress("m", NOON, NOON + 120)
-        by_hand.execute(statement + (" WHERE ec_time < '120100'" if statement.startswith("UPDATE") else ""))
+        foreign(statement + (" WHERE ec_time < '120100'" if statement.startswith("UPDATE") else ""))
         after = dict(store.minute_digests("m", NOON, NOON + 120))
         assert after[NOON] != before[NOON]
         assert after[NOON + 60] == before[NOON + 60]
@@ -92,12 +93,10 @@ class TestChangesByHand:
         assert record is not None
         assert record.verified_through == NOON
 
-    def test_rubbish_in_a_row_is_read_past_and_can_be_repaired(
-        self, opens: Opens, by_hand: sqlite3.Connection
-    ) -> None:
+    def test_rubbish_in_a_row_is_read_past_and_can_be_repaired(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
         store.write([run_of("m", NOON, 0)])
-        by_hand.execute("UPDATE ec_consumption SET ec_consumption_values = 'what?;12,3;000010,1.5;é'")
+        foreign("UPDATE ec_consumption SET ec_consumption_values = 'what?;12,3;000010,1.5;é'")
         assert store.second_text("m", NOON) == "000010,1.5"
         store.write([run_of("m", NOON, 0)])
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values
@@ -114,12 +113,9 @@ class TestChangesByHand:
 
 
 class TestFiles:
-    def test_the_tables_and_columns_are_those_of_the_contract(
-        self, opens: Opens, by_hand: sqlite3.Connection
-    ) -> None:
+    def test_the_tables_and_columns_are_those_of_the_contract(self, opens: Opens, foreign: Foreign) -> None:
         opens().write([run_of("m", NOON + 3723, 40)])
-        by_hand.row_factory = sqlite3.Row
-        row = dict(by_hand.execute("SELECT * FROM ec_consumption").fetchone())
+        (row,) = foreign("SELECT * FROM ec_consumption")
         inserted = row.pop("insert_time")
         assert row == {
             "device_id": "m",
@@ -133,19 +129,19 @@ class TestFiles:
         }
         assert len(inserted) == len("2026-03-01T12:00:00.000000+00:00")
 
-    def test_cached_digests_stand_in_ec_checksum(self, opens: Opens, by_hand: sqlite3.Connection) -> None:
+    def test_cached_digests_stand_in_ec_checksum(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
         store.write([run_of("m", NOON + 5, 0)])
         (_, minute), *_ = store.minute_digests("m", NOON, NOON + 60)
         second = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
-        rows = by_hand.execute("SELECT * FROM ec_checksum ORDER BY ec_type").fetchall()
+        rows = [tuple(row.values()) for row in foreign("SELECT * FROM ec_checksum ORDER BY ec_type")]
         assert rows == [
             ("m", "20260301", "120000", "P", 4, minute.md5, None, 0),
             ("m", "20260301", "120005", "S", 4, second.md5, None, 0),
         ]
         check(store, "m", NOON, MinuteState.PROVEN)
-        checked = by_hand.execute("SELECT check_time, check_times FROM ec_checksum").fetchall()
-        assert checked == [("1970-01-01T00:00:05.000000+00:00", 1)] * 2
+        checked = foreign("SELECT check_time, check_times FROM ec_checksum")
+        assert checked == [{"check_time": "1970-01-01T00:00:05.000000+00:00", "check_times": 1}] * 2
 
     def test_a_read_only_store_makes_nothing(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path / "absent", read_only=True) as store:
@@ -155,12 +151,12 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_read_only_store_computes_and_keeps_nothing(
-        self, opens: Opens, tmp_path: Path, by_hand: sqlite3.Connection
+        self, opens: Opens, tmp_path: Path, foreign: Foreign
     ) -> None:
         opens().write([run_of("m", NOON, 0)])
         with SqliteStore(tmp_path, read_only=True) as store:
             assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
-        assert by_hand.execute("SELECT count(*) FROM ec_checksum").fetchone() == (0,)
+        assert foreign("SELECT count(*) AS n FROM ec_checksum") == [{"n": 0}]
 
     def test_a_commit_mark_goes_with_its_rows(self, opens: Opens) -> None:
         store = opens()
@@ -182,11 +178,11 @@ class TestFailures:
         with SqliteStore(tmp_path) as store, pytest.raises(PermanentStorageError, match="ec-20260301"):
             store.write([run_of("m", NOON, 0)])
 
-    def test_a_failed_write_leaves_nothing(self, opens: Opens, by_hand: sqlite3.Connection) -> None:
+    def test_a_failed_write_leaves_nothing(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
         store.write([run_of("m", NOON, 0)])
         # The last statement of the transaction fails, so everything before it must be undone.
-        by_hand.execute("DROP TABLE ec_writer")
+        foreign("DROP TABLE ec_writer")
         with pytest.raises(StorageError):
             store.write([run_of("m", NOON, 1000)], CommitMark("receiver-0", 1))
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values

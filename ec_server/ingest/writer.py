@@ -1,0 +1,246 @@
+"""The thread between the intake queue and the database: takes, checks, commits, accounts.
+
+Rules:
+
+1. What was taken from the queue is stored, rejected and counted, or still held: a write that fails is
+   tried again until it succeeds or the process has to go. While it is held nothing more is taken,
+   the queue fills, and the SIP thread waits: that is the back-pressure.
+2. The account is settled in one step for each commit, after it. Before it, the page notes which
+   commit is meant (``intend``), and the commit carries the same number, so that a death in between
+   can be accounted for to the unit.
+3. ``tick`` is raised while the thread goes round or waits for a database it knows to be away; it
+   stands still only where the thread is stuck.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from ec_server.errors import PermanentStorageError, StorageError
+from ec_server.ingest.intake_queue import IntakeQueue
+from ec_server.ingest.live_figures import LiveFigures
+from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.minute_ledger import MinuteLedger
+from ec_server.ingest.quarantine import Quarantine
+from ec_server.log import RateLimit
+from ec_server.model import Batch, CommitMark, RawMessage, Rejection, RejectReason
+from ec_server.status.figures import REJECTED
+from ec_server.status.worker_page import WorkerPage
+from ec_server.storage.contract import FinishedMinute, Store
+from ec_server.utc import day_of
+
+_log = logging.getLogger(__name__)
+
+_IDLE_TAKE_S = 0.25
+_HEALTH_INTERVAL_S = 1.0
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 5.0
+_SAMPLES_KEPT_FOR = frozenset((RejectReason.TIME_TOO_FAR_AHEAD, RejectReason.TIME_TOO_FAR_BACK))
+
+Admits = Callable[[str, RawMessage], Rejection | None]
+"""Whether a message may come in the name of a device id: None, or why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """What the configuration says of committing; times in the unit of the name."""
+
+    worker: str
+    run_folder: Path
+    limits: Limits
+    commit_batches: int = 1000
+    commit_ms: int = 100
+
+
+class Writer:
+    """``run`` is the thread's body; everything else may be called from other threads where it says so."""
+
+    def __init__(
+        self,
+        settings: WriterSettings,
+        queue: IntakeQueue,
+        page: WorkerPage,
+        open_store: Callable[[], Store],
+        admits: Admits,
+        quarantine: Quarantine,
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        """``on_trouble`` is told, from the writer's thread, what keeps it from writing; "" once it can."""
+        self._settings = settings
+        self._queue = queue
+        self._page = page
+        self._open_store = open_store
+        self._admits = admits
+        self._quarantine = quarantine
+        self._on_trouble = on_trouble
+        self._trouble = ""
+        self._ledger = MinuteLedger()
+        self._live = LiveFigures(settings.run_folder / f"{settings.worker}.devices.json", time.monotonic())
+        self._log_limit = RateLimit()
+        self._sequence = max(page.intent()[1], page.figures()["settled_sequence"])
+        self._store: Store | None = None
+        self._next_health_s = 0.0
+        self._abandon = threading.Event()
+        self.tick_s = time.monotonic()
+        """When the thread last went round; read by the heartbeat."""
+
+    # --- the thread -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Go round until the queue is closed and empty, or ``abandon`` is called; then let go."""
+        gather_s = self._settings.commit_ms / 1000 * 0.6
+        try:
+            while not self._abandon.is_set():
+                messages = self._queue.take(self._settings.commit_batches, _IDLE_TAKE_S, gather_s)
+                self.tick_s = now_s = time.monotonic()
+                if messages:
+                    self._handle(messages, now_s)
+                elif self._queue.closed:
+                    break
+                self._look_after(now_s)
+            self._publish(self._ledger.end_all())
+        finally:
+            if self._store is not None:
+                self._store.close()
+
+    def abandon(self) -> None:
+        """Give up what cannot be written: the deadline has come. Any thread may call."""
+        self._abandon.set()
+
+    # --- from message to batch ------------------------------------------------------------
+
+    def _handle(self, messages: Sequence[RawMessage], now_s: float) -> None:
+        batches: list[Batch] = []
+        rejected: Counter[str] = Counter()
+        limits, wall_s = self._settings.limits, int(time.time())
+        for message in messages:
+            found = parse(message.body, limits, wall_s, cut=message.cut)
+            if isinstance(found, Batch):
+                refusal = self._admits(found.device_id, message)
+                if refusal is None:
+                    batches.append(found)
+                    continue
+                found = refusal
+            rejected[REJECTED[found.reason]] += 1
+            self._report(message, found, rejected)
+        if rejected:
+            self._page.apply(rejected)
+        batches.sort(key=_day)
+        for day, of_day in groupby(batches, key=_day):
+            self._commit(day, list(of_day), now_s)
+
+    def _report(self, message: RawMessage, rejection: Rejection, counts: Counter[str]) -> None:
+        reason = rejection.reason
+        if reason in _SAMPLES_KEPT_FOR and self._quarantine.keep(message, reason):
+            counts["quarantined"] += 1
+        write, held_back = self._log_limit.allow(reason.value)
+        if held_back:
+            _log.warning("%d more rejected messages were not logged", held_back)
+        if write:
+            _log.warning(
+                "rejected: %s: %s (sender %s)",
+                reason.value,
+                rejection.detail,
+                message.sender,
+                extra={"device": rejection.device_id},
+            )
+
+    # --- from batch to row ----------------------------------------------------------------
+
+    def _commit(self, day: int, batches: list[Batch], now_s: float) -> None:
+        """Write until it is committed; returns without only when the writer is abandoned."""
+        self._sequence += 1
+        wait_s = _FIRST_RETRY_S
+        while not self._abandon.is_set():
+            began_ns = time.perf_counter_ns()
+            try:
+                store = self._opened()
+                self._page.intend(day, self._sequence)
+                result = store.write(batches, CommitMark(self._settings.worker, self._sequence))
+            except StorageError as error:
+                self._page.apply({"write_failures": 1})
+                self._say_trouble(str(error))
+                if isinstance(error, PermanentStorageError):
+                    self._reopen()
+                self._wait(wait_s)
+                wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
+                continue
+            self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000)
+            changed = [b for b, c in zip(batches, result.changed) if c]
+            self._publish(self._ledger.add(changed, result.opened, now_s))
+            self._say_trouble("")
+            return
+
+    def _settle(self, batches: Sequence[Batch], changed: Sequence[bool], commit_us: int) -> None:
+        stored = sum(changed)
+        self._page.apply(
+            {
+                "stored": stored,
+                "duplicate": len(changed) - stored,
+                "samples_stored": sum([b.count for b, c in zip(batches, changed) if c]),
+                "commits": 1,
+                "commit_us": commit_us,
+                "settled_sequence": self._sequence - self._page.figures()["settled_sequence"],
+            }
+        )
+        for batch in batches:
+            self._live.count(batch.device_id, batch.count)
+
+    def _publish(self, finished: Sequence[FinishedMinute]) -> None:
+        """Digests are a cache: where they cannot be written, the rows say the same."""
+        if finished and self._store is not None:
+            try:
+                self._store.publish(finished)
+            except StorageError as error:
+                _log.warning("digests not kept, they will be computed from the rows: %s", error)
+
+    # --- round about ----------------------------------------------------------------------
+
+    def _look_after(self, now_s: float) -> None:
+        """What is done now and then: live figures, devices on record, silent minutes, health."""
+        seen = self._live.write_when_due(now_s)
+        try:
+            if seen:
+                self._opened().note_devices({d: int(s * 1e6) for d, s in seen.items()})
+            if now_s >= self._next_health_s:
+                self._next_health_s = now_s + _HEALTH_INTERVAL_S
+                self._publish(self._ledger.idle(now_s))
+                self._say_trouble(self._opened().health().detail)
+        except StorageError as error:
+            self._say_trouble(str(error))
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
+    def _reopen(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _say_trouble(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            if trouble:
+                _log.error("cannot store: %s", trouble)
+            else:
+                _log.info("storing again")
+            self._on_trouble(trouble)
+
+    def _wait(self, wait_s: float) -> None:
+        """Wait for a database that is known to be away; the thread is not stuck meanwhile."""
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0 and not self._abandon.wait(min(left_s, 0.5)):
+            self.tick_s = time.monotonic()
+
+
+def _day(batch: Batch) -> int:
+    return day_of(batch.second)
