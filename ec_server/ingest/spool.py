@@ -1,0 +1,176 @@
+"""The local queue on disk for what the database does not take at the moment.
+
+Rules:
+
+1. What ``append`` returned for is on this disk: a SQLite file per worker, WAL with FULL, so that it
+   outlives the process and a power cut. It holds until ``remove`` or ``set_aside``; nothing else
+   deletes anything.
+2. Groups come out as they went in, oldest first, each with the moment of insertion that it was given
+   at first. Written again with that moment, a group that was stored already changes nothing, and one
+   that waited for hours never wins over a repair made meanwhile. So a group is removed only after it
+   was committed, and a death between the two costs a repeated write, never a batch or a copy.
+3. The spool has a bound in bytes. A group that would exceed it is refused with
+   RetryableStorageError: its writer keeps it, waits, and so slows the senders down.
+4. A row that the database refuses for itself is set aside, in a table of its own, with the reason;
+   it is counted, stays for people to look at, and does not hold up what comes after it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from ec_server.errors import RetryableStorageError
+from ec_server.model import Batch
+from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
+from ec_server.utc import iso
+
+_LAYOUT = """
+CREATE TABLE IF NOT EXISTS spooled (
+    position    INTEGER PRIMARY KEY AUTOINCREMENT,
+    inserted_us INTEGER NOT NULL,
+    count       INTEGER NOT NULL,
+    size        INTEGER NOT NULL,
+    batches     TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS set_aside (
+    device_id TEXT NOT NULL,
+    ec_second INTEGER NOT NULL,
+    start_us  INTEGER NOT NULL,
+    end_us    INTEGER NOT NULL,
+    batch     TEXT NOT NULL,
+    inserted_us INTEGER NOT NULL,
+    reason    TEXT NOT NULL,
+    time      TEXT NOT NULL,
+    PRIMARY KEY (device_id, ec_second, start_us, end_us)
+);
+"""
+_ROW_OVERHEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledGroup:
+    """One group as it was appended; ``token`` is what ``remove`` wants."""
+
+    token: int
+    inserted_us: int
+    batches: tuple[Batch, ...]
+
+
+class Spool:
+    """One worker's spool; one thread, one process at a time."""
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        """Open or make the file at ``path``; what an earlier run left in it is there.
+
+        Raises RetryableStorageError or PermanentStorageError where the file cannot be used.
+        """
+        self._path = path
+        self.limit_bytes = limit_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with translated("opening the spool", path):
+            self._db = connect(path, read_only=False, synchronous="full")
+            self._db.execute(_LAYOUT)
+            count, size = the_row(
+                self._db.execute("SELECT coalesce(sum(count), 0), coalesce(sum(size), 0) FROM spooled")
+            )
+            self._count, self._bytes = int(count), int(size)
+            self._aside = int(the_value(self._db.execute("SELECT count(*) FROM set_aside")))
+
+    def __len__(self) -> int:
+        """Batches that wait."""
+        return self._count
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the batches that wait; the file may be larger until it is emptied."""
+        return self._bytes
+
+    @property
+    def set_aside_count(self) -> int:
+        """Batches that were ever set aside and are still kept."""
+        return self._aside
+
+    def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
+        """Keep a group of batches of one UTC day; on disk when this returns.
+
+        Raises RetryableStorageError where the bound or the disk is full: the group is not kept.
+        """
+        if not batches:
+            return
+        text = _encode(batches)
+        size = len(text) + _ROW_OVERHEAD_BYTES
+        if self._bytes + size > self.limit_bytes:
+            raise RetryableStorageError(
+                f"the spool {self._path} is full: {self._bytes >> 20} of {self.limit_bytes >> 20} MB wait for"
+                " the database; bring it back, or raise storage.spool_mb"
+            )
+        with translated("writing the spool", self._path), transaction(self._db) as cursor:
+            cursor.execute(
+                "INSERT INTO spooled (inserted_us, count, size, batches) VALUES (?, ?, ?, ?)",
+                (inserted_us, len(batches), size, text),
+            )
+        self._count += len(batches)
+        self._bytes += size
+
+    def peek(self) -> SpooledGroup | None:
+        """The oldest group, or None; it stays until it is removed."""
+        with translated("reading the spool", self._path):
+            found = self._db.execute(
+                "SELECT position, inserted_us, batches FROM spooled ORDER BY position LIMIT 1"
+            ).fetchone()
+        return SpooledGroup(found[0], found[1], _decode(found[2])) if found else None
+
+    def remove(self, token: int) -> None:
+        """Forget a group that is committed. KeyError where it is not there."""
+        with translated("writing the spool", self._path), transaction(self._db) as cursor:
+            count, size, _ = self._take(cursor, token)
+        self._after_removal(count, size)
+
+    def set_aside(self, token: int, poison: Sequence[Batch], reason: str) -> None:
+        """Forget a group of which all but ``poison`` is committed; keep ``poison`` with the reason."""
+        now = iso(time.time_ns() // 1000)
+        with translated("writing the spool", self._path), transaction(self._db) as cursor:
+            count, size, inserted_us = self._take(cursor, token)
+            cursor.executemany(
+                "INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*batch.key, _encode([batch]), inserted_us, reason, now) for batch in poison],
+            )
+        self._after_removal(count, size)
+
+    def close(self) -> None:
+        """Let go of the file; what waits in it stays."""
+        self._db.close()
+
+    def _take(self, cursor: apsw.Cursor, token: int) -> tuple[int, int, int]:
+        found = cursor.execute(
+            "DELETE FROM spooled WHERE position = ? RETURNING count, size, inserted_us", (token,)
+        ).fetchone()
+        if found is None:
+            raise KeyError(token)
+        return found[0], found[1], found[2]
+
+    def _after_removal(self, count: int, size: int) -> None:
+        self._count -= count
+        self._bytes -= size
+        with translated("reading the spool", self._path):
+            self._aside = int(the_value(self._db.execute("SELECT count(*) FROM set_aside")))
+            if not self._count:  # give the space back: nothing is left to be copied
+                self._db.execute("VACUUM")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _encode(batches: Sequence[Batch]) -> str:
+    return json.dumps(
+        [(b.device_id, b.second, b.start_us, b.end_us, b.values, b.count, b.checksum) for b in batches],
+        separators=(",", ":"),
+    )
+
+
+def _decode(text: str) -> tuple[Batch, ...]:
+    return tuple(Batch(*fields) for fields in json.loads(text))

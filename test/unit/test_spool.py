@@ -1,0 +1,119 @@
+"""The spool: what waits on disk while the database is away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ec_server.errors import PermanentStorageError, RetryableStorageError
+from ec_server.ingest.spool import Spool
+from ec_server.storage.merge import batch_of
+
+NOON = 1_772_366_400
+
+
+def group(number: int, size: int = 3) -> list:
+    return [batch_of(f"meter-{number}", NOON + number, f"{i:06d},{number}.5") for i in range(size)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool" / "receiver-0.sqlite"
+
+
+def drained(spool: Spool) -> list[tuple[int, list]]:
+    found = []
+    while one := spool.peek():
+        found.append((one.inserted_us, list(one.batches)))
+        spool.remove(one.token)
+    return found
+
+
+def test_groups_come_out_in_order_with_the_moment_they_were_given(path: Path) -> None:
+    spool = Spool(path, 10_000_000)
+    for number in range(5):
+        spool.append(group(number), 1000 + number)
+    assert (len(spool), spool.bytes > 0) == (15, True)
+    assert drained(spool) == [(1000 + number, group(number)) for number in range(5)]
+    assert (len(spool), spool.bytes, spool.peek()) == (0, 0, None)
+
+
+def test_a_group_stays_until_it_is_removed_also_after_a_restart(path: Path) -> None:
+    spool = Spool(path, 10_000_000)
+    spool.append(group(1), 1)
+    spool.append(group(2), 2)
+    first = spool.peek()
+    assert first is not None
+    spool.remove(first.token)
+    spool.close()
+    again = Spool(path, 10_000_000)
+    assert len(again) == 3
+    assert drained(again) == [(2, group(2))]
+
+
+def test_what_was_appended_outlives_a_kill(path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from ec_server.ingest.spool import Spool;"
+        "from ec_server.storage.merge import batch_of;"
+        "spool = Spool(Path(sys.argv[1]), 10**7);"
+        "spool.append([batch_of('m', 1772366400, '000000,1')], 7);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[2]
+    died = subprocess.run([sys.executable, "-c", program, str(path)], cwd=root, timeout=30, check=False)
+    assert died.returncode == -9
+    assert drained(Spool(path, 10**7)) == [(7, [batch_of("m", NOON, "000000,1")])]
+
+
+def test_a_full_spool_refuses_and_keeps_what_it_has(path: Path) -> None:
+    spool = Spool(path, 600)
+    spool.append(group(1), 1)
+    with pytest.raises(RetryableStorageError, match=r"storage\.spool_mb"):
+        spool.append(group(2, 100), 2)
+    assert drained(spool) == [(1, group(1))]
+    spool.append(group(3), 3)
+    assert len(spool) == 3
+
+
+def test_a_poison_row_is_set_aside_and_does_not_block_the_rest(path: Path) -> None:
+    spool = Spool(path, 10_000_000)
+    spool.append(group(1), 1)
+    spool.append(group(2), 2)
+    first = spool.peek()
+    assert first is not None
+    spool.set_aside(first.token, first.batches[1:2], "row too large")
+    assert (len(spool), spool.set_aside_count) == (3, 1)
+    assert drained(spool) == [(2, group(2))]
+    spool.close()
+    assert Spool(path, 10_000_000).set_aside_count == 1
+
+
+def test_a_group_cannot_be_removed_twice(path: Path) -> None:
+    spool = Spool(path, 10_000_000)
+    spool.append(group(1), 1)
+    spool.append(group(2), 2)
+    first = spool.peek()
+    assert first is not None
+    spool.remove(first.token)
+    with pytest.raises(KeyError):
+        spool.remove(first.token)
+    assert len(spool) == 3
+
+
+def test_the_file_shrinks_when_everything_is_drained(path: Path) -> None:
+    spool = Spool(path, 50_000_000)
+    for number in range(200):
+        spool.append(group(number, 100), number)
+    drained(spool)
+    assert path.stat().st_size < 100_000
+
+
+def test_a_damaged_file_is_reported_and_left_alone(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a database, whatever it is" * 100)
+    with pytest.raises(PermanentStorageError, match=r"receiver-0\.sqlite"):
+        Spool(path, 10_000_000)
+    assert path.read_bytes().startswith(b"not a database")
