@@ -146,7 +146,8 @@ def _parse_line(parser: configparser.RawConfigParser, line: str) -> str | tuple[
     """
     for section in parser.sections():
         parser.remove_section(section)
-    parser.defaults().clear()
+    for key in list(parser.defaults()):
+        parser.remove_option(_NONE, key)
     try:
         parser.read_string(f"[{_NONE}]\n{line}")
     except configparser.Error:

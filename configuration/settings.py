@@ -190,7 +190,10 @@ class Settings:
     )
 
     sync_syncfreq: float = _option(
-        "Synchronization", "30", kinds.number(0.001, 525_600), "every 30 minutes for synchronization"
+        "Synchronization",
+        "30",
+        kinds.number(0.001, 525_600),
+        "minutes from one round of a device to the next",
     )
     sync_ip: str = _option("Synchronization", "127.0.0.1", kinds.ADDRESS, "Sync Server: address")
     sync_port: int = _option("Synchronization", "27979", kinds.PORT, "Sync Server: port")
@@ -198,7 +201,7 @@ class Settings:
         "Synchronization", "10", kinds.number(0, 86_400), "seconds after a minute's end before it is compared"
     )
     sync_tls_certificate: Path | None = _option(
-        "Synchronization", "", _PEM, "PEM file: turns TLS on; the server's certificate"
+        "Synchronization", "", _PEM, "PEM file: the server's certificate; turns TLS on"
     )
     sync_tls_key: Path | None = _option(
         "Synchronization", "", _PEM, "PEM file: the certificate's key, without passphrase"
