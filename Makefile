@@ -1,0 +1,77 @@
+# One line a task. `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test soak bench lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(VENV)/run ## the server with three meters, live on http://127.0.0.1:8034 (Ctrl-C ends it)
+	@$(BIN)/python -m reference_client.demo
+
+test: $(VENV)/dev debian ## the whole suite
+	@$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+
+soak: $(VENV)/dev debian ## the long tests
+	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+bench: $(VENV)/dev debian ## speed and memory as ratios within one run; see docs/performance.md
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lint: $(VENV)/dev ## style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/dev ## type hints
+	@$(BIN)/mypy
+
+format: $(VENV)/dev ## put the format right
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: $(VENV)/dev ## pin every package with its hashes, from pyproject.toml
+	@$(BIN)/pip install -q 'uv==0.13.9'
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements-dev.txt
+
+cassandra: $(VENV)/dev ## a real Cassandra on 127.0.0.1 (NODES=3 for three)
+	@$(BIN)/python -m reference_cluster start --nodes $(or $(NODES),1)
+
+cassandra-stop: $(VENV)/dev ## end it
+	@$(BIN)/python -m reference_cluster stop
+
+cassandra-clean: $(VENV)/dev ## end it, and remove what it stored
+	@$(BIN)/python -m reference_cluster clean
+
+clean: ## remove the environment and caches (never data)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# --- set-up -----------------------------------------------------------------------------------
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/run: requirements.txt | $(VENV)/bin/python
+	@echo "installing what the server needs into $(VENV)"
+	@$(BIN)/pip install -q --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
+	@touch $@ $(VENV)/run
+
+# Programs of other people that the tests talk to: a SIP peer, a browser, a SIP proxy.
+DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio
+
+debian:
+	@missing=""; for pair in $(DEBIAN); do \
+		PATH="$$PATH:/usr/sbin" command -v "$${pair#*:}" >/dev/null || missing="$$missing $${pair%%:*}"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+		echo "installing$$missing"; apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then \
+		echo "some tests will be skipped; to run them: sudo apt-get install$$missing"; fi
