@@ -121,8 +121,8 @@ def exposition(snapshot: Snapshot, version: str) -> bytes:
     return _WHOLE.sub(_as_integer, generate_latest(SnapshotCollector(snapshot, version)))
 
 
-# A sample's value as the library writes it where it is whole: 12.0, or 1.2345678e+07.
-_WHOLE = re.compile(rb"(?m)^([^#].* )(\d+\.0|\d\.\d+e\+\d+)$")
+# A sample's value as the library may write it where it is whole: 12.0, 1e+06, 1.2345678e+07.
+_WHOLE = re.compile(rb"(?m)^([^#].* )(\d[\d.e+]*)$")
 
 
 def _as_integer(match: re.Match[bytes]) -> bytes:

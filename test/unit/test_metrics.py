@@ -1,0 +1,142 @@
+"""The figures as Prometheus text: the contract's names, whole numbers, one account that adds up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from ec_server.model import RejectReason
+from ec_server.status.database_view import DatabaseState
+from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
+from ec_server.status.metrics import exposition
+from ec_server.status.snapshot import Snapshot
+from ec_server.status.worker_page import WorkerPage
+from ec_server.status.worker_view import WorkerView, read_workers
+from ec_server.storage.contract import StorageHealth
+
+ACCOUNT = ("stored", "duplicate", "spooled", "lost", *REJECTED.values())
+
+
+def receiver(number: int, received: int = 0, **figures: int) -> WorkerView:
+    zeros = dict.fromkeys(RECEIVER_FIGURES, 0)
+    return WorkerView(f"receiver-{number}", True, "ready", figures={"received": received, **zeros, **figures})
+
+
+def snapshot(*workers: WorkerView, database: DatabaseState | None = None) -> Snapshot:
+    return Snapshot(1e9, workers, database or DatabaseState(health=StorageHealth(True, "", 123)), ())
+
+
+def lines(now: Snapshot) -> dict[str, str]:
+    text = exposition(now, "1.2.3").decode()
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_the_names_of_the_contract_are_there_from_the_start() -> None:
+    found = lines(snapshot())
+    for name in (
+        "ec_messages_received_total",
+        "ec_batches_stored_total",
+        "ec_batches_duplicate_total",
+        "ec_batches_lost_total",
+        "ec_queue_batches",
+        "ec_spool_batches",
+        "ec_sync_minutes_compared_total",
+        "ec_sync_seconds_repaired_total",
+        "ec_sync_minutes_unresolved",
+        *(f'ec_messages_rejected_total{{reason="{reason.value}"}}' for reason in RejectReason),
+    ):
+        assert found[name] == "0"
+
+
+def test_the_text_parses_and_counters_are_counters() -> None:
+    text = exposition(snapshot(receiver(0, 10, stored=9)), "1.2.3").decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["ec_messages_received"].type == "counter"
+    assert families["ec_messages_rejected"].type == "counter"
+    assert families["ec_queue_batches"].type == "gauge"
+    assert "_created" not in text
+    for family in families.values():
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+
+
+def test_receivers_are_summed_into_one_line() -> None:
+    found = lines(snapshot(receiver(0, 10, stored=9, lost=1), receiver(1, 5, duplicate=2)))
+    assert found["ec_messages_received_total"] == "15"
+    assert found["ec_batches_stored_total"] == "9"
+    assert found["ec_batches_lost_total"] == "1"
+    assert found["ec_queue_batches"] == "3"
+
+
+@pytest.mark.parametrize("number", [0, 1, 999_999, 1_000_000, 12_345_678, 2**53 - 1])
+def test_numbers_are_whole_however_large(number: int) -> None:
+    found = lines(snapshot(receiver(0, number, stored=number)))
+    assert found["ec_messages_received_total"] == str(number)
+    assert found["ec_queue_batches"] == "0"
+
+
+def test_a_fraction_stays_a_fraction() -> None:
+    assert float(lines(snapshot(receiver(0, commit_us=1_500_000)))["ec_commit_seconds_total"]) == 1.5
+    assert float(lines(snapshot(receiver(0, commit_us=7)))["ec_commit_seconds_total"]) == 7e-06
+
+
+workers = st.lists(
+    st.tuples(st.dictionaries(st.sampled_from(ACCOUNT), st.integers(0, 10**12)), st.integers(0, 10**5)),
+    max_size=6,
+)
+
+
+@given(workers)
+def test_the_account_adds_up_to_the_unit(pages: list[tuple[dict[str, int], int]]) -> None:
+    views = [
+        receiver(number, sum(figures.values()) + waiting, **figures)
+        for number, (figures, waiting) in enumerate(pages)
+    ]
+    found = lines(snapshot(*views))
+    rejected = sum(int(value) for name, value in found.items() if name.startswith("ec_messages_rejected"))
+    parts = ("ec_batches_stored_total", "ec_batches_duplicate_total", "ec_batches_lost_total")
+    held = ("ec_queue_batches", "ec_spool_batches")
+    total = sum(int(found[name]) for name in (*parts, *held)) + rejected
+    assert int(found["ec_messages_received_total"]) == total
+
+
+def test_pages_on_disk_are_counted_also_those_of_receivers_no_longer_asked_for(tmp_path: Path) -> None:
+    for name, figures in (("receiver-0", RECEIVER_FIGURES), ("receiver-3", RECEIVER_FIGURES)):
+        page = WorkerPage.create(tmp_path / f"{name}.page", figures)
+        page.count_received()
+        page.apply({"stored": 1, "samples_stored": 44})
+        page.close()
+    sync = WorkerPage.create(tmp_path / "sync.page", SYNC_FIGURES)
+    sync.apply({"minutes_compared": 60, "seconds_repaired": 3, "minutes_unresolved": 2})
+    sync.close()
+    found = lines(snapshot(*read_workers(tmp_path, ("receiver-0", "sync"))))
+    assert found["ec_messages_received_total"] == "2"
+    assert found["ec_samples_stored_total"] == "88"
+    assert found["ec_sync_minutes_compared_total"] == "60"
+    assert found["ec_sync_seconds_repaired_total"] == "3"
+    assert found["ec_sync_minutes_unresolved"] == "2"
+    assert 'ec_worker_up{worker="receiver-3"}' not in found
+
+
+def test_a_database_that_does_not_answer_leaves_the_figures_and_shows_not_writable() -> None:
+    found = lines(snapshot(receiver(0, 1, stored=1), database=DatabaseState(error="away")))
+    assert found["ec_batches_stored_total"] == "1"
+    assert found["ec_storage_writable"] == "0"
+    assert "ec_storage_free_bytes" not in found
+
+
+def test_names_in_the_alerts_and_the_dashboard_exist() -> None:
+    """Whoever renames a figure must change what watches it."""
+    text = exposition(snapshot(receiver(0)), "1").decode()
+    known = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    deploy = Path(__file__).parents[2] / "deploy"
+    used = set()
+    for file in (deploy / "alerts.yml", deploy / "grafana-dashboard.json"):
+        used |= set(re.findall(r"\bec_[a-z_]+", file.read_text("utf-8")))
+    assert used
+    assert used <= known
