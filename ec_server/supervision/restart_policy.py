@@ -41,7 +41,9 @@ class Limits:
     silent_s: float = 10.0
     """For a sign of life from a process that has been ready."""
     boot_s: float = 30.0
-    """For a process to become ready."""
+    """For a process to become ready, or to say what it waits for."""
+    asleep_s: float = 3.0
+    """A gap in the supervisor's own loop that long means that it did not run meanwhile."""
     stop_s: float = 25.0
     """For everything to end after a stop was asked for; what is left is killed."""
     receivers_stop_s: float = 18.0
@@ -91,16 +93,17 @@ def cannot_boot(history: RestartHistory, exit_code: int) -> bool:
     return exit_code in REFUSALS or history.failed_boots >= BOOTS_AT_START
 
 
-def why_hung(state: str, alive_s: float, silent_s: float, limits: Limits) -> str | None:
+def why_hung(state: str, reason: str, alive_s: float, silent_s: float, limits: Limits) -> str | None:
     """Why a live process counts as hung; None where it does not.
 
-    ``state`` is the one on its page, ``alive_s`` the time since its start, ``silent_s`` since its
-    last heartbeat.
+    ``state`` and ``reason`` are those on its page, ``alive_s`` the time since its start,
+    ``silent_s`` since its last heartbeat. A process that is starting, says what it waits for and
+    goes on answering may wait for as long as it takes: the database may be away.
     """
-    if state == "starting":
-        late = alive_s > limits.boot_s
-        return f"is not ready {alive_s:.0f} s after its start (limit {limits.boot_s:g} s)" if late else None
-    if silent_s > limits.silent_s:
+    waits = state == "starting" and reason and silent_s <= limits.silent_s
+    if state == "starting" and alive_s > limits.boot_s and not waits:
+        return f"is not ready {alive_s:.0f} s after its start (limit {limits.boot_s:g} s)"
+    if state != "starting" and silent_s > limits.silent_s:
         return f"has not answered for {silent_s:.1f} s (limit {limits.silent_s:g} s)"
     return None
 

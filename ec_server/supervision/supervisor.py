@@ -38,8 +38,6 @@ TICK_S = 0.5
 """How often the pages are looked at while nothing happens; a death or a signal is seen at once."""
 BOOT_TICK_S = 0.02
 """The same while a worker is on its way to being ready."""
-ASLEEP_S = 3.0
-"""A gap of the loop that long means that the supervisor itself did not run."""
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +121,7 @@ class Supervisor:
     # --- one look -------------------------------------------------------------------------
 
     def _note_gap(self, now: float) -> None:
-        if now - self._last_look > ASLEEP_S:
+        if now - self._last_look > self._limits.asleep_s:
             _log.warning("did not run for %.1f s: every worker's time begins anew", now - self._last_look)
             self._awake_since = now
         self._last_look = now
@@ -152,12 +150,13 @@ class Supervisor:
             child = worker.child
             if child is None or child.killed:
                 continue
-            state, _ = worker.look_at_page()
+            state, reason = worker.look_at_page()
             if state in {"ready", "degraded"}:
                 self._note_ready(worker, child, now)
             awake_s = now - self._awake_since
             hung = why_hung(
                 state,
+                reason,
                 min(now - child.started_s, awake_s),
                 min(worker.page.silent_for_s(), awake_s),
                 self._limits,

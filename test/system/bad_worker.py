@@ -107,6 +107,15 @@ def never_ready_once() -> None:
     never_ready() if earlier_boots() == 0 else good()
 
 
+def wait_for_the_database() -> None:
+    worker = Worker()
+    worker.page.set_state("starting", "the database is away")
+    worker.work(1.0)
+    worker.ready()
+    worker.work()
+    worker.end()
+
+
 def crash_at_once() -> None:
     os._exit(1)
 
