@@ -120,7 +120,7 @@ def _tcp_ports(settings: Settings) -> list[tuple[str, str, int]]:
         ("sip.port", settings.sip_bind, settings.sip_port, "tcp" in settings.sip_transports),
         ("sip.tls_port", settings.sip_bind, settings.sip_tls_port, "tls" in settings.sip_transports),
         ("sync.port", settings.sync_ip, settings.sync_port, True),
-        ("status.port", settings.status_ip, settings.status_port, settings.status_port != 0),
+        ("status.port", settings.status_ip, settings.status_port, True),
     ]
     return [(key, address, port) for key, address, port, used in listeners if used]
 

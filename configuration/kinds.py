@@ -7,7 +7,6 @@ or raises ValueError, with a reason where the description alone would not show w
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 from collections.abc import Callable
@@ -64,7 +63,7 @@ def number(low: float, high: float) -> Kind:
         if not _NUMBER.fullmatch(text):
             raise ValueError
         value = float(text)
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:
             raise ValueError
         return value
 

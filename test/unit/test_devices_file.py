@@ -113,6 +113,7 @@ def test_keys_are_in_no_repr_and_no_fault(file) -> None:
         ("name=x\n", ":1: name stands before the first [device id]"),
         ("[m]\nkey=\n", ":2: [m] key = '***' (0 characters); allowed: exactly 64 hex digits"),
         (f"[m]\nkey={KEY[:-1]}\n", ":2: [m] key = '***' (63 characters); allowed: exactly 64 hex digits"),
+        (f"[m]\nkey={KEY}00\n", ":2: [m] key = '***' (66 characters); allowed: exactly 64 hex digits"),
         (f"[m]\nkey={KEY[:-1]}g\n", "allowed: exactly 64 hex digits"),
         (
             "[m]\nNetworks=10.0.0.0/8\n",
