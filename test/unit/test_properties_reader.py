@@ -67,6 +67,8 @@ class TestWhatIsTaken:
     def test_the_originals_file_as_printed_is_a_valid_configuration(self, file, indent, newline) -> None:
         text = "".join(indent + line + newline for line in AS_PRINTED.splitlines())
         assert read_settings(file(text), {}) == Settings()
+        changed = text.replace("34567", "5070").replace("27979", "5071")
+        assert read_settings(file(changed), {}) == Settings(sip_port=5070, sync_port=5071)
 
     def test_a_growing_indent_does_not_join_lines(self, file) -> None:
         found = read_settings(file("[SIP]\n sip.port=5000\n   sip.public_addr=192.0.2.1\n"), {})
@@ -145,7 +147,7 @@ class TestTheEnvironment:
             ("EC_CASSANDRA_PASWORD", "the nearest is EC_CASSANDRA_PASSWORD"),
             ("EC_CASANDRA_HOST", "the nearest is EC_CASSANDRA_HOST"),
             ("EC_sip_port", "the nearest is EC_SIP_PORT"),
-            ("EC_STORAGE_Q", "EC_STORAGE_Q is no key of this server"),
+            ("EC_STORAGE_ZZZZZZZZZZ", "EC_STORAGE_ZZZZZZZZZZ is no key of this server"),
         ],
     )
     def test_a_variable_that_looks_like_a_key_must_be_one(self, name, said) -> None:
@@ -156,7 +158,7 @@ class TestTheEnvironment:
     def test_other_variables_are_let_be(self) -> None:
         environ = {
             "EC_SUPERVISED": "1",
-            "EC_TEST_CASSANDRA": "x:1",
+            "EC_TEST_SIP_PORT": "x:1",
             "EC_OTHER": "",
             "PATH": "",
             "SIP_PORT": "x",
@@ -379,7 +381,9 @@ class TestCheckConfig:
         (warning,) = warnings(Settings(sip_bind="0.0.0.0"))
         assert "every device is let in" in warning
         assert "SIP on 0.0.0.0" in warning
-        assert "warning: every device" in check(None, {"EC_SYNC_IP": "::"})[1]
+        (warning,) = warnings(Settings(sync_ip="::"))
+        assert "synchronization on ::" in warning
+        assert check(None, {"EC_SYNC_IP": "::"})[1].endswith(f"\nwarning: {warning}")
 
     def test_a_device_without_key_is_warned_of_where_synchronization_is_open(self, tmp_path) -> None:
         path = tmp_path / "devices.ini"
