@@ -91,7 +91,7 @@ class LocalStore:
         """
         if self._recorder is None:
             self.begin(second)
-        assert self._recorder is not None  # noqa: S101 -- begin() made it
+        assert self._recorder is not None
         counted = checksum_util.second_digest(text)
         digest = None if counted is None else Digest(*counted)
         if digest is not None and self._recorder.append(second, digest, text):
