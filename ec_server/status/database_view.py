@@ -12,6 +12,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import queue
 import threading
 import time
@@ -21,6 +23,9 @@ from dataclasses import dataclass
 from ec_server.errors import EcServerError
 from ec_server.model import DeviceRecord
 from ec_server.storage.contract import StorageHealth, Store
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,10 @@ class DatabaseView:
             try:
                 store = store or self._open_store()
                 state = DatabaseState(tuple(store.devices()), store.health())
-            except (EcServerError, OSError) as error:
+            except Exception as error:
+                # Whatever it is, the thread must live: pages that wait for it would get no reason.
+                if not isinstance(error, EcServerError):
+                    _log.exception("asking the database")
                 _close(store)
                 store, state = None, DatabaseState(error=str(error) or type(error).__name__)
             loop.call_soon_threadsafe(_answer, answer, state)
@@ -97,8 +105,6 @@ def _answer(future: asyncio.Future[DatabaseState], state: DatabaseState) -> None
 
 
 def _close(store: Store | None) -> None:
-    try:
+    with contextlib.suppress(Exception):  # it failed already; the next question opens it anew
         if store:
             store.close()
-    except (EcServerError, OSError):
-        pass  # it failed already; what matters is that the next question opens it anew

@@ -18,9 +18,10 @@ import re
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from ec_server.errors import PermanentStorageError, RetryableStorageError
 from ec_server.model import (
@@ -45,6 +46,7 @@ _DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
 _OPEN_DAYS = 32
 _SETTLED_AFTER_S = 60.0
 
+_T = TypeVar("_T")
 _Notable = list[tuple[str, int, str | None, int, int]]
 
 
@@ -190,48 +192,50 @@ class SqliteStore(Store):
 
     # --- reading --------------------------------------------------------------------------
 
-    def _each_day(self, start: int, stop: int) -> Iterator[tuple[DayFile, int, int]]:
-        """The files of ``[start, stop)`` with the part of it that is theirs."""
+    def _of_days(
+        self, start: int, stop: int, read: Callable[[DayFile, int, int], Iterable[_T]]
+    ) -> Iterator[_T]:
+        """What ``read`` finds in each file of ``[start, stop)``, given the part of it that is the file's."""
         for day in self._days_in(start, stop):
             with translated("reading", self._path(day)):
-                yield self._day(day), max(start, day), min(stop, day + DAY_S)
+                yield from read(self._day(day), max(start, day), min(stop, day + DAY_S))
 
     def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
         """See the contract."""
-        for file, first, last in self._each_day(start, stop):
-            yield from file.rows(device_id, first, last)
+        return self._of_days(start, stop, lambda file, first, last: file.rows(device_id, first, last))
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
-        for file, first, last in self._each_day(second, second + 1):
-            for _, text in file.texts(device_id, first, last):
-                return text
-        return ""
+        texts = self._of_days(second, second + 1, lambda file, a, b: file.texts(device_id, a, b))
+        return next((text for _, text in texts), "")
 
     def second_digests(
         self, device_id: str, minute: int, *, from_rows: bool = False
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
-        found = []
-        for file, first, _ in self._each_day(minute, minute + 60):
-            found += file.second_digests(device_id, first, from_rows=from_rows)
-        return found
+        return list(
+            self._of_days(
+                minute,
+                minute + 60,
+                lambda file, first, _: file.second_digests(device_id, first, from_rows=from_rows),
+            )
+        )
 
     def minute_digests(
         self, device_id: str, start: int, stop: int, *, from_rows: bool = False
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
-        found = []
-        for file, first, last in self._each_day(start, stop):
-            found += file.minute_digests(device_id, first, last, from_rows=from_rows)
-        return found
+        return list(
+            self._of_days(
+                start,
+                stop,
+                lambda file, first, last: file.minute_digests(device_id, first, last, from_rows=from_rows),
+            )
+        )
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
         """See the contract."""
-        found = []
-        for file, first, last in self._each_day(start, stop):
-            found += file.row_counts(device_id, first, last)
-        return found
+        return list(self._of_days(start, stop, lambda file, a, b: file.row_counts(device_id, a, b)))
 
     # --- proof ----------------------------------------------------------------------------
 
@@ -306,8 +310,7 @@ class SqliteStore(Store):
         pending = ranges.subtract([(start, stop)], verified + empty)
         final: list[int] = []
         for first, last in pending:
-            for file, a, b in self._each_day(first, last):
-                final += file.final_minutes(device_id, a, b)
+            final += self._of_days(first, last, lambda file, a, b: file.final_minutes(device_id, a, b))
         unproven = ranges.subtract(pending, ranges.of_minutes(final))
         opened = [
             minute
@@ -351,9 +354,7 @@ class SqliteStore(Store):
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
-        found: list[MinuteRecord] = []
-        for file, first, last in self._each_day(start, stop):
-            found += file.minutes(device_id, first, last)
+        found = list(self._of_days(start, stop, lambda file, a, b: file.minutes(device_id, a, b)))
         if self._has_progress():
             with translated("reading", self._folder / "progress.db"):
                 empty = ranges.clip(self._progress_file().empty_ranges(device_id), start, stop)
@@ -369,10 +370,7 @@ class SqliteStore(Store):
 
     def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
         """See the contract."""
-        found: list[tuple[str, int]] = []
-        for file, _, _ in self._each_day(0, before):
-            found += file.unsealed(before)
-        return found
+        return list(self._of_days(0, before, lambda file, _first, _last: file.unsealed(before)))
 
     def remove_before(self, day: int) -> list[str]:
         """See the contract."""
