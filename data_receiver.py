@@ -226,10 +226,13 @@ def sip_options(settings: Settings, number: int) -> SipOptions:
 
 
 def writer_settings(settings: Settings, number: int) -> WriterSettings:
-    """What the configuration says of committing."""
+    """What the configuration says of committing. What retention would remove at once is not taken."""
+    max_back_days = settings.ingest_max_back_days
+    if settings.storage_retention_days:
+        max_back_days = min(max_back_days, settings.storage_retention_days)
     limits = message_body.Limits(
         int(settings.ingest_max_ahead_days * DAY_S),
-        int(settings.ingest_max_back_days * DAY_S),
+        int(max_back_days * DAY_S),
         settings.ingest_max_samples,
     )
     return WriterSettings(

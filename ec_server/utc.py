@@ -82,7 +82,12 @@ def parse_ec(ec_date_text: str, ec_time_text: str) -> int:
 def iso(moment_us: int) -> str:
     """ISO-8601 UTC text with microseconds of an epoch moment in microseconds."""
     second, microsecond = divmod(moment_us, 1_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{microsecond:06d}+00:00"
+    return f"{_iso_second(second)}.{microsecond:06d}+00:00"
+
+
+@lru_cache(maxsize=1024)
+def _iso_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def parse_iso(text: str) -> int:

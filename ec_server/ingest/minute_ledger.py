@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from ec_server.model import Batch, Digest
@@ -88,9 +88,8 @@ class _OpenMinute:
         self._in_progress: dict[int, _SecondHash] = {}
         self._over: dict[int, Digest | None] = {}
 
-    def add(self, batch: Batch) -> None:
-        """One more committed batch of this minute."""
-        second = batch.second
+    def add(self, second: int, batches: Sequence[Batch]) -> None:
+        """More committed batches of one of the minute's seconds."""
         if second > self._newest:
             self._newest = second
             for old in [s for s in self._in_progress if s < second - _LINGER_S]:
@@ -101,7 +100,8 @@ class _OpenMinute:
                 self._over[second] = None
                 return
             state = self._in_progress[second] = _SecondHash()
-        state.add(batch)
+        for batch in batches:
+            state.add(batch)
 
     def finished(self) -> FinishedMinute:
         """What is known of the minute; ends it."""
@@ -141,18 +141,18 @@ class MinuteLedger:
         finished: list[FinishedMinute] = []
         for device_id, minute in opened:
             self._begin(device_id, minute)
-        devices = self._devices
+        by_second: dict[tuple[str, int], list[Batch]] = {}
         for batch in batches:
-            minutes = devices.get(batch.device_id)
-            if minutes is None:
-                continue
-            minute = minute_of(batch.second)
-            entry = minutes.get(minute)
-            if entry is not None:
-                entry.add(batch)
+            by_second.setdefault((batch.device_id, batch.second), []).append(batch)
+        for (device_id, second), of_second in by_second.items():
+            minutes = self._devices.get(device_id)
+            minute = minute_of(second)
+            entry = minutes.get(minute) if minutes else None
+            if minutes and entry is not None:
+                entry.add(second, of_second)
                 entry.touched_s = now_s
-                if len(minutes) > 1 and batch.second - minute >= _LINGER_S:
-                    finished += self._end(batch.device_id, [m for m in minutes if m < minute])
+                if len(minutes) > 1 and second - minute >= _LINGER_S:
+                    finished += self._end(device_id, [m for m in minutes if m < minute])
         return finished
 
     def idle(self, now_s: float) -> list[FinishedMinute]:

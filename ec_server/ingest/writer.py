@@ -20,13 +20,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from ec_server.errors import PermanentStorageError, StorageError
 from ec_server.ingest.intake_queue import IntakeQueue
 from ec_server.ingest.live_figures import LiveFigures
-from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.message_body import Limits
+from ec_server.ingest.message_group import GroupParser
 from ec_server.ingest.minute_ledger import MinuteLedger
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.log import RateLimit
@@ -34,7 +34,7 @@ from ec_server.model import Batch, CommitMark, RawMessage, Rejection, RejectReas
 from ec_server.status.figures import REJECTED
 from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import FinishedMinute, Store
-from ec_server.utc import day_of
+from ec_server.utc import DAY_S, day_of
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ class Writer:
         self._quarantine = quarantine
         self._on_trouble = on_trouble
         self._trouble = ""
+        self._parser = GroupParser(settings.limits)
         self._ledger = MinuteLedger()
         self._live = LiveFigures(settings.run_folder / f"{settings.worker}.devices.json", time.monotonic())
         self._log_limit = RateLimit()
@@ -119,22 +120,20 @@ class Writer:
     def _handle(self, messages: Sequence[RawMessage], now_s: float) -> None:
         batches: list[Batch] = []
         rejected: Counter[str] = Counter()
-        limits, wall_s = self._settings.limits, int(time.time())
-        for message in messages:
-            found = parse(message.body, limits, wall_s, cut=message.cut)
+        for message, found in zip(messages, self._parser.parse(messages, int(time.time()))):
             if isinstance(found, Batch):
                 refusal = self._admits(found.device_id, message)
                 if refusal is None:
                     batches.append(found)
-                    continue
-                found = refusal
-            rejected[REJECTED[found.reason]] += 1
-            self._report(message, found, rejected)
+            else:
+                refusal = found
+            if refusal is not None:
+                rejected[REJECTED[refusal.reason]] += 1
+                self._report(message, refusal, rejected)
         if rejected:
             self._page.apply(rejected)
-        batches.sort(key=_day)
-        for day, of_day in groupby(batches, key=_day):
-            self._commit(day, list(of_day), now_s)
+        for day, of_day in _by_day(batches):
+            self._commit(day, of_day, now_s)
 
     def _report(self, message: RawMessage, rejection: Rejection, counts: Counter[str]) -> None:
         reason = rejection.reason
@@ -242,5 +241,9 @@ class Writer:
             self.tick_s = time.monotonic()
 
 
-def _day(batch: Batch) -> int:
-    return day_of(batch.second)
+def _by_day(batches: list[Batch]) -> list[tuple[int, list[Batch]]]:
+    """The batches of each UTC day, in their order; nearly always there is one."""
+    days = {second - second % DAY_S for second in {batch.second for batch in batches}}
+    if len(days) == 1:
+        return [(days.pop(), batches)]
+    return [(day, [b for b in batches if day_of(b.second) == day]) for day in sorted(days)]

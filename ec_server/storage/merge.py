@@ -38,7 +38,10 @@ def batch_of(device_id: str, second: int, values: str) -> Batch:
 
 def single_day(batches: Sequence[Batch]) -> int | None:
     """The UTC day of all the batches, None for none. Raises ValueError where they differ."""
-    days = {day_of(batch.second) for batch in batches}
-    if len(days) > 1:
-        raise ValueError(f"one write call takes batches of one UTC day, not of {len(days)}")
-    return days.pop() if days else None
+    if not batches:
+        return None
+    seconds = [batch.second for batch in batches]
+    first, last = day_of(min(seconds)), day_of(max(seconds))
+    if first != last:
+        raise ValueError("one write call takes batches of one UTC day, not of several")
+    return first

@@ -157,22 +157,26 @@ class DayFile:
     ) -> frozenset[tuple[str, int]]:
         """Count each minute's rows, and take away its digests where it is not all this writer's."""
         sums: dict[tuple[str, int], list[int]] = {}
-        seconds: dict[tuple[str, int], set[int]] = {}
         for batch, (changed, rows, samples) in zip(batches, effects):
             if changed:
-                key = (batch.device_id, minute_of(batch.second))
-                total = sums.setdefault(key, [0, 0])
-                total[0] += rows
-                total[1] += samples
-                seconds.setdefault(key, set()).add(batch.second)
+                total = sums.get((batch.device_id, batch.second))
+                if total is None:
+                    sums[batch.device_id, batch.second] = [rows, samples]
+                else:
+                    total[0] += rows
+                    total[1] += samples
+        minutes: dict[tuple[str, int], list[int]] = {}
+        for device_id, second in sums:
+            minutes.setdefault((device_id, minute_of(second)), []).append(second)
         opened = set()
-        for (device_id, minute), total in sums.items():
-            at = (device_id, ec_time(minute), self._writer, *total)
+        for (device_id, minute), seconds in minutes.items():
+            rows, samples = map(sum, zip(*[sums[device_id, second] for second in seconds]))
+            at = (device_id, ec_time(minute), self._writer, rows, samples)
             writer, version = the_row(cursor.execute(_TOUCH, at))
             if version == 1:
                 opened.add((device_id, minute))
             elif writer != self._writer:
-                self._forget_digests(cursor, device_id, minute, seconds[device_id, minute])
+                self._forget_digests(cursor, device_id, minute, seconds)
         return frozenset(opened)
 
     def _forget_digests(

@@ -1,0 +1,109 @@
+"""A group of messages parses as its messages do, one by one."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ec_server.ingest import message_group
+from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.message_group import GroupParser
+from ec_server.model import Batch, RawMessage
+
+NOW = 1_772_366_400
+LIMITS = Limits(86_400, 86_400, 50)
+
+
+def raw(body: bytes) -> RawMessage:
+    return RawMessage(body, "127.0.0.1:5060", 0)
+
+
+def check(bodies: list[bytes], parser: GroupParser | None = None) -> list[object]:
+    parser = parser or GroupParser(LIMITS)
+    found = parser.parse([raw(b) for b in bodies], NOW)
+    assert found == [parse(b, LIMITS, NOW) for b in bodies]
+    return list(found)
+
+
+def knowing(*devices: str) -> GroupParser:
+    """A parser that has seen these devices, so that it takes the short way at once."""
+    parser = GroupParser(LIMITS)
+    parser.parse([raw(f"{d}|{NOW}|000000,1||".encode()) for d in devices], NOW)
+    return parser
+
+
+GOOD = f"m|{NOW}|" + ";".join(f"{us:06d},{us}.25" for us in range(0, 900, 20)) + "||"
+
+
+def test_good_messages_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = knowing("m")
+    asked: list[bytes] = []
+    monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: asked.append(body))
+    bodies = [GOOD.replace(str(NOW), str(NOW + i)).encode() for i in range(20)]
+    assert all(isinstance(b, Batch) for b in parser.parse([raw(b) for b in bodies], NOW))
+    assert asked == []
+
+
+ODD = [
+    b"", b"|", b"||", b"m|1||", b"m|%d|||" % NOW, b"m|%d|000000,||" % NOW, b"m|%d|000000||" % NOW,
+    b"m|%d|00000,1||" % NOW, b"m|%d|0000000,1||" % NOW, b"m|%d|000000,1;||" % NOW,
+    b"m|%d|;000000,1||" % NOW, b"m|%d|000000,1;;000001,1||" % NOW, b"m|%d|000000,1;000000,1||" % NOW,
+    b"m|%d|000001,1;000000,1||" % NOW, b"m|%d|000000,1.||" % NOW, b"m|%d|000000,.5||" % NOW,
+    b"m|%d|000000,1.2.3||" % NOW, b"m|%d|000000,--1||" % NOW, b"m|%d|000000,1-||" % NOW,
+    b"m|%d|000000,1-2||" % NOW, b"m|%d|000000,-.5||" % NOW, b"m|%d|000000,+||" % NOW,
+    b"m|%d|000000,1,2||" % NOW, b"m|%d|000000,1e5||" % NOW, b"m|%d|000000,1e999||" % NOW,
+    b"m|%d|000000,nan||" % NOW, b"m|%d|000000, 1||" % NOW, b"m|%d|000000,1|000001,1||" % NOW,
+    b"m|%d|000000,%s||" % (NOW, b"9" * 400), b"m|%d|000000,1\xff||" % NOW, b"m|%d|000000,1\x00||" % NOW,
+    b"m|%d|000000,1" % NOW, b"m|%d|000000,1|" % NOW, b"m|%d|000000,1|| \r\n" % NOW,
+    b"m|+%d|000000,1||" % NOW, b"m|%d|000000,1||" % (NOW + 90_000), b"m|%d|000000,1||" % (NOW - 90_000),
+    b"m|0%d|000000,1||" % NOW, b"m|%d |000000,1||" % NOW, b"m/|%d|000000,1||" % NOW,
+    b"n|%d|000000,1||" % NOW, "m|\u0661|000000,1||".encode(),
+    b"m|%d|" % NOW + b";".join(b"%06d,1" % i for i in range(51)) + b"||",
+    b"m|%d|" % NOW + b";".join(struct.pack("<if", i, 0.1) for i in range(44)) + b"||",
+    b"m|%d|" % NOW + struct.pack("<if", 0x2C303030, 1.0) + b"||",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_message_changes_nothing_for_its_neighbours(odd: bytes) -> None:
+    good = GOOD.encode()
+    check([good, odd] * 8, knowing("m"))
+    check([odd] * 16, knowing("m"))
+    check([good] * 8 + [odd], knowing("m"))
+    check([odd] + [good] * 8, knowing("m"))
+
+
+def test_all_odd_messages_together() -> None:
+    check(ODD, knowing("m"))
+
+
+numbers = st.one_of(
+    st.from_regex(rb"[+-]?[0-9]{1,8}(\.[0-9]{1,8})?", fullmatch=True),
+    st.from_regex(rb"[0-9+\-.eE,;|]{0,6}", fullmatch=True),
+)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    us = sorted(draw(st.lists(st.integers(0, 999_999), min_size=1, max_size=6, unique=draw(st.booleans()))))
+    samples = b";".join(b"%06d,%s" % (u, draw(numbers)) for u in us)
+    body = b"m|%d|%s||" % (NOW + draw(st.integers(-2, 2)), samples)
+    if draw(st.integers(0, 3)) == 0:
+        at = draw(st.integers(0, len(body) - 1))
+        body = body[:at] + draw(st.binary(max_size=2)) + body[at + draw(st.integers(0, 2)) :]
+    return body
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(bodies(), st.just(GOOD.encode())), min_size=8, max_size=14))
+def test_any_group_parses_as_its_messages(group: list[bytes]) -> None:
+    check(group, knowing("m"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.binary(max_size=60), min_size=8, max_size=10))
+def test_rubbish_never_raises(group: list[bytes]) -> None:
+    check([b"m|%d|000000,%s||" % (NOW, g) for g in group] + group, knowing("m"))
