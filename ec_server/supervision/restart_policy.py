@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
-LONGEST_PAUSE_AFTER_READY_S = 0.3
+LONGEST_PAUSE_AFTER_READY_S = 0.2
 STABLE_S = 3.0
 RESTARTS_AT_ONCE = 3
 """Short lives in a row that are forgiven before a pause begins."""
