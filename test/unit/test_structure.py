@@ -1,0 +1,92 @@
+"""Imports go one way; the table below is the one in docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PURE = {"ec_server.errors", "ec_server.utc", "ec_server.model", "ec_server.log"}
+BELOW_ALL = {*PURE, "utilities", "configuration"}
+
+# What each part may import of ours, besides itself and BELOW_ALL.
+MAY_IMPORT: dict[str, set[str]] = {
+    "configuration": set(),
+    "utilities": set(),
+    "ec_server/storage": {"ec_server.ingest.spool"},
+    "ec_server/ingest": {
+        "ec_server.storage",
+        "ec_server.status.figures",
+        "ec_server.status.worker_page",
+    },
+    "ec_server/synchronization": {"ec_server.storage", "ec_server.ingest.message_body"},
+    "ec_server/status": {"ec_server.storage"},
+    "ec_server/supervision": {
+        "ec_server.status.figures",
+        "ec_server.status.worker_page",
+        "ec_server.storage",
+    },
+}
+OWN = ("ec_server", "configuration", "utilities", "reference_client", "reference_cluster", "benchmarks")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(module: str, places: set[str]) -> bool:
+    return any(module == p or module.startswith(p + ".") for p in places)
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_go_one_way(part: str) -> None:
+    allowed = MAY_IMPORT[part] | BELOW_ALL | {part.replace("/", ".")}
+    if part in ("configuration", "utilities"):
+        allowed = PURE | {part}
+    parents = {"ec_server"} | {m.rsplit(".", 1)[0] for m in allowed if "." in m}
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (ROOT / part).rglob("*.py")
+        for module in imports(path)
+        if module.split(".")[0] in OWN and not is_within(module, allowed) and module not in parents
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("pjsua2", {"utilities/sip_config.py", "utilities/sip_client.py"}),
+        ("cassandra", {"utilities/cassandra_util.py"}),
+        ("apsw", {"ec_server", "reference_client"}),
+    ],
+)
+def test_a_library_is_imported_where_the_architecture_says(library: str, home: set[str]) -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in OWN[:4]
+        for path in (ROOT / folder).rglob("*.py")
+        for module in imports(path)
+        if module.split(".")[0] == library
+    }
+    assert {f for f in found if not any(f == h or f.startswith(h + "/") for h in home)} == set()
+
+
+def test_no_file_is_a_drawer() -> None:
+    drawers = {"helper", "helpers", "common", "misc", "manager", "base", "util", "utils"}
+    files = [p for folder in OWN for p in (ROOT / folder).rglob("*.py")]
+    assert [str(p) for p in files if drawers & set(p.stem.split("_"))] == []
+
+
+def test_every_module_says_its_job() -> None:
+    files = [p for folder in OWN for p in (ROOT / folder).rglob("*.py")]
+    assert [str(p) for p in files if not ast.get_docstring(ast.parse(p.read_text("utf-8")))] == []
