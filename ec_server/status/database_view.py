@@ -24,7 +24,6 @@ from ec_server.errors import EcServerError
 from ec_server.model import DeviceRecord
 from ec_server.storage.contract import StorageHealth, Store
 
-
 _log = logging.getLogger(__name__)
 
 
