@@ -1,6 +1,6 @@
 """The SIP stack (PJSUA2) as one receiver uses it: transports, account, presence, registration.
 
-The only import of pjsua2. Rules:
+The only import of pjsua2 in the server. Rules:
 
 1. One thread creates, polls and destroys the endpoint, and every callback runs in it, within ``poll``.
 2. An exception that leaves a callback ends the process: each callback catches everything.
@@ -385,16 +385,22 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(pj._pjsua2.__file__)
 
 
-def _tune() -> None:
-    """Set what PJSUA2 has no setting for; see the module's text."""
+def raise_timer_limit() -> None:
+    """Let a poll handle all expired timers; see the module's text. After ``libStart``, once."""
     library = _library()
     library.pjsua_get_pjsip_endpt.restype = ctypes.c_void_p
     library.pjsip_endpt_get_timer_heap.restype = ctypes.c_void_p
     library.pjsip_endpt_get_timer_heap.argtypes = [ctypes.c_void_p]
     library.pj_timer_heap_set_max_timed_out_per_poll.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-    library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
     heap = library.pjsip_endpt_get_timer_heap(library.pjsua_get_pjsip_endpt())
     library.pj_timer_heap_set_max_timed_out_per_poll(heap, _EXPIRED_TIMERS_A_POLL)
+
+
+def _tune() -> None:
+    """Set what PJSUA2 has no setting for; see the module's text."""
+    raise_timer_limit()
+    library = _library()
+    library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
     library.pjsip_tsx_set_timers(0, 0, 0, _TIMER_J_MS)
 
 
