@@ -1,0 +1,175 @@
+"""Each competitor measured once, alone on the machine but for its load generator, with data of its own.
+
+Stored batches a second are counted from the first message sent to the last row committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from benchmarks.effort import Effort
+from benchmarks.measured_program import (
+    PYTHON,
+    MeasuredProgram,
+    answers,
+    free_port,
+)
+from benchmarks.mosquitto import MosquittoPair
+from benchmarks.mqtt_publisher import publish
+from benchmarks.outcome import Value
+from benchmarks.stored_rows import Sent, count_rows
+from benchmarks.storing_program import StoringProgram, this_server
+from reference_client.load_generator import LoadReport, run_load
+from reference_client.load_plan import LoadPlan
+
+WARM_UP_MESSAGES = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One measurement of one competitor."""
+
+    competitor: str
+    messages: int
+    per_second: float
+    """Messages stored a second; of the bare callback, answered."""
+    samples_per_second: float
+    generator_us: float
+    """The load generator's processor time a message."""
+    cpu_us: Mapping[str, float]
+    """Each program's processor time a message."""
+    peak_mb: Mapping[str, float]
+    faults: tuple[str, ...] = ()
+    figures: Mapping[str, int] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Value]:
+        """For the table."""
+        return {
+            "competitor": self.competitor,
+            "messages/s": self.per_second,
+            "samples/s": self.samples_per_second,
+            "its CPU µs/message": sum(self.cpu_us.values()),
+            "its peak MB": sum(self.peak_mb.values()),
+            "generator CPU µs/message": self.generator_us,
+        }
+
+
+Competitor = Callable[[Effort, LoadPlan], Measured]
+"""Measures with a plan like the one given, sized to ``effort.seconds``."""
+
+
+def bare_callback(effort: Effort, plan: LoadPlan) -> Measured:
+    """The SIP stack with an empty callback."""
+    port = free_port()
+    with effort.fresh_folder() as folder:
+        command = [PYTHON, "-m", "benchmarks.bare_callback", str(port)]
+        with MeasuredProgram("the bare callback", command, folder / "program.log") as program:
+            program.wait_until(lambda: "ready" in program.said() and answers(port))
+            warm = run_load(renewed(plan, port=port, messages=WARM_UP_MESSAGES))
+            before = program.usage()
+            chosen = renewed(plan, port=port, messages=int(warm.per_second * effort.seconds))
+            report = run_load(chosen)
+            used = program.usage()
+    return Measured(
+        "bare callback",
+        report.messages,
+        report.per_second,
+        report.per_second * samples_a_message(plan),
+        report.cpu_us_per_message,
+        {"callback": 1e6 * (used.cpu_s - before.cpu_s) / report.messages},
+        {"callback": used.peak_mb},
+        not_answered("bare callback", report),
+    )
+
+
+def server_with(name: str, options: Mapping[str, str]) -> Competitor:
+    """One receiver of this server, alone, configured by ``options``."""
+
+    def measure(effort: Effort, plan: LoadPlan) -> Measured:
+        with effort.fresh_folder() as folder:
+            program, port = this_server(folder, options=options)
+            with program:
+                warm, warm_sent, warm_s = offer(program, renewed(plan, port=port, messages=WARM_UP_MESSAGES))
+                before = program.usage()
+                messages = int(effort.seconds * warm.answered / warm_s)
+                report, sent, elapsed_s = offer(program, renewed(plan, port=port, messages=messages))
+                used, figures = program.usage(), program.figures()
+            rows = count_rows(program.storage, [warm_sent, sent])
+        return Measured(
+            name,
+            report.messages,
+            report.answered / elapsed_s,
+            samples_a_message(plan) * report.answered / elapsed_s,
+            report.cpu_us_per_message,
+            {"receiver": 1e6 * (used.cpu_s - before.cpu_s) / report.messages},
+            {"receiver": used.peak_mb},
+            (*not_answered(name, warm), *not_answered(name, report), *in_words(name, rows.faults())),
+            figures,
+        )
+
+    return measure
+
+
+def mosquitto(effort: Effort, plan: LoadPlan) -> Measured:
+    """Mosquitto and a paho subscriber with the same writer."""
+    name = "mosquitto and paho"
+    with effort.fresh_folder() as folder, ExitStack() as stack:
+        pair = stack.enter_context(MosquittoPair(folder))
+        warm_plan = renewed(plan, port=pair.port, messages=WARM_UP_MESSAGES)
+        began = publish(warm_plan).began
+        warm_s = pair.subscriber.wait_until_settled(WARM_UP_MESSAGES) - began
+        before = pair.usage()
+        messages = int(effort.seconds * WARM_UP_MESSAGES / warm_s)
+        chosen = renewed(plan, port=pair.port, messages=messages)
+        report = publish(chosen)
+        elapsed_s = pair.subscriber.wait_until_settled(WARM_UP_MESSAGES + messages) - report.began
+        used, figures = pair.usage(), pair.subscriber.figures()
+        stack.close()
+        rows = count_rows(pair.subscriber.storage, [Sent(warm_plan), Sent(chosen)])
+    return Measured(
+        name,
+        messages,
+        messages / elapsed_s,
+        samples_a_message(plan) * messages / elapsed_s,
+        1e6 * report.cpu_s / messages,
+        {part: 1e6 * (used[part].cpu_s - before[part].cpu_s) / messages for part in used},
+        {part: usage.peak_mb for part, usage in used.items()},
+        in_words(name, rows.faults()),
+        figures,
+    )
+
+
+def offer(program: StoringProgram, plan: LoadPlan) -> tuple[LoadReport, Sent, float]:
+    """Send a plan; what came of it, and the seconds until the last of it was committed."""
+    received_before = program.figure("received")
+    began = time.monotonic()
+    report = run_load(plan)
+    took_s = time.monotonic() - began
+    settled = program.wait_until_settled(received_before + report.answered)
+    return report, Sent(plan, report.unanswered), settled - began - (took_s - report.elapsed_s)
+
+
+def renewed(plan: LoadPlan, *, port: int, messages: int) -> LoadPlan:
+    """The same kind of load for another server, with devices that never sent before."""
+    fresh = LoadPlan()
+    return replace(plan, port=port, messages=max(messages, 1000), prefix=fresh.prefix, start=fresh.start)
+
+
+def samples_a_message(plan: LoadPlan) -> float:
+    """On average; the last message of a second may be shorter."""
+    return 44_000 / plan.messages_per_second
+
+
+def not_answered(name: str, report: LoadReport) -> tuple[str, ...]:
+    """A fault where not every message was answered with 200."""
+    if report.answered == report.messages:
+        return ()
+    return (f"{name}: {report.messages - report.answered} of {report.messages} messages were not answered",)
+
+
+def in_words(name: str, faults: list[str]) -> tuple[str, ...]:
+    """Faults with whose they are."""
+    return tuple(f"{name}: {fault}" for fault in faults)

@@ -1,0 +1,158 @@
+"""One program under measurement: started, waited for, its processor time and peak memory read, ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ec_server.status.process_usage import read_usage
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+_MEGABYTE = 2**20
+
+
+class BenchmarkError(Exception):
+    """A measurement could not be made: what failed, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one program has used since its start, its children with it."""
+
+    cpu_s: float
+    peak_mb: float
+    """Highest resident memory of any moment, summed over its processes."""
+
+
+class MeasuredProgram:
+    """A child process with its output in a file. Use it as a context: leaving it ends the program."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, environ: Mapping[str, str] = {}) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**_own_environ(), **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until(self, ready: Callable[[], bool], within_s: float = 30.0) -> None:
+        """Returns once ``ready``; BenchmarkError with the program's own words where it ends or is late."""
+        deadline = time.monotonic() + within_s
+        while not ready():
+            if self.process.poll() is not None:
+                raise BenchmarkError(f"{self.name} ended with {self.process.returncode}: {self.said()}")
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"{self.name} was not ready within {within_s:.0f} s: {self.said()}")
+            time.sleep(0.01)
+
+    def said(self) -> str:
+        """The end of its output."""
+        return self.log.read_text("utf-8", "replace")[-1500:].strip()
+
+    def pids(self) -> list[int]:
+        """The program's process and its descendants."""
+        found, look_at = [], [self.process.pid]
+        while look_at:
+            pid = look_at.pop()
+            found.append(pid)
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    look_at += map(int, children.read_text().split())
+                except OSError:
+                    continue  # the thread is gone
+        return found
+
+    def usage(self) -> Usage:
+        """Up to now."""
+        pids = self.pids()
+        used = [usage for pid in pids if (usage := read_usage(pid))]
+        return Usage(sum(usage.cpu_s for usage in used), sum(map(_peak_mb, pids)))
+
+    def resident_mb(self) -> float:
+        """At this moment."""
+        used = [usage for pid in self.pids() if (usage := read_usage(pid))]
+        return sum(usage.resident_bytes for usage in used) / _MEGABYTE
+
+    def stop(self, within_s: float = 30.0) -> int:
+        """SIGTERM and the exit code; what does not end is killed, and that is an error."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise BenchmarkError(f"{self.name} did not end within {within_s:.0f} s") from None
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """At once, children first."""
+        for pid in reversed(self.pids()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """In order where all went well, at once otherwise."""
+        if kind is None:
+            self.stop()
+        elif self.process.poll() is None:
+            self.kill()
+
+
+def free_port() -> int:
+    """A port that no program listens to, UDP or TCP, at the moment."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            try:
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def answers(port: int) -> bool:
+    """Whether something takes TCP connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _peak_mb(pid: int) -> float:
+    try:
+        found = _PEAK.search(Path(f"/proc/{pid}/status").read_text("ascii", "replace"))
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _own_environ() -> dict[str, str]:
+    """This process's environment without what would configure the server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("EC_")}
