@@ -132,7 +132,7 @@ def _waiting(groups: Groups, total: int, now: float) -> CompletenessVerdict:
     if len(devices) == total:
         return CompletenessVerdict(
             Tone.WAITING,
-            "Receiving; not proven yet",
+            "Not proven yet",
             f"{count(total, 'device')}, none compared with its own record so far. "
             "The first round starts when a device connects for synchronization.",
         )

@@ -195,7 +195,7 @@ def test_it_stays_current_by_itself(site: Site, browser: Any) -> None:
     page.apply({"stored": 1})
     until(lambda: "43,210" in text(browser, "#devices"), "the new device")
     until(lambda: "1" in text(browser, "#account dd"), "the account")
-    assert text(browser, "h1") == "Receiving; not proven yet"
+    assert text(browser, "h1") == "Not proven yet"
     prove(site, "meter-new", 2, MinuteState.UNRESOLVED)
     until(lambda: text(browser, "h1") == "1 minute could not be proven", "the new verdict")
     assert browser.execute_script("return window.loadedOnce") is True
@@ -223,7 +223,7 @@ def test_it_works_without_javascript(site: Site, browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(site.url)
-        assert "Receiving" in browser.find_element("css selector", "h1").text
+        assert "Not proven" in browser.find_element("css selector", "h1").text
         assert "meter-1" in browser.find_element("css selector", "#devices").text
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -68,7 +68,7 @@ def test_minutes_that_differ_speak_before_everything_else() -> None:
 
 def test_new_devices_wait_for_their_first_round() -> None:
     verdict = judge([device("a", None, first_s=60)], NOW, ALLOWED_S)
-    assert (verdict.tone, verdict.headline) == (Tone.WAITING, "Receiving; not proven yet")
+    assert (verdict.tone, verdict.headline) == (Tone.WAITING, "Not proven yet")
 
 
 def test_a_device_never_compared_in_time_is_behind() -> None:
