@@ -1,0 +1,165 @@
+"""What to ask for and what to write so that a second holds the device's samples; pure.
+
+Rules:
+
+1. A repair only adds: batches of the samples that are missing or have another value, and of nothing
+   else. A later insertion wins microsecond by microsecond, so that replaces a wrong value; what is
+   right is not written again, and what the device lacks stays.
+2. A batch never spans a stored sample that is right, so rows of a repair overlap no good row.
+3. Ranges lie exactly between stored neighbours (half-open, neither of them inside). All that comes
+   for a range is therefore missing here: asking for one costs no sample that is not needed.
+
+Text is canonical: ``UUUUUU,VALUE`` joined by ``;``, ascending. As the microsecond has six digits,
+samples sort as text as they do in time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+from ec_server.errors import RemoteProtocolError
+from ec_server.ingest.message_body import canonical_fault
+from ec_server.model import Batch, Digest
+from ec_server.storage.merge import batch_of
+from ec_server.synchronization.frames import MAX_RANGES, SECOND_US, Samples
+from ec_server.utc import second_text
+from utilities.checksum_util import second_digest
+
+MAX_BATCH = 300
+"""Samples in one batch of a repair, as many as the largest message carries."""
+MAX_RANGE_REQUESTS = 8
+"""A second with more gaps than these can name is asked for whole."""
+_GAP_STEPS = 1.5
+"""A distance of more than so many usual steps is a gap."""
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecondRepair:
+    """What makes one second right: the batches to write, and what is then expected."""
+
+    batches: tuple[Batch, ...]
+    expected: Digest
+    """The second's digest once they are written."""
+    conflicts: int
+    """Stored values that the device's replace."""
+    extra: int
+    """Stored samples that the device lacks."""
+
+    @property
+    def samples(self) -> int:
+        """Samples that are written."""
+        return sum(batch.count for batch in self.batches)
+
+
+def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
+    """The ranges in which the samples that a second lacks can lie, cut into requests.
+
+    ``stored`` is the second's text here, ``wanted`` the device's count. Empty where ranges do not
+    help: nothing stored, nothing more at the device, or gaps without number.
+    """
+    if not stored or wanted <= stored.count(";") + 1:
+        return ()
+    gaps = _gaps([int(sample[:6]) for sample in stored.split(";")])
+    if len(gaps) > MAX_RANGES * MAX_RANGE_REQUESTS:
+        return ()
+    return tuple(tuple(gaps[at : at + MAX_RANGES]) for at in range(0, len(gaps), MAX_RANGES))
+
+
+def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
+    """Where samples can be missing: wide steps, and all that is before the first and after the last."""
+    steps = [after - before for before, after in zip(stored, stored[1:])]
+    widest = _GAP_STEPS * median_low(steps) if steps else 0.0
+    gaps = [(a + 1, b) for a, b in zip(stored, stored[1:]) if b - a > widest]
+    borders = [(0, stored[0])], [(stored[-1] + 1, SECOND_US)]
+    return [(a, b) for a, b in [*borders[0], *gaps, *borders[1]] if a < b]
+
+
+def checked_text(answer: Samples, ranges: Ranges | None) -> str:
+    """The answer's canonical text, unpacked.
+
+    Raises RemoteProtocolError where it is not what its count and MD5 say, is not canonical, or holds
+    samples outside of the ranges that were asked for.
+    """
+    text = answer.text()
+    if not text:
+        return ""
+    fault = canonical_fault(text)
+    if fault is None and ranges is not None and not _within([int(s[:6]) for s in text.split(";")], ranges):
+        fault = "samples outside of the ranges that were asked for"
+    if fault is not None:
+        raise RemoteProtocolError("bad_samples", f"samples of {second_text(answer.second)}: {fault}")
+    return text
+
+
+def _within(microseconds: Iterable[int], ranges: Ranges) -> bool:
+    """Whether all of the ascending microseconds lie in the ascending ranges; one pass over both."""
+    remaining = iter(ranges)
+    start, stop = next(remaining)
+    for microsecond in microseconds:
+        while microsecond >= stop:
+            following = next(remaining, None)
+            if following is None:
+                return False
+            start, stop = following
+        if microsecond < start:
+            return False
+    return True
+
+
+def from_ranges(
+    device_id: str, second: int, stored: str, fetched: Sequence[str], wanted: Digest
+) -> SecondRepair | None:
+    """The repair from the samples of all ranges; None where they do not make the second ``wanted``."""
+    arrived = [sample for text in fetched if text for sample in text.split(";")]
+    merged = sorted(stored.split(";") + arrived)
+    if digest_of(";".join(merged)) != wanted:
+        return None
+    batches = _batches(device_id, second, arrived, [sample[:6] for sample in stored.split(";")])
+    return SecondRepair(tuple(batches), wanted, conflicts=0, extra=0)
+
+
+def from_whole(device_id: str, second: int, stored: str, theirs: str) -> SecondRepair:
+    """The repair from the device's whole second; ``theirs`` is not empty."""
+    if not stored:
+        batches = _batches(device_id, second, theirs.split(";"), [])
+        return SecondRepair(tuple(batches), digest_of(theirs), conflicts=0, extra=0)
+    mine, device = stored.split(";"), theirs.split(";")
+    known = set(mine)
+    to_write = [sample for sample in device if sample not in known]
+    replaced = {sample[:6] for sample in to_write}
+    kept = [sample for sample in mine if sample[:6] not in replaced]
+    merged = sorted(kept + to_write)
+    batches = _batches(device_id, second, to_write, [sample[:6] for sample in kept])
+    return SecondRepair(
+        tuple(batches),
+        digest_of(";".join(merged)),
+        conflicts=len(mine) - len(kept),
+        extra=len(merged) - len(device),
+    )
+
+
+def digest_of(text: str) -> Digest:
+    """The second digest of canonical text that is not empty."""
+    digest = second_digest(text)
+    assert digest is not None, "a second without samples has no digest"
+    return Digest(*digest)
+
+
+def _batches(device_id: str, second: int, samples: Sequence[str], kept: Sequence[str]) -> Iterator[Batch]:
+    """``samples`` as batches of at most MAX_BATCH, none of which spans a microsecond of ``kept``."""
+    run: list[str] = []
+    run_place = -1
+    for sample in samples:
+        place = bisect_right(kept, sample[:6]) if kept else 0
+        if run and (place != run_place or len(run) == MAX_BATCH):
+            yield batch_of(device_id, second, ";".join(run))
+            run = []
+        run.append(sample)
+        run_place = place
+    if run:
+        yield batch_of(device_id, second, ";".join(run))

@@ -1,0 +1,65 @@
+"""What a generator of the synchronization may ask of whoever drives it.
+
+    Ask(request)    send a request; the result is its id. At most WINDOW are unanswered
+    Collect(id)     wait for the answer to it; the result is the answer
+    Use(call)       call it with the database; the result is what it returns
+    Pause()         a place where other devices may have their turn
+    Note(figures)   raise figures, write a line to the log
+
+Where the connection ends or the database fails, the driver closes the generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from ec_server.storage.contract import Store
+from ec_server.synchronization.frames import Request
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send the request, with an id of the driver's choice instead of its own."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Wait for the answer to the request with this id."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Call with a Store."""
+
+    call: Callable[[Store], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Raise these figures; where there is a ``message``, log it as ``kind`` (rate limited)."""
+
+    figures: dict[str, int] = field(default_factory=dict)
+    kind: str = ""
+    message: str = ""
+
+
+Command = Ask | Collect | Use | Pause | Note
+Steps = Generator[Command, Any, _Result]
+
+
+def use(call: Callable[[Store], _Result]) -> Steps[_Result]:
+    """The command Use as ``yield from``, so that its result has a type."""
+    return cast(_Result, (yield Use(call)))

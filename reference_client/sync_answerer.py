@@ -1,0 +1,220 @@
+"""The meter's side of the synchronization: connects to the server and answers from what was recorded.
+
+The example for whoever writes a meter in another language. All of the protocol that a meter needs is
+in ``answer``: three questions, answered from the local store. The rest is a connection that is made
+again whenever it ends, waiting longer each time, with a little chance in it so that a thousand
+meters do not come back in the same moment.
+
+The server drives: a meter only ever says hello (and proves its key), answers what it is asked, and
+answers ``ping`` with ``pong`` (the session does that by itself).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ec_server.model import Digest
+from ec_server.synchronization.frames import (
+    Answer,
+    AskMinutes,
+    AskSamples,
+    AskSeconds,
+    Auth,
+    Challenge,
+    Hello,
+    Minutes,
+    Ping,
+    Samples,
+    Seconds,
+    Side,
+    Verified,
+    Welcome,
+    mac_of,
+    samples_answer,
+)
+from ec_server.synchronization.session import Ended, Event, Session
+from ec_server.utc import minute_text
+
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_S = 90.0
+"""After so long without a word the server is asked whether it is there; after twice that, given up."""
+_READ_BYTES = 65_536
+
+_log = logging.getLogger(__name__)
+
+
+class Recorded(Protocol):
+    """What a meter recorded; reference_client/local_store.py is one. Called by the answering thread."""
+
+    def oldest(self) -> int | None:
+        """The first minute with anything recorded; None for nothing at all."""
+
+    def through(self) -> int | None:
+        """The first minute that is not finished yet; None where nothing is being recorded."""
+
+    def minute_digests(self, start: int, stop: int) -> list[tuple[int, Digest]]:
+        """``(minute, digest)`` of the non-empty minutes in ``[start, stop)``, ascending."""
+
+    def second_digests(self, minute: int) -> list[tuple[int, Digest]]:
+        """``(second, digest)`` of the minute's non-empty seconds, ascending."""
+
+    def packed(self, second: int) -> tuple[Digest, bytes] | None:
+        """A second's digest and its canonical text packed with zlib; None where it has none."""
+
+    def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
+        """Canonical text of the second's samples in half-open, ascending microsecond ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSettings:
+    """Where to connect, as whom, and how patiently."""
+
+    host: str
+    port: int
+    device_id: str
+    key: bytes = field(default=b"", repr=False)
+    """The device's key; empty where the server asks for none."""
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+    """The name the server's certificate must carry, where it is not ``host``."""
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    distort: Callable[[Answer], Answer] = field(default=lambda answer: answer)
+    """A fault on purpose: what is sent instead of each answer."""
+
+
+def answer(request: AskMinutes | AskSeconds | AskSamples, recorded: Recorded) -> Answer:
+    """The answer to one request of the server."""
+    if isinstance(request, AskMinutes):
+        # Asked first, so that a minute that ends meanwhile is still called unfinished.
+        through = recorded.through()
+        digests = recorded.minute_digests(request.start, request.stop)
+        return Minutes(request.id, tuple(digests), through)
+    if isinstance(request, AskSeconds):
+        return Seconds(request.id, tuple(recorded.second_digests(request.minute)))
+    if request.ranges is not None:
+        return samples_answer(request, recorded.samples(request.second, request.ranges), packed=True)
+    return _whole_second(request, recorded)
+
+
+def _whole_second(request: AskSamples, recorded: Recorded) -> Samples:
+    """As it lies in the store: packed already."""
+    found = recorded.packed(request.second)
+    if found is None:
+        return samples_answer(request, "", packed=True)
+    digest, payload = found
+    return Samples(request.id, request.second, digest.count, digest.md5, True, len(payload), payload)
+
+
+class SyncAnswerer:
+    """Stays connected and answers, in a thread of its own."""
+
+    def __init__(self, settings: SyncSettings, recorded: Recorded) -> None:
+        self._settings, self._recorded = settings, recorded
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"sync {settings.device_id}", daemon=True)
+        self._socket: socket.socket | None = None
+        self.verified: Verified | None = None
+        """The last round's end; None before the first."""
+        self.rounds = 0
+        self.samples_sent = 0
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the connection and end the thread."""
+        self._stopping.set()
+        self.cut()
+        self._thread.join()
+
+    def cut(self) -> None:
+        """Cut the connection off, as a network does; it is made again."""
+        connected = self._socket
+        if connected is not None:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    def _run(self) -> None:
+        wait_s = self._settings.first_wait_s
+        while not self._stopping.is_set():
+            try:
+                welcomed = self._one_connection()
+            except OSError as error:
+                _log.info(
+                    "no connection to the server: %s", error, extra={"device": self._settings.device_id}
+                )
+                welcomed = False
+            if welcomed:
+                wait_s = self._settings.first_wait_s
+            self._stopping.wait(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 -- no secret
+            wait_s = min(2 * wait_s, self._settings.longest_wait_s)
+
+    def _one_connection(self) -> bool:
+        """Connect and answer until the connection ends; whether the server let this meter in."""
+        welcomed = False
+        with self._connect() as connected:
+            session = Session(Side.DEVICE)
+            session.send(Hello(self._settings.device_id, self._recorded.oldest()))
+            while not session.ended:
+                connected.sendall(session.data_to_send())
+                self._receive(connected, session)
+                for event in session.events_received():
+                    welcomed = welcomed or isinstance(event, Welcome)
+                    self._take(session, event)
+                    # Sent one by one, so that the server works on the first while the next is made.
+                    connected.sendall(session.data_to_send())
+            with suppress(OSError):
+                connected.sendall(session.data_to_send())
+        self._socket = None
+        return welcomed
+
+    def _connect(self) -> socket.socket:
+        settings = self._settings
+        connected = socket.create_connection((settings.host, settings.port), CONNECT_TIMEOUT_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if settings.tls is not None:
+            name = settings.server_name or settings.host
+            connected = settings.tls.wrap_socket(connected, server_hostname=name)
+        connected.settimeout(SILENCE_S)
+        self._socket = connected
+        if self._stopping.is_set():
+            self.cut()
+        return connected
+
+    @staticmethod
+    def _receive(connected: socket.socket, session: Session) -> None:
+        try:
+            data = connected.recv(_READ_BYTES)
+        except TimeoutError:
+            session.send(Ping())
+            connected.sendall(session.data_to_send())
+            data = connected.recv(_READ_BYTES)
+        if data:
+            session.receive_data(data)
+        else:
+            session.receive_eof()
+
+    def _take(self, session: Session, event: Event) -> None:
+        where = {"device": self._settings.device_id}
+        if isinstance(event, AskMinutes | AskSeconds | AskSamples):
+            reply = self._settings.distort(answer(event, self._recorded))
+            self.samples_sent += reply.count if isinstance(reply, Samples) else 0
+            session.send(reply)
+        elif isinstance(event, Challenge):
+            session.send(Auth(mac_of(self._settings.key, event.nonce, self._settings.device_id)))
+        elif isinstance(event, Verified):
+            self.verified, self.rounds = event, self.rounds + 1
+            _log.info("verified through %s, %s", minute_text(event.through), event, extra=where)
+        elif isinstance(event, Ended):
+            level = logging.INFO if event.code == "closed" else logging.WARNING
+            _log.log(level, "connection ended: %s: %s", event.code, event.message, extra=where)

@@ -1,0 +1,177 @@
+"""For the synchronization's tests: a meter that records in memory, and a round without sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ec_server.model import Batch, Digest
+from ec_server.storage.contract import Store
+from ec_server.storage.merge import batch_of
+from ec_server.synchronization.frames import (
+    Answer,
+    AskMinutes,
+    AskSamples,
+    AskSeconds,
+    Hello,
+    Samples,
+    Side,
+    Welcome,
+)
+from ec_server.synchronization.round import RoundResult, RoundTask, compare
+from ec_server.synchronization.session import Ended, Session
+from ec_server.synchronization.steps import Ask, Collect, Note, Use
+from ec_server.utc import minute_of, second_text
+from reference_client.sync_answerer import answer
+
+NOON = 1_772_366_400  # 2026-03-01T12:00:00Z
+
+Samples_ = dict[int, str]
+"""One second's samples: microsecond to value text."""
+
+
+def text_of(samples: Samples_) -> str:
+    return ";".join(f"{us:06d},{samples[us]}" for us in sorted(samples))
+
+
+def batch(device_id: str, second: int, samples: Samples_) -> Batch:
+    return batch_of(device_id, second, text_of(samples))
+
+
+def waveform(second: int, rate: int) -> Samples_:
+    """A second at ``rate`` samples, each value its own."""
+    return {i * 1_000_000 // rate: f"{(second * 7 + i) % 4000 / 10:.9g}" for i in range(rate)}
+
+
+class MemoryMeter:
+    """What a meter recorded, in a dictionary; digests by code that shares nothing with the server's."""
+
+    def __init__(self, seconds: dict[int, Samples_] | None = None) -> None:
+        self.seconds = seconds or {}
+        self.unfinished: int | None = None
+
+    def oldest(self) -> int | None:
+        return minute_of(min(self.seconds)) if self.seconds else None
+
+    def through(self) -> int | None:
+        return self.unfinished
+
+    def digest(self, second: int) -> Digest:
+        text = text_of(self.seconds[second])
+        return Digest(len(self.seconds[second]), hashlib.md5(text.encode()).hexdigest())
+
+    def second_digests(self, minute: int) -> list[tuple[int, Digest]]:
+        return [(s, self.digest(s)) for s in range(minute, minute + 60) if self.seconds.get(s)]
+
+    def minute_digests(self, start: int, stop: int) -> list[tuple[int, Digest]]:
+        found = []
+        for minute in range(start, stop, 60):
+            seconds = self.second_digests(minute)
+            lines = "".join(f"{second_text(s)[8:]},{d.count},{d.md5}\n" for s, d in seconds)
+            if seconds:
+                md5 = hashlib.md5(lines.encode()).hexdigest()
+                found.append((minute, Digest(sum(d.count for _, d in seconds), md5)))
+        return found
+
+    def packed(self, second: int) -> tuple[Digest, bytes] | None:
+        if not self.seconds.get(second):
+            return None
+        return self.digest(second), zlib.compress(text_of(self.seconds[second]).encode())
+
+    def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
+        wanted = {us for start, stop in ranges for us in range(start, stop)}
+        return text_of({us: v for us, v in self.seconds.get(second, {}).items() if us in wanted})
+
+
+@dataclass
+class Crossed:
+    """What went over the wire in a round."""
+
+    requests: list[AskMinutes | AskSeconds | AskSamples] = field(default_factory=list)
+    samples: int = 0
+    bytes: int = 0
+    figures: dict[str, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+
+class Wire:
+    """Two sessions joined by bytes; the meter answers at once."""
+
+    def __init__(self, meter: MemoryMeter, distort: Callable[[Answer], Answer]) -> None:
+        self.meter, self.distort, self.crossed = meter, distort, Crossed()
+        self.server, self.device = Session(Side.SERVER), Session(Side.DEVICE)
+        self.answers: dict[int, Answer] = {}
+        self.next_id = 0
+        self.device.send(Hello("meter-7", meter.oldest()))
+        self.pump()
+        self.server.send(Welcome(1800))
+        self.pump()
+
+    def pump(self) -> None:
+        while data := self.server.data_to_send():
+            self.crossed.bytes += len(data)
+            self.device.receive_data(data)
+            for event in self.device.events_received():
+                if isinstance(event, AskMinutes | AskSeconds | AskSamples):
+                    self.crossed.requests.append(event)
+                    self.device.send(self.distort(answer(event, self.meter)))
+            self._back()
+        self._back()
+
+    def _back(self) -> None:
+        data = self.device.data_to_send()
+        self.crossed.bytes += len(data)
+        self.server.receive_data(data)
+        for event in self.server.events_received():
+            if isinstance(event, Ended):
+                raise AssertionError(event)
+            if hasattr(event, "id"):
+                self.answers[event.id] = event
+                self.crossed.samples += event.count if isinstance(event, Samples) else 0
+
+    def ask(self, request: AskMinutes | AskSeconds | AskSamples) -> int:
+        self.next_id += 1
+        self.server.send(replace(request, id=self.next_id))
+        self.pump()
+        return self.next_id
+
+
+def run_round(
+    store: Store,
+    meter: MemoryMeter,
+    task: RoundTask,
+    *,
+    distort: Callable[[Answer], Answer] = lambda answer: answer,
+    meanwhile: Callable[[object], None] = lambda command: None,
+) -> tuple[RoundResult, Crossed]:
+    """Drive a round to its end. ``meanwhile`` sees each command before it is carried out."""
+    wire, steps, result = Wire(meter, distort), compare(task, lambda: 0), None
+    crossed = wire.crossed
+    while True:
+        try:
+            command = steps.send(result)
+        except StopIteration as stop:
+            return stop.value, crossed
+        meanwhile(command)
+        result = None
+        if isinstance(command, Ask):
+            result = wire.ask(command.request)
+        elif isinstance(command, Collect):
+            result = wire.answers.pop(command.id)
+        elif isinstance(command, Use):
+            result = command.call(store)
+        elif isinstance(command, Note):
+            for name, amount in command.figures.items():
+                crossed.figures[name] = crossed.figures.get(name, 0) + amount
+            crossed.log += [command.message] if command.message else []
+
+
+def stored_samples(store: Store, device_id: str, start: int, stop: int) -> dict[int, Samples_]:
+    """Everything stored, read row by row, the later insertion winning."""
+    found: dict[int, Samples_] = {}
+    for row, _ in store.rows(device_id, start, stop):
+        samples = found.setdefault(row.second, {})
+        samples.update({int(s[:6]): s[7:] for s in row.values.split(";")})
+    return found

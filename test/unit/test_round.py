@@ -1,0 +1,474 @@
+"""A round between random sets of samples on both sides, and each kind of minute one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sync_meter import (
+    NOON,
+    MemoryMeter,
+    Samples_,
+    batch,
+    run_round,
+    stored_samples,
+    text_of,
+    waveform,
+)
+
+from ec_server.model import Digest, MinuteState
+from ec_server.storage.contract import Store
+from ec_server.storage.memory_store import MemoryStore
+from ec_server.storage.sqlite_store import SqliteStore
+from ec_server.synchronization.frames import Answer, AskMinutes, AskSamples, AskSeconds, Samples, Seconds
+from ec_server.synchronization.minute_repair import MinuteReport
+from ec_server.synchronization.round import Contradiction, RoundTask, round_span
+from ec_server.synchronization.steps import Collect, Use
+from ec_server.utc import DAY_S
+
+DEVICE, OTHER = "meter-7", "meter-8"
+HOUR = RoundTask(DEVICE, NOON, NOON + 3600)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with MemoryStore() if request.param == "memory" else SqliteStore(tmp_path) as opened:
+        opened.note_devices({DEVICE: NOON * 1_000_000})
+        yield opened
+
+
+def put(store: Store, device_id: str, second: int, samples: Samples_, per_batch: int = 44) -> None:
+    ordered = sorted(samples)
+    for at in range(0, len(ordered), per_batch):
+        store.write([batch(device_id, second, {us: samples[us] for us in ordered[at : at + per_batch]})])
+
+
+def kinds(requests: list[object]) -> list[type]:
+    return [type(r) for r in requests]
+
+
+# --- any samples on both sides ----------------------------------------------------------------
+
+VALUES = st.sampled_from(["1", "1.0", "-2.5", "3e2"])
+SECONDS = st.sampled_from([NOON, NOON + 1, NOON + 59, NOON + 60, NOON + 3599])
+SAMPLES = st.dictionaries(st.integers(0, 60) | st.integers(999_990, 999_999), VALUES, min_size=1)
+STORED = st.lists(st.tuples(SECONDS, SAMPLES), max_size=8)
+
+
+class TestAnySamplesOnBothSides:
+    @settings(deadline=None, max_examples=80)
+    @given(
+        stored=STORED,
+        recorded=st.dictionaries(SECONDS, SAMPLES),
+        elsewhere=STORED,
+        in_common=st.booleans(),
+        lost=st.randoms(use_true_random=False),
+    )
+    def test_after_a_round_the_device_s_samples_are_stored_and_none_is_gone(
+        self,
+        stored: list[tuple[int, Samples_]],
+        recorded: dict[int, Samples_],
+        elsewhere: list[tuple[int, Samples_]],
+        in_common: bool,
+        lost: random.Random,
+    ) -> None:
+        with MemoryStore() as store:
+            self.check(store, stored, recorded, elsewhere, lost if in_common else None)
+
+    @settings(deadline=None, max_examples=25)
+    @given(stored=STORED, recorded=st.dictionaries(SECONDS, SAMPLES), lost=st.randoms(use_true_random=False))
+    def test_the_same_with_real_files(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        stored: list[tuple[int, Samples_]],
+        recorded: dict[int, Samples_],
+        lost: random.Random,
+    ) -> None:
+        with SqliteStore(tmp_path_factory.mktemp("any")) as store:
+            self.check(store, stored, recorded, [], lost)
+
+    @staticmethod
+    def check(
+        store: Store,
+        stored: list[tuple[int, Samples_]],
+        recorded: dict[int, Samples_],
+        elsewhere: list[tuple[int, Samples_]],
+        lost: random.Random | None,
+    ) -> None:
+        store.note_devices({DEVICE: NOON * 1_000_000})
+        for second, samples in stored:
+            store.write([batch(DEVICE, second, samples)])
+        for second, samples in elsewhere:
+            store.write([batch(OTHER, second, samples)])
+        if lost is not None:
+            for second, samples in recorded.items():
+                kept = {us: v for us, v in samples.items() if lost.random() < 0.7}
+                if kept:
+                    store.write([batch(DEVICE, second, kept)])
+        before = stored_samples(store, DEVICE, NOON, NOON + 3600)
+        others = list(store.rows(OTHER, NOON, NOON + 3600))
+
+        result, _ = run_round(store, MemoryMeter(recorded), HOUR)
+
+        after = stored_samples(store, DEVICE, NOON, NOON + 3600)
+        for second, samples in recorded.items():
+            assert samples.items() <= after[second].items()
+        for second, samples in before.items():
+            assert samples.keys() <= after[second].keys()
+            assert after[second].keys() <= samples.keys() | recorded.get(second, {}).keys()
+        assert list(store.rows(OTHER, NOON, NOON + 3600)) == others
+        assert result.verified.unresolved == 0
+        assert result.verified.through == NOON + 3600
+        assert result.verified.compared == 60
+        extra = sum(
+            len(samples.keys() - recorded.get(s, {}).keys())
+            for s, samples in after.items()
+            if any(r // 60 == s // 60 for r in recorded)
+        )
+        assert result.verified.extra == extra
+
+        again, crossed = run_round(store, MemoryMeter(recorded), HOUR)
+        assert crossed.requests == []
+        assert again.verified == replace(again.verified, through=NOON + 3600, compared=0, repaired=0, extra=0)
+
+
+# --- each kind of minute ----------------------------------------------------------------------
+
+
+class TestAMinute:
+    def test_that_is_equal_costs_one_line_and_is_proven(self, store: Store) -> None:
+        meter = MemoryMeter({NOON + s: waveform(NOON + s, 100) for s in range(60)})
+        for second, samples in meter.seconds.items():
+            put(store, DEVICE, second, samples)
+        result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 60))
+        assert crossed.requests == [AskMinutes(1, NOON, NOON + 60)]
+        assert store.minutes(DEVICE, NOON, NOON + 60)[0].state is MinuteState.PROVEN
+        assert (result.verified.compared, result.verified.repaired) == (1, 0)
+
+    def test_of_which_the_device_has_nothing_is_unconfirmable_once_and_not_asked_for_again(
+        self, store: Store
+    ) -> None:
+        put(store, DEVICE, NOON, waveform(NOON, 10))
+        result, _ = run_round(store, MemoryMeter(), HOUR)
+        assert result.verified.through == HOUR.stop
+        assert store.minutes(DEVICE, NOON, NOON + 60)[0].state is MinuteState.UNCONFIRMABLE
+        _, crossed = run_round(store, MemoryMeter(), HOUR)
+        assert crossed.requests == []
+
+    def test_that_is_written_to_after_it_was_proven_is_compared_again(self, store: Store) -> None:
+        meter = MemoryMeter({NOON: waveform(NOON, 10)})
+        run_round(store, meter, HOUR)
+        put(store, DEVICE, NOON, {999_999: "7"})
+        result, crossed = run_round(store, meter, HOUR)
+        assert crossed.requests[0] == AskMinutes(1, NOON, NOON + 60)
+        assert (result.verified.compared, result.verified.extra) == (1, 1)
+
+    def test_from_through_on_is_left_for_a_later_round(self, store: Store) -> None:
+        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 10) for m in range(10)})
+        meter.unfinished = NOON + 180
+        result, _ = run_round(store, meter, replace(HOUR, stop=NOON + 600))
+        assert (result.verified.through, result.verified.compared) == (NOON + 180, 3)
+        assert list(stored_samples(store, DEVICE, NOON, NOON + 600)) == [NOON, NOON + 60, NOON + 120]
+        meter.unfinished = None
+        result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 600))
+        assert crossed.requests[0] == AskMinutes(1, NOON + 180, NOON + 600)
+        assert (result.verified.through, result.verified.compared) == (NOON + 600, 7)
+
+    def test_that_the_device_lacks_samples_of_is_proven_and_the_number_is_on_record(
+        self, store: Store
+    ) -> None:
+        whole = waveform(NOON, 100)
+        put(store, DEVICE, NOON, whole)
+        put(store, DEVICE, NOON + 1, whole)
+        meter = MemoryMeter({NOON: {us: whole[us] for us in sorted(whole)[:90]}})
+        result, _ = run_round(store, meter, HOUR)
+        record = store.minutes(DEVICE, NOON, NOON + 60)[0]
+        assert (record.state, record.extra, result.verified.extra) == (MinuteState.PROVEN, 110, 110)
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: whole, NOON + 1: whole}
+
+    def test_whose_values_differ_takes_the_device_s_and_counts_the_conflicts(self, store: Store) -> None:
+        right = waveform(NOON, 100)
+        put(store, DEVICE, NOON, right | {0: "9999", 10_000: "8888"})
+        result, crossed = run_round(store, MemoryMeter({NOON: right}), HOUR)
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: right}
+        assert crossed.figures["value_conflicts"] == 2
+        assert "2 stored values differed" in crossed.log[0]
+        assert store.minutes(DEVICE, NOON, NOON + 60)[0].conflicts == 2
+        assert result.verified.repaired == 1
+        assert crossed.figures["samples_repaired"] == 2
+
+    def test_long_ranges_are_asked_for_in_pieces_of_an_hour_oldest_first(self, store: Store) -> None:
+        _, crossed = run_round(store, MemoryMeter(), replace(HOUR, stop=NOON + 9000))
+        spans = [(r.start, r.stop) for r in crossed.requests if isinstance(r, AskMinutes)]
+        assert spans == [(NOON, NOON + 3600), (NOON + 3600, NOON + 7200), (NOON + 7200, NOON + 9000)]
+
+    def test_across_midnight_is_repaired_like_any_other(self, store: Store) -> None:
+        midnight = NOON + DAY_S // 2
+        meter = MemoryMeter({s: waveform(s, 50) for s in range(midnight - 90, midnight + 90)})
+        result, _ = run_round(store, meter, RoundTask(DEVICE, midnight - 120, midnight + 120))
+        assert stored_samples(store, DEVICE, midnight - 120, midnight + 120) == meter.seconds
+        assert (result.verified.repaired, result.verified.unresolved) == (180, 0)
+
+
+# --- what crosses the wire --------------------------------------------------------------------
+
+
+def messages(second: int, rate: int = 44_000, per_message: int = 44) -> list[Samples_]:
+    samples = waveform(second, rate)
+    ordered = sorted(samples)
+    return [{us: samples[us] for us in ordered[at : at + per_message]} for at in range(0, rate, per_message)]
+
+
+class TestWhatCrossesTheWire:
+    @pytest.mark.parametrize("share", [0.05, 0.001])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_messages_lost_at_random_cost_no_more_samples_than_were_lost(
+        self, share: float, seed: int
+    ) -> None:
+        chance, store, lost = random.Random(seed), MemoryStore(), 0
+        store.note_devices({DEVICE: NOON * 1_000_000})
+        meter = MemoryMeter({NOON + s: waveform(NOON + s, 44_000) for s in range(3)})
+        for second in meter.seconds:
+            arrived = []
+            for number, message in enumerate(messages(second)):
+                at_border = seed == 0 and number in (0, 999)
+                if at_border or chance.random() < share:
+                    lost += len(message)
+                else:
+                    arrived.append(batch(DEVICE, second, message))
+            store.write(arrived)
+        result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 60))
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == meter.seconds
+        assert result.verified.unresolved == 0
+        assert crossed.samples == lost
+        assert all(r.ranges for r in crossed.requests if isinstance(r, AskSamples))
+
+    def test_whole_seconds_cross_only_where_values_were_altered(self) -> None:
+        store = MemoryStore()
+        store.note_devices({DEVICE: NOON * 1_000_000})
+        meter = MemoryMeter({NOON + s: waveform(NOON + s, 4400) for s in range(4)})
+        for second in meter.seconds:
+            for number, message in enumerate(messages(second, 4400)):
+                if number % 20 != 3:
+                    altered = dict.fromkeys(message, "0") if second == NOON + 2 and number == 5 else message
+                    store.write([batch(DEVICE, second, altered)])
+        _, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 60))
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == meter.seconds
+        missing = 5 * 44
+        assert crossed.samples == 4 * missing + 4400
+
+    def test_more_gaps_than_one_request_can_name_are_asked_for_in_several(self) -> None:
+        store = MemoryStore()
+        store.note_devices({DEVICE: NOON * 1_000_000})
+        every = waveform(NOON, 44_000)
+        arrived = {us: v for i, (us, v) in enumerate(sorted(every.items())) if i % 10}
+        store.write([batch(DEVICE, NOON, arrived)])
+        _, crossed = run_round(store, MemoryMeter({NOON: every}), replace(HOUR, stop=NOON + 60))
+        assert crossed.samples == 4400
+        asked = [len(r.ranges or ()) for r in crossed.requests if isinstance(r, AskSamples)]
+        assert asked == [1000] * 4 + [401]
+
+    def test_a_clean_half_hour_crosses_in_under_four_kilobytes(self) -> None:
+        store = MemoryStore()
+        store.note_devices({DEVICE: NOON * 1_000_000})
+        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 44_000) for m in range(30)})
+        for second, samples in meter.seconds.items():
+            put(store, DEVICE, second, samples, 300)
+        result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 1800))
+        assert result.verified.compared == 30
+        assert crossed.bytes < 4000
+
+
+# --- ingest in the same moment ----------------------------------------------------------------
+
+
+class TestIngestInTheSameMoment:
+    def test_nothing_of_it_is_lost_and_no_repair_is_undone(self, store: Store) -> None:
+        meter = MemoryMeter({NOON + s: waveform(NOON + s, 1000) for s in range(20)})
+        late = [batch(DEVICE, s, m) for s in meter.seconds for m in messages(s, 1000, 100)]
+        random.Random(1).shuffle(late)
+
+        def meanwhile(command: object) -> None:
+            if isinstance(command, Use) and late:
+                store.write([late.pop() for _ in range(3) if late])
+
+        for _ in range(40):
+            result, _ = run_round(store, meter, replace(HOUR, stop=NOON + 60), meanwhile=meanwhile)
+            if not late and not result.verified.unresolved:
+                break
+        assert not late
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == meter.seconds
+        result, _ = run_round(store, meter, replace(HOUR, stop=NOON + 60))
+        assert (result.verified.through, result.verified.unresolved) == (NOON + 60, 0)
+
+    def test_a_minute_that_is_written_to_before_its_verdict_is_not_called_proven(self, store: Store) -> None:
+        meter = MemoryMeter({NOON: waveform(NOON, 100)})
+        put(store, DEVICE, NOON, meter.seconds[NOON])
+        commands: list[object] = []
+
+        def meanwhile(command: object) -> None:
+            if isinstance(command, Use) and any(isinstance(c, Collect) for c in commands):
+                put(store, DEVICE, NOON + 1, {5: "1"})  # between the answer and the verdict
+                commands.clear()
+            commands.append(command)
+
+        result, _ = run_round(store, meter, replace(HOUR, stop=NOON + 60), meanwhile=meanwhile)
+        assert (result.verified.through, result.verified.unresolved) == (NOON, 1)
+
+    def test_a_late_replay_of_the_old_message_does_not_undo_a_repair(self, store: Store) -> None:
+        right = waveform(NOON, 88)
+        wrong = dict.fromkeys(sorted(right)[:44], "0")
+        put(store, DEVICE, NOON, right | wrong)
+        run_round(store, MemoryMeter({NOON: right}), HOUR)
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: right}
+
+
+# --- a device that contradicts itself ---------------------------------------------------------
+
+
+def wrong_seconds(answer: Answer) -> Answer:
+    if isinstance(answer, Seconds):
+        return replace(answer, digests=tuple((s, Digest(d.count, "0" * 32)) for s, d in answer.digests))
+    return answer
+
+
+def other_samples(answer: Answer) -> Answer:
+    if isinstance(answer, Samples):
+        liar = MemoryMeter({answer.second: {1: "1"}})
+        digest, payload = liar.packed(answer.second) or (None, b"")
+        assert digest is not None
+        return Samples(answer.id, answer.second, 1, digest.md5, True, len(payload), payload)
+    return answer
+
+
+def nothing(answer: Answer) -> Answer:
+    return Samples(answer.id, answer.second, 0, "", False, 0) if isinstance(answer, Samples) else answer
+
+
+def damaged(answer: Answer) -> Answer:
+    return replace(answer, md5="0" * 32) if isinstance(answer, Samples) else answer
+
+
+class TestADeviceThatContradictsItself:
+    @pytest.mark.parametrize("distort", [wrong_seconds, other_samples, nothing, damaged])
+    def test_ends_the_round_leaves_what_is_stored_and_the_minute_unresolved(
+        self, store: Store, distort: Callable[[Answer], Answer]
+    ) -> None:
+        put(store, DEVICE, NOON, waveform(NOON, 50))
+        before = stored_samples(store, DEVICE, NOON, NOON + 60)
+        meter = MemoryMeter({NOON: waveform(NOON + 1, 100)})
+        with pytest.raises(Contradiction) as caught:
+            run_round(store, meter, HOUR, distort=distort)
+        assert caught.value.minute == NOON
+        assert caught.value.code in {"digest_mismatch", "bad_samples"}
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == before
+        assert store.minutes(DEVICE, NOON, NOON + 60)[0].state is MinuteState.UNRESOLVED
+
+    def test_the_next_round_leaves_that_minute_to_the_end(self, store: Store) -> None:
+        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 100) for m in range(5)})
+        task = replace(HOUR, stop=NOON + 300)
+        put(store, DEVICE, NOON, {7: "1"})
+
+        def about_noon(answer: Answer) -> Answer:
+            return other_samples(answer) if isinstance(answer, Samples) and answer.second == NOON else answer
+
+        with pytest.raises(Contradiction):
+            run_round(store, meter, task, distort=about_noon)
+        with pytest.raises(Contradiction):
+            run_round(store, meter, replace(task, last=frozenset([NOON])), distort=about_noon)
+        assert list(stored_samples(store, DEVICE, NOON, NOON + 300)) == list(meter.seconds)
+        record = store.device(DEVICE)
+        assert record is not None
+        assert (record.verified_through, record.unresolved_minutes) == (NOON, 1)
+
+    def test_samples_outside_of_the_ranges_asked_for_are_refused(self, store: Store) -> None:
+        every = waveform(NOON, 1000)
+        put(store, DEVICE, NOON, {us: v for us, v in every.items() if us > 50_000})
+
+        def everything(answer: Answer) -> Answer:
+            if isinstance(answer, Samples):
+                digest, payload = MemoryMeter({NOON: every}).packed(NOON) or (None, b"")
+                assert digest is not None
+                return Samples(answer.id, NOON, digest.count, digest.md5, True, len(payload), payload)
+            return answer
+
+        with pytest.raises(Contradiction) as caught:
+            run_round(store, MemoryMeter({NOON: every}), HOUR, distort=everything)
+        assert "outside of the ranges" in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["000000,1;000000,2", "000001,1;000000,2", "000000,nan", "0,1", "x" * 9])
+    def test_a_payload_that_is_not_canonical_is_refused(self, store: Store, text: str) -> None:
+        class Wrong(MemoryMeter):
+            def digest(self, second: int) -> Digest:
+                import hashlib
+
+                return Digest(text.count(";") + 1, hashlib.md5(text.encode()).hexdigest())
+
+            def packed(self, second: int) -> tuple[Digest, bytes] | None:
+                import zlib
+
+                return self.digest(second), zlib.compress(text.encode())
+
+        with pytest.raises(Contradiction) as caught:
+            run_round(store, Wrong({NOON: {0: "1"}}), HOUR)
+        assert caught.value.code == "bad_samples"
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {}
+
+
+# --- an audit ---------------------------------------------------------------------------------
+
+
+class TestAnAudit:
+    def test_compares_proven_minutes_again_and_reports_each(self, store: Store) -> None:
+        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 100) for m in range(3)})
+        run_round(store, meter, replace(HOUR, stop=NOON + 240))
+        put(store, DEVICE, NOON + 60, {0: "77"})
+        result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 240, audit=True))
+        assert [(r.minute, r.state, r.repaired, r.conflicts) for r in result.reports] == [
+            (NOON, MinuteState.PROVEN, 0, 0),
+            (NOON + 60, MinuteState.PROVEN, 1, 1),
+            (NOON + 120, MinuteState.PROVEN, 0, 0),
+            (NOON + 180, MinuteState.UNCONFIRMABLE, 0, 0),
+        ]
+        assert isinstance(result.reports[0], MinuteReport)
+        assert kinds(crossed.requests) == [AskMinutes, AskSeconds, AskSamples]
+
+
+# --- which minutes a round covers ---------------------------------------------------------------
+
+
+SPAN: dict[str, Any] = {"grace_s": 10.0, "back_days": 400.0, "retention_days": 0}
+
+
+class TestTheSpanOfARound:
+    def test_begins_where_the_device_was_first_seen_or_earlier_and_ends_with_the_last_closed_minute(
+        self,
+    ) -> None:
+        store = MemoryStore()
+        store.note_devices({DEVICE: (NOON + 65) * 1_000_000})
+        record = store.device(DEVICE)
+        now = NOON + 600
+        assert round_span(record, None, None, now_s=now + 9.9, **SPAN) == (NOON + 60, NOON + 540)
+        assert round_span(record, None, None, now_s=now + 10, **SPAN) == (NOON + 60, NOON + 600)
+        assert round_span(record, NOON, None, now_s=now + 10, **SPAN)[0] == NOON
+        assert round_span(record, NOON, NOON - 60, now_s=now + 10, **SPAN)[0] == NOON - 60
+        assert round_span(record, NOON, NOON + 600, now_s=now + 10, **SPAN)[0] == NOON
+
+    def test_is_empty_where_nothing_is_closed_yet(self) -> None:
+        assert round_span(None, None, None, now_s=NOON + 5, **SPAN) == (NOON, NOON)
+
+    def test_never_reaches_back_beyond_what_is_taken_or_kept(self) -> None:
+        start, _ = round_span(None, None, 0, now_s=NOON + 600, **SPAN)
+        assert NOON - 400 * DAY_S <= start <= NOON - 400 * DAY_S + 660
+        start, _ = round_span(None, None, 0, now_s=NOON + 600, **SPAN | {"retention_days": 2})
+        assert start == NOON - DAY_S // 2 - 2 * DAY_S
+
+
+def test_texts_of_the_tools_are_canonical() -> None:
+    assert text_of({5: "1", 0: "2"}) == "000000,2;000005,1"
