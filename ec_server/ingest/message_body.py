@@ -35,7 +35,9 @@ _STRIDE = 9
 _DEVICE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Twenty digits hold every 64-bit second; more are no time, and int() has a limit of its own.
 _TIME = re.compile(rb"[0-9]{1,20}")
-# Values that no double can overflow on: what this leaves out is decided one sample at a time.
+# Values that no double can overflow on: what these leave out is decided one sample at a time. The
+# first is what devices send, at half the cost of the second.
+_PLAIN_TEXT = re.compile(r"(?:;[0-9]{6},[+-]?[0-9]{1,200}+\.?[0-9]{0,100}+)++")
 _SURELY_FINITE = r"[+-]?(?:[0-9]{1,200}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,2}+)?"
 _TEXT = re.compile(rf"(?:;[0-9]{{6}},{_SURELY_FINITE})++")
 _VALUE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
@@ -151,7 +153,8 @@ def _from_text(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
     if count > max_samples:
         raise _too_many(count, max_samples)
     text = samples.decode("ascii")
-    if not _TEXT.fullmatch(";" + text):
+    marked = ";" + text
+    if not _PLAIN_TEXT.fullmatch(marked) and not _TEXT.fullmatch(marked):
         _check_each(text)
     microseconds = text.replace(";", ",").split(",")[::2]
     if sorted(microseconds) != microseconds or len(set(microseconds)) != count:
@@ -193,7 +196,7 @@ def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
     """(canonical text, start_us, end_us, count) of SAMPLES in the original devices' form."""
     count, odd = divmod(len(samples) + 1, _STRIDE)
     if odd or samples[_STRIDE - 1 :: _STRIDE] != b";" * (count - 1):
-        raise _neither_text_nor_binary(samples)
+        raise _fault_of_a_text(samples) or _neither_text_nor_binary(samples)
     if count > max_samples:
         raise _too_many(count, max_samples)
     unpack, form = _layout(count)
@@ -202,19 +205,24 @@ def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
     if not (
         microseconds[0] >= 0 and microseconds[-1] < _US_END and all(map(lt, microseconds, microseconds[1:]))
     ):
-        raise _out_of_range(microseconds) or _not_ascending(microseconds)
+        raise _fault_of_a_text(samples) or _out_of_range(microseconds) or _not_ascending(microseconds)
     # Single precision cannot overflow this sum of doubles; a NaN or an infinity stays in it.
     if not math.isfinite(sum(numbers[1::2])):
         raise _not_finite(numbers[1::2])
     return form % numbers, microseconds[0], microseconds[-1], count
 
 
-def _neither_text_nor_binary(samples: bytes) -> _RefusedError:
+def _fault_of_a_text(samples: bytes) -> _RefusedError | None:
+    """What is wrong with SAMPLES that were meant as text, but hold bytes that no text body has."""
     if _INTENDED_AS_TEXT.fullmatch(samples):
         try:
             _check_each(samples.decode("ascii"))
         except _RefusedError as refused:
             return refused
+    return None
+
+
+def _neither_text_nor_binary(samples: bytes) -> _RefusedError:
     return _RefusedError(
         RejectReason.BAD_SAMPLE,
         f"{len(samples)} bytes are neither text nor binary samples of nine bytes: {_show(samples)}",
