@@ -176,6 +176,8 @@ class SipClient:
     def _transport_config(self) -> Any:
         config = pj.TransportConfig()
         config.boundAddress = _local_address(self._options, in_uri=False)
+        if self._options.transport != "udp":
+            config.sockOptParams.sockOpts.append(pj.SockOpt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
         if self._options.transport == "tls":
             files = self._options.tls
             config.tlsConfig.method = pj.PJSIP_TLSV1_2_METHOD

@@ -227,10 +227,13 @@ class SipReceiver:
         config.boundAddress = options.bind
         config.port = port if port is not None else options.tls_port if transport == "tls" else options.port
         config.publicAddress = "" if port is not None else options.public_addr
-        for level, name, value in (
+        socket_options = [
             (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
             (socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES),
-        ):
+        ]
+        if transport != "udp":  # else answers wait up to 40 ms for the peer to acknowledge earlier ones
+            socket_options.append((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
+        for level, name, value in socket_options:
             config.sockOptParams.sockOpts.append(pj.SockOpt(level, name, value))
         if transport == "tls":
             _set_tls(config.tlsConfig, options.tls)
