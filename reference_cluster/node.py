@@ -75,7 +75,11 @@ class Node:
         except (OSError, ValueError):
             return None
         _reap(pid)
-        return pid if str(self.folder).encode() in _command_line(pid) else None
+        line = _command_line(pid)
+        while line == b"" and _is_alive(pid):  # between fork and exec
+            time.sleep(0.01)
+            line = _command_line(pid)
+        return pid if str(self.folder).encode() in line else None
 
     def stop(self) -> None:
         """End the node in order: it flushes what is in memory. Killed where that takes over 30 s."""
@@ -216,6 +220,13 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _command_line(pid: int) -> bytes:

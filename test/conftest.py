@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
+import real_cassandra
 
 
 def need(program: str, package: str) -> str:
@@ -29,3 +31,9 @@ def sipp() -> str:
 def kamailio() -> str:
     """The SIP proxy."""
     return need("kamailio", "kamailio")
+
+
+@pytest.fixture(scope="session")
+def cassandra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_cassandra.RealCassandra]:
+    """A real Cassandra, started for the first test that asks."""
+    yield from real_cassandra.running(tmp_path_factory.mktemp("cassandra"))

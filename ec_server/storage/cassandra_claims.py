@@ -1,0 +1,233 @@
+"""A writer's own lines in ``ec_minute``: put there before its rows, renewed after them, released in time.
+
+The writing half of the rules in cassandra_minutes.py. What is held costs two small writes when it
+begins, one for each group of rows and one when it ends, whatever the number of rows.
+
+Thread safety: none of its own; the store calls it under its lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from ec_server.model import MinuteState
+from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
+from ec_server.utc import ec_date, ec_time
+from utilities.cassandra_util import Database, Statement
+
+Key = tuple[str, int]
+"""``(device, minute)``."""
+
+IDLE_S = 3.0
+"""A held minute that nothing was written to for so long is released."""
+_KEPT = 20_000
+
+LINES = "SELECT * FROM ec_minute WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
+_LINE = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET version = ?, leased_until = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
+)
+_DAY = (
+    "UPDATE ec_day USING TTL ? AND TIMESTAMP ? SET version = ?"
+    " WHERE device_id = ? AND ec_date = ? AND writer = ?"
+)
+_RELEASE = (
+    "UPDATE ec_minute USING TIMESTAMP ? SET leased_until = null"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
+)
+_FORGET_DIGESTS = (
+    "UPDATE ec_minute USING TIMESTAMP ? SET digest_version = null, minute_count = null, minute_md5 = null"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+_FORGET_STATE = (
+    "UPDATE ec_minute USING TIMESTAMP ? SET state = null, state_version = null"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+DELETE_DIGESTS = (
+    "DELETE FROM ec_checksum USING TIMESTAMP ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
+)
+_FORGET_NOTE = (
+    "UPDATE ec_notable USING TIMESTAMP ? SET state = null WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
+)
+
+
+class Stamps:
+    """Moments of this process in epoch microseconds, each later than the one before."""
+
+    def __init__(self) -> None:
+        self._last_us = 0
+
+    def next(self, how_many: int = 1, not_before_us: int = 0) -> int:
+        """The first of ``how_many`` consecutive moments that are this caller's alone."""
+        first_us = max(time.time_ns() // 1000, self._last_us + 1, not_before_us)
+        self._last_us = first_us + how_many - 1
+        return first_us
+
+
+@dataclass(slots=True)
+class _Held:
+    """One minute that this writer has a line of."""
+
+    version: int
+    leased_until_s: float
+    """On this process's steady clock; 0: released."""
+    opened: bool
+    """Nobody had written to the minute before."""
+    used_s: float
+    is_reported: bool = False
+    is_whole: bool = True
+    """Every row that was sent was also acknowledged."""
+
+
+class Claims:
+    """The lines of one writer."""
+
+    def __init__(self, database: Database, writer: str, stamps: Stamps, ttl_s: Callable[[int], int]) -> None:
+        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever."""
+        self._db = database
+        self.writer = writer
+        self._stamps = stamps
+        self._ttl_s = ttl_s
+        self._held: OrderedDict[Key, _Held] = OrderedDict()
+
+    def hold(self, keys: Collection[Key]) -> None:
+        """Make sure that the line of each minute is stored, and its lease long enough for a write."""
+        now_s = time.monotonic()
+        new = [key for key in keys if self._lease_left_s(key, now_s) <= 0]
+        short = [key for key in keys if 0 < self._lease_left_s(key, now_s) < LEASE_S / 2]
+        if new:
+            self._begin(new, now_s)
+        if short:
+            self._renew(short, now_s)
+
+    def touch(self, keys: Collection[Key]) -> frozenset[Key]:
+        """After the rows: a new version. Returns the minutes that this writer opened with them."""
+        now_s = time.monotonic()
+        self._renew(keys, now_s)
+        opened = [key for key in keys if self._held[key].opened and not self._held[key].is_reported]
+        for key in opened:
+            self._held[key].is_reported = True
+        return frozenset(key for key in opened if self._held[key].is_whole)
+
+    def spoil(self, keys: Iterable[Key]) -> None:
+        """Some rows of these minutes may be stored without having been acknowledged."""
+        for key in keys:
+            if key in self._held:
+                self._held[key].is_whole = False
+
+    def wrote_alone(self, key: Key, lines: MinuteLines) -> bool:
+        """Whether every row of the minute is this writer's, acknowledged, from the first on."""
+        held = self._held.get(key)
+        if held is None or not (held.opened and held.is_whole):
+            return False
+        return {name: line.version for name, line in lines.writers.items()} == {self.writer: held.version}
+
+    def release_statement(self, key: Key) -> Statement:
+        """Ends the lease; the caller puts it into a mutation and then calls ``released``."""
+        return Statement(_RELEASE, (self._stamps.next(), *_at(key), self.writer))
+
+    def released(self, keys: Iterable[Key]) -> None:
+        """The lease of these minutes is ended."""
+        for key in keys:
+            if key in self._held:
+                self._held[key].leased_until_s = 0.0
+        while len(self._held) > _KEPT and next(iter(self._held.values())).leased_until_s == 0.0:
+            self._held.popitem(last=False)
+
+    def release(self, keys: Iterable[Key] | None = None) -> None:
+        """End the leases of these minutes, or of all that nothing was written to for a while."""
+        limit_s = time.monotonic() - IDLE_S
+        wanted = self._held if keys is None else keys
+        ended = [
+            key
+            for key in wanted
+            if (held := self._held.get(key)) and held.leased_until_s and (keys or held.used_s < limit_s)
+        ]
+        if not ended:
+            return
+        lines = self.read(ended)
+        for key in ended:
+            self._db.write([[self.release_statement(key), *self._void(key, lines[key], even_current=False)]])
+        self.released(ended)
+
+    def release_all(self) -> None:
+        """End every lease: this writer is closing."""
+        self.release([key for key, held in self._held.items() if held.leased_until_s])
+
+    def read(self, keys: Collection[Key]) -> dict[Key, MinuteLines]:
+        """What is on record of each minute."""
+        wanted = list(keys)
+        found = self._db.read_each(LINES, [(*_at(key), ec_time(key[1])) for key in wanted])
+        return {
+            key: minutes_of_rows(ec_date(key[1]), rows).get(key[1], MinuteLines(key[1]))
+            for key, rows in zip(wanted, found)
+        }
+
+    def _lease_left_s(self, key: Key, now_s: float) -> float:
+        held = self._held.get(key)
+        return held.leased_until_s - now_s if held else 0.0
+
+    def _begin(self, keys: Collection[Key], now_s: float) -> None:
+        """Lines first, then the days', and only then may rows follow (rule 5)."""
+        found = self.read(keys)
+        for key in keys:
+            held = self._held.pop(key, None)
+            opened = held.opened if held else not found[key].was_written
+            whole = held.is_whole if held else True
+            self._held[key] = _Held(0, 0.0, opened, now_s, held is not None and held.is_reported, whole)
+        self._renew(keys, now_s, found)
+        days = {(device_id, ec_date(minute)): self._ttl_s(minute) for device_id, minute in keys}
+        self._db.write(
+            [Statement(_DAY, (ttl_s, at := self._stamps.next(), at, *day, self.writer))]
+            for day, ttl_s in days.items()
+        )
+
+    def _renew(
+        self, keys: Collection[Key], now_s: float, found: dict[Key, MinuteLines] | None = None
+    ) -> None:
+        mutations: list[list[Statement]] = []
+        versions: dict[Key, int] = {}
+        for key in keys:
+            at = versions[key] = self._stamps.next()
+            values = (self._ttl_s(key[1]), at, at, at + LEASE_S * 1_000_000, *_at(key), self.writer)
+            mutation = [Statement(_LINE, values)]
+            if found and found[key].minute == key[1]:
+                mutation += self._void(key, found[key], even_current=True)
+                mutations += [[note] for note in self._void_note(key, found[key])]
+            mutations.append(mutation)
+        try:
+            self._db.write(mutations)
+        except Exception:
+            for key in keys:  # some may be stored: the versions are not known
+                self._held[key].version = 0
+            raise
+        for key in keys:
+            held = self._held[key]
+            held.version, held.used_s = versions[key], now_s
+            held.leased_until_s = now_s + LEASE_S
+            self._held.move_to_end(key)
+
+    def _void(self, key: Key, lines: MinuteLines, *, even_current: bool) -> list[Statement]:
+        """Take away what is on record and no longer, or soon no longer, true."""
+        found = []
+        at = _at(key)
+        if lines.digest_version is not None and (even_current or lines.digest_version != lines.fingerprint):
+            stamp = self._stamps.next()
+            found.append(Statement(DELETE_DIGESTS, (stamp, *at, ec_time(key[1] + 59))))
+            found.append(Statement(_FORGET_DIGESTS, (stamp, *at)))
+        if lines.state is not None and (even_current or lines.state_version != lines.fingerprint):
+            found.append(Statement(_FORGET_STATE, (self._stamps.next(), *at)))
+        return found
+
+    def _void_note(self, key: Key, lines: MinuteLines) -> list[Statement]:
+        is_noted = lines.state not in (None, MinuteState.PROVEN)
+        return [Statement(_FORGET_NOTE, (self._stamps.next(), *_at(key)))] if is_noted else []
+
+
+def _at(key: Key) -> tuple[str, str, str]:
+    device_id, minute = key
+    return device_id, ec_date(minute), ec_time(minute)

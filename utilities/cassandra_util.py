@@ -1,0 +1,538 @@
+"""The Cassandra driver, and nothing of what it stores: sessions, policies, errors. The only import of it.
+
+Rules:
+
+1. ``Database`` never blocks its maker for long: it connects in a thread of its own, and goes on
+   trying for ever, never waiting longer than 30 s between two attempts. Until it has a session, and
+   whenever the cluster stops answering, every call fails at once with RetryableStorageError; the
+   same thread asks until it answers again. So one call at most waits for a timeout of an outage.
+2. Every statement is prepared and idempotent, so that the driver may repeat it on another node: a
+   node that dies or hangs costs a second, not an error. Only what no node took is reported, after
+   four seconds at most.
+3. What is in flight is bounded: ``write`` and ``read_each`` keep at most a stated number of requests
+   open, and return when every one of them has its outcome.
+4. What an operator must change (password, rights, tables of another shape) is a
+   ConfigurationError that names the key.
+
+Thread safety: ``Database`` may be used by several threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cassandra
+from cassandra import ConsistencyLevel, auth, cluster, connection, policies, protocol, query
+from cassandra.io.libevreactor import LibevConnection
+
+from ec_server.errors import (
+    ConfigurationError,
+    PermanentStorageError,
+    RetryableStorageError,
+    StorageError,
+)
+
+LONGEST_PAUSE_S = 30.0
+REQUEST_TIMEOUT_S = 4.0
+_PROBE_TIMEOUT_S = 2.0
+_HEARTBEAT_S = 5
+_SPECULATIVE_DELAY_S = 1.0
+_IN_FLIGHT = 24
+_TICK_S = 1.0
+_PROTOCOL = 5  # Cassandra 4.0 and later
+
+_log = logging.getLogger(__name__)
+
+Row = Any
+"""A named tuple of the columns asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which cluster, as whom, and how; the attributes are the configuration's ``cassandra.`` keys."""
+
+    host: tuple[str, ...]
+    port: int
+    keyspace: str
+    username: str = ""
+    password: str = field(default="", repr=False)
+    local_dc: str = ""
+    consistency: str = "LOCAL_QUORUM"
+    replication: str = "1"
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class Statement(NamedTuple):
+    """CQL with ``?`` and its values."""
+
+    cql: str
+    values: tuple[Any, ...]
+
+
+Mutation = Sequence[Statement]
+"""Statements on one partition key: applied as one, all or none."""
+
+
+class Database:
+    """A keyspace of a cluster, connected to in the background; see the module's rules."""
+
+    def __init__(
+        self,
+        target: Target,
+        tables: str,
+        *,
+        read_only: bool = False,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to connect. ``tables`` is the CQL of every table, made where missing.
+
+        ``on_tick`` is called about once a second by the background thread while the database
+        answers. A read-only database makes nothing.
+        """
+        self.target = target
+        self._tables = tables
+        self._read_only = read_only
+        self._on_tick = on_tick
+        self._cluster: Any = None
+        self._session: Any = None
+        self._prepared: dict[str, Any] = {}
+        self._preparing = threading.Lock()
+        self._trouble: StorageError | ConfigurationError = RetryableStorageError(
+            f"not yet connected to {self._place()}"
+        )
+        self._answers = False
+        self._first_attempt = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_connected, name="cassandra", daemon=True)
+        self._thread.start()
+
+    # --- life -----------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the first attempt to connect, not for its success.
+
+        Raises ConfigurationError where it found what an operator must change.
+        """
+        self._first_attempt.wait(timeout_s)
+        if isinstance(self._trouble, ConfigurationError) and not self._answers:
+            raise self._trouble
+
+    def state(self) -> tuple[bool, str]:
+        """``(whether it answers, why not)``; asks nobody."""
+        return self._answers, "" if self._answers else str(self._trouble)
+
+    def close(self) -> None:
+        """End the background thread and every connection."""
+        self._closing.set()
+        self._thread.join(LONGEST_PAUSE_S)
+        if self._cluster is not None:
+            self._cluster.shutdown()
+
+    # --- use ------------------------------------------------------------------------------
+
+    def read(self, cql: str, *values: Any) -> Iterator[Row]:
+        """Rows of one SELECT, fetched page by page while they are consumed."""
+        session = self._usable()
+        with _Translated(self):
+            result = session.execute(self._statement(session, Statement(cql, values)))
+        while True:
+            yield from result.current_rows
+            if not result.has_more_pages:
+                return
+            with _Translated(self):
+                result.fetch_next_page()
+
+    def read_each(self, cql: str, values: Iterable[tuple[Any, ...]]) -> list[list[Row]]:
+        """The rows of one small SELECT for each of several values, in their order."""
+        session = self._usable()
+        bound = (self._statement(session, Statement(cql, one)) for one in values)
+        return [list(outcome) for outcome in self._run(session, bound)]
+
+    def write(self, mutations: Iterable[Mutation]) -> None:
+        """Apply every mutation; returns when all are at the consistency asked for.
+
+        Raises after all have their outcome: RetryableStorageError where any may not be applied
+        (those that are stay), PermanentStorageError where the database refuses one for good.
+        """
+        session = self._usable()
+        self._run(session, (self._together(session, mutation) for mutation in mutations))
+
+    def _usable(self) -> Any:
+        if not self._answers:
+            if isinstance(self._trouble, ConfigurationError):
+                raise PermanentStorageError(str(self._trouble))
+            raise self._trouble
+        return self._session
+
+    def _run(self, session: Any, statements: Iterable[Any]) -> list[Any]:
+        """Execute with bounded concurrency; after a failure begin no more, but wait for what is open."""
+        with _Translated(self):
+            outcomes: list[Any] = []
+            in_flight: deque[Any] = deque()
+            worst: Exception | None = None
+
+            def settle_oldest() -> None:
+                nonlocal worst
+                try:
+                    outcomes.append(in_flight.popleft().result())
+                except Exception as error:
+                    worst = worst if _is_permanent(worst) else error
+
+            for statement in statements:
+                if len(in_flight) >= _IN_FLIGHT:
+                    settle_oldest()
+                if worst is not None:
+                    break
+                in_flight.append(session.execute_async(statement))
+            while in_flight:
+                settle_oldest()
+            if worst is not None:
+                raise worst
+            return outcomes
+
+    def _statement(self, session: Any, statement: Statement) -> Any:
+        prepared = self._prepared.get(statement.cql)
+        if prepared is None:
+            with self._preparing, _Translated(self):
+                prepared = session.prepare(_qualified(statement.cql, self.target.keyspace))
+                prepared.is_idempotent = True
+                self._prepared[statement.cql] = prepared
+        return prepared.bind(statement.values)
+
+    def _together(self, session: Any, mutation: Mutation) -> Any:
+        if len(mutation) == 1:
+            return self._statement(session, mutation[0])
+        batch = query.BatchStatement(batch_type=query.BatchType.UNLOGGED)
+        batch.is_idempotent = True
+        for statement in mutation:
+            batch.add(self._statement(session, statement))
+        return batch
+
+    # --- connecting -----------------------------------------------------------------------
+
+    def _keep_connected(self) -> None:
+        pause_s = 0.0
+        while not self._closing.wait(pause_s):
+            if self._session is None:
+                self._try_to_connect()
+                self._first_attempt.set()
+            elif not self._answers:
+                self._probe()
+            else:
+                self._tick()
+            pause_s = _TICK_S if self._answers else min(LONGEST_PAUSE_S, max(0.5, pause_s * 1.5))
+
+    def _try_to_connect(self) -> None:
+        try:
+            self._connect()
+        except (ConfigurationError, StorageError) as error:
+            self._note(error)
+            self._drop_cluster()
+        except Exception as error:
+            self._note(_translation(error, self._place(), self.target))
+            self._drop_cluster()
+
+    def _drop_cluster(self) -> None:
+        self._session = None
+        if self._cluster is not None:
+            try:
+                self._cluster.shutdown()
+            finally:
+                self._cluster = None
+
+    def _connect(self) -> None:
+        self._cluster = _cluster_of(self.target)
+        session = self._cluster.connect()
+        _ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
+        self._prepared.clear()
+        self._session = session
+        self._answers = True
+        _log.info("connected to %s", self._place())
+
+    def _probe(self) -> None:
+        """Ask for a row that is not there, at the consistency of everything else."""
+        try:
+            cql = _qualified("SELECT device_id FROM ec_device WHERE device_id = '?'", self.target.keyspace)
+            asked = query.SimpleStatement(cql, is_idempotent=True)
+            self._session.execute(asked, timeout=_PROBE_TIMEOUT_S)
+        except Exception as error:
+            self._note(_translation(error, self._place(), self.target))
+        else:
+            self._answers = True
+            _log.info("%s answers again", self._place())
+
+    def _tick(self) -> None:
+        try:
+            self._on_tick()
+        except StorageError as error:
+            _log.warning("%s", error)
+        except Exception:
+            _log.exception("upkeep of %s failed", self._place())
+
+    def lost(self, error: BaseException) -> StorageError | ConfigurationError:
+        """The error in the tree's words; from a retryable one on, calls fail until a probe succeeds."""
+        translated = _translation(error, self._place(), self.target)
+        if isinstance(translated, RetryableStorageError):
+            self._note(translated)
+            return translated
+        return PermanentStorageError(str(translated))
+
+    def _note(self, error: StorageError | ConfigurationError) -> None:
+        if self._answers or str(error) != str(self._trouble):
+            _log.warning("%s", error)
+        self._trouble = error
+        self._answers = False
+
+    def _place(self) -> str:
+        return f"Cassandra at {','.join(self.target.host)}:{self.target.port}"
+
+
+class _Translated:
+    """Turns the driver's errors into StorageError, chained."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, _DRIVER_ERRORS):
+            raise self._database.lost(error) from error
+
+
+# --- errors -------------------------------------------------------------------------------
+
+_DRIVER_ERRORS = (
+    cassandra.DriverException,
+    cassandra.OperationTimedOut,
+    cluster.NoHostAvailable,
+    connection.ConnectionException,
+    protocol.ErrorMessage,
+    OSError,
+)
+_PERMANENT = (cassandra.InvalidRequest, cassandra.Unauthorized, protocol.SyntaxException)
+
+
+def _is_permanent(error: BaseException | None) -> bool:
+    return isinstance(error, _PERMANENT)
+
+
+def _translation(
+    error: BaseException, place: str, target: Target
+) -> RetryableStorageError | PermanentStorageError | ConfigurationError:
+    """A driver's error in the words of the tree."""
+    for one in _causes(error):
+        if isinstance(one, cassandra.AuthenticationFailed):
+            return ConfigurationError(
+                f"{place} refuses the login of {target.username or 'nobody'!r}: {one}; "
+                "correct cassandra.username and cassandra.password"
+            )
+        if isinstance(one, cassandra.Unauthorized):
+            return ConfigurationError(
+                f"{place}: {one}; grant it to cassandra.username = {target.username}, on the keyspace "
+                f"of cassandra.keyspace = {target.keyspace}"
+            )
+        if isinstance(one, ssl.SSLError):
+            return ConfigurationError(
+                f"{place}: {one}; check cassandra.tls_ca, cassandra.tls_certificate and cassandra.tls_key"
+            )
+    if _is_permanent(error):
+        return PermanentStorageError(f"{place} refuses: {error}")
+    return RetryableStorageError(f"{place} does not answer: {_brief(error)}; it will be asked again")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    if isinstance(error, cluster.NoHostAvailable) and isinstance(error.errors, dict):
+        yield from (one for one in error.errors.values() if isinstance(one, BaseException))
+
+
+def _brief(error: BaseException) -> str:
+    named = [f"{host}: {one}" for host, one in _host_errors(error)] or [str(error)]
+    return f"{type(error).__name__}: {'; '.join(named)}"[:400]
+
+
+def _host_errors(error: BaseException) -> list[tuple[Any, Any]]:
+    found = getattr(error, "errors", None)
+    return list(found.items()) if isinstance(found, dict) else []
+
+
+# --- policies -----------------------------------------------------------------------------
+
+
+class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
+    """Waits 1, 2, 4, ... and then always 30 seconds between attempts to reach a node."""
+
+    def new_schedule(self) -> Iterator[float]:
+        pause_s = 1.0
+        while True:
+            yield pause_s
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+
+class _AsksAnotherNode(policies.RetryPolicy):  # type: ignore[misc]
+    """What one coordinator could not do, two others are asked for: every statement is idempotent."""
+
+    _TIMES = 2
+
+    def _decide(self, _query: Any, consistency: Any, *, retry_num: int, **_details: Any) -> Any:
+        if retry_num < self._TIMES:
+            return self.RETRY_NEXT_HOST, consistency
+        return self.RETHROW, None
+
+    on_read_timeout = on_write_timeout = on_unavailable = on_request_error = _decide
+
+
+def _cluster_of(target: Target) -> Any:
+    nodes = policies.TokenAwarePolicy(policies.DCAwareRoundRobinPolicy(target.local_dc))
+    profile = cluster.ExecutionProfile(
+        load_balancing_policy=nodes,
+        retry_policy=_AsksAnotherNode(),
+        consistency_level=getattr(ConsistencyLevel, target.consistency),
+        request_timeout=REQUEST_TIMEOUT_S,
+        speculative_execution_policy=policies.ConstantSpeculativeExecutionPolicy(_SPECULATIVE_DELAY_S, 1),
+        row_factory=query.named_tuple_factory,
+    )
+    login = {"username": target.username, "password": target.password}
+    return cluster.Cluster(
+        contact_points=list(target.host),
+        port=target.port,
+        protocol_version=_PROTOCOL,
+        auth_provider=auth.PlainTextAuthProvider(**login) if target.username else None,
+        ssl_context=_tls_context(target),
+        execution_profiles={cluster.EXEC_PROFILE_DEFAULT: profile},
+        reconnection_policy=_NeverGivesUp(),
+        connection_class=LibevConnection,
+        connect_timeout=REQUEST_TIMEOUT_S,
+        control_connection_timeout=REQUEST_TIMEOUT_S,
+        idle_heartbeat_interval=_HEARTBEAT_S,
+        idle_heartbeat_timeout=_HEARTBEAT_S,
+        monitor_reporting_enabled=False,
+        application_name="energy-consumption-server",
+    )
+
+
+def _tls_context(target: Target) -> ssl.SSLContext | None:
+    if target.tls_ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(target.tls_ca))
+        context.check_hostname = False  # nodes are reached by address; the CA is this cluster's own
+        if target.tls_certificate is not None:
+            context.load_cert_chain(target.tls_certificate, target.tls_key)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cassandra.tls_ca, cassandra.tls_certificate or cassandra.tls_key cannot be used: {error}"
+        ) from error
+    return context
+
+
+# --- keyspace and tables ------------------------------------------------------------------
+
+
+def _ensure_schema(owner: Any, session: Any, target: Target, tables: str, *, read_only: bool) -> None:
+    """Make what is missing, and refuse what is there in another shape."""
+    wanted = {shape.name: shape for shape in map(_shape_of_cql, _statements(tables))}
+    if read_only:
+        _require_tables(owner, target, wanted)
+    elif _missing(owner, target, wanted):
+        _make(owner, session, target, tables)
+    for name, shape in wanted.items():
+        found = _shape_of_table(owner.metadata.keyspaces[target.keyspace].tables[name])
+        if found != shape:
+            raise ConfigurationError(
+                f"table {target.keyspace}.{name} has another shape: {_difference(shape, found)}; "
+                "choose another cassandra.keyspace, or move that table's data away and drop it"
+            )
+
+
+def _missing(owner: Any, target: Target, wanted: Iterable[str]) -> bool:
+    keyspace = owner.metadata.keyspaces.get(target.keyspace)
+    return keyspace is None or any(name not in keyspace.tables for name in wanted)
+
+
+def _require_tables(owner: Any, target: Target, wanted: Iterable[str]) -> None:
+    if _missing(owner, target, wanted):
+        raise RetryableStorageError(
+            f"keyspace {target.keyspace} has not all tables yet; the server makes them when it starts"
+        )
+
+
+def _make(owner: Any, session: Any, target: Target, tables: str) -> None:
+    """Everyone asks the same node, so that servers that start at once do not make a table twice."""
+    up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
+    chosen = up[0] if up else None
+    if target.keyspace not in owner.metadata.keyspaces:
+        session.execute(_keyspace_cql(target), host=chosen, timeout=LONGEST_PAUSE_S)
+    for statement in _statements(tables):
+        session.execute(_qualified(statement, target.keyspace), host=chosen, timeout=LONGEST_PAUSE_S)
+    owner.refresh_schema_metadata(max_schema_agreement_wait=LONGEST_PAUSE_S)
+    if _missing(owner, target, [_shape_of_cql(statement).name for statement in _statements(tables)]):
+        raise RetryableStorageError(f"the nodes do not yet agree on keyspace {target.keyspace}")
+
+
+def _keyspace_cql(target: Target) -> str:
+    parts = [part.partition(":") for part in target.replication.replace(" ", "").split(",")]
+    copies = {name: count for name, colon, count in parts if colon}
+    options = copies or {"replication_factor": target.replication.strip()}
+    listed = ", ".join(f"'{name}': {count}" for name, count in options.items())
+    return (
+        f'CREATE KEYSPACE IF NOT EXISTS "{target.keyspace}" '
+        f"WITH replication = {{'class': 'NetworkTopologyStrategy', {listed}}}"
+    )
+
+
+class _Shape(NamedTuple):
+    """A table as far as this program depends on it."""
+
+    name: str
+    columns: frozenset[tuple[str, str]]
+    partition_key: tuple[str, ...]
+    clustering: tuple[str, ...]
+
+
+def _qualified(cql: str, keyspace: str) -> str:
+    """The CQL with its table's name preceded by the keyspace's."""
+    return re.sub(r"\b(FROM|INTO|UPDATE|EXISTS) (ec_\w+)", rf'\1 "{keyspace}".\2', cql, count=1)
+
+
+def _statements(tables: str) -> list[str]:
+    bare = re.sub(r"--.*", "", tables)
+    return [statement.strip() for statement in bare.split(";") if statement.strip()]
+
+
+def _shape_of_cql(statement: str) -> _Shape:
+    head = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", statement, re.DOTALL)
+    if head is None:
+        raise ValueError(f"not a CREATE TABLE of the form used here: {statement[:60]}")
+    columns = re.findall(r"^\s+(\w+)\s+(text|int|bigint|timeuuid)\b", head[2], re.MULTILINE)
+    single = re.search(r"(\w+)\s+text PRIMARY KEY", head[2])
+    keyed = re.search(r"PRIMARY KEY \(\(([^)]*)\)(?:, )?([^)]*)\)", head[2])
+    partition = (single[1],) if single else tuple(keyed[1].split(", ")) if keyed else ()
+    clustering = tuple(keyed[2].split(", ")) if keyed and keyed[2] else ()
+    return _Shape(head[1], frozenset(columns), partition, clustering)
+
+
+def _shape_of_table(table: Any) -> _Shape:
+    columns = frozenset((name, column.cql_type) for name, column in table.columns.items())
+    partition = tuple(column.name for column in table.partition_key)
+    return _Shape(table.name, columns, partition, tuple(column.name for column in table.clustering_key))
+
+
+def _difference(wanted: _Shape, found: _Shape) -> str:
+    if (wanted.partition_key, wanted.clustering) != (found.partition_key, found.clustering):
+        keys = (found.partition_key, found.clustering, wanted.partition_key, wanted.clustering)
+        return "its key is ({}), {}, not ({}), {}".format(*(", ".join(key) for key in keys))
+    columns = [f"{name} {kind}" for name, kind in sorted(wanted.columns ^ found.columns)]
+    return f"differing in the columns {', '.join(columns)}"
