@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-import real_cassandra
+
+
+if TYPE_CHECKING:
+    from real_cassandra import RealCassandra
 
 
 def need(program: str, package: str) -> str:
@@ -34,6 +38,8 @@ def kamailio() -> str:
 
 
 @pytest.fixture(scope="session")
-def cassandra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_cassandra.RealCassandra]:
+def cassandra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCassandra]:
     """A real Cassandra, started for the first test that asks."""
+    import real_cassandra
+
     yield from real_cassandra.running(tmp_path_factory.mktemp("cassandra"))
