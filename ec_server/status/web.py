@@ -82,7 +82,7 @@ def create_app(observer: Observer, version: str, allowed_s: float) -> ASGIApp:
 
 
 def device_object(device: DeviceStatus) -> dict[str, object]:
-    """A device's object of ``/api/devices`` (docs/operations.md): times ISO-8601 in UTC."""
+    """A device's object of ``/api/devices`` (docs/status.md): times ISO-8601 in UTC."""
     record = device.record
     through = record.verified_through
     return {

@@ -140,3 +140,11 @@ def test_names_in_the_alerts_and_the_dashboard_exist() -> None:
         used |= set(re.findall(r"\bec_[a-z_]+", file.read_text("utf-8")))
     assert used
     assert used <= known
+
+
+def test_the_document_lists_every_figure_and_no_other() -> None:
+    text = exposition(snapshot(receiver(0)), "1").decode()
+    known = set(re.findall(r"^# TYPE (\S+ \S+)", text, re.MULTILINE))
+    document = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(ec_\w+)(?:\{\w+\})?` \| (\w+) \|", document, re.MULTILINE)
+    assert {" ".join(pair) for pair in listed} == known
