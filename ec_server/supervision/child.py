@@ -50,9 +50,9 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """It ended as asked; one that was told before it was ready had nothing to drain."""
+        """It drained and ended; or it was told before it was ready, and had nothing to drain."""
         unready = self.life.ready_s is None and self.code == -signal.SIGTERM
-        return self.asked and (self.code == 0 or unready)
+        return self.code == 0 or (self.asked and unready)
 
 
 class Child:

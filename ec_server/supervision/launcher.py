@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -31,42 +32,39 @@ _log = logging.getLogger(__name__)
 
 def launch(settings: Settings, config: Path | None, root: Path, environ: Mapping[str, str]) -> int:
     """Run the whole server until it is told to stop; the exit code of ec_server_main.py."""
-    with StopSignals() as signals:
+    with StopSignals() as signals, ExitStack() as held:
         try:
-            lock = _sole_user(settings, signals)
-            try:
-                for warning in warnings(settings):
-                    _log.warning("%s", warning)
-                probe(server_ports(settings))
-                return _supervise(settings, config, root, environ, signals, lock)
-            finally:
-                lock.release()
+            lock = _sole_user(settings, signals, held)
+            for warning in warnings(settings):
+                _log.warning("%s", warning)
+            probe(server_ports(settings))
+            supervisor = _ready_to_run(settings, config, root, environ, signals, lock)
         except ConfigurationError as error:
             return 0 if signals.requests else refuse(str(error))
+        except OSError as error:
+            return refuse(f"storage.path {str(settings.storage_path)!r} is not usable: {error}")
+        return supervisor.run()
 
 
-def _sole_user(settings: Settings, signals: StopSignals) -> RunLock:
+def _sole_user(settings: Settings, signals: StopSignals, held: ExitStack) -> RunLock:
     folder = settings.storage_path / RUN_FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return RunLock.acquire(folder / "lock", signals.pause)
-    except OSError as error:
-        raise ConfigurationError(
-            f"storage.path {str(settings.storage_path)!r} is not usable: {error}"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = RunLock.acquire(folder / "lock", signals.pause)
+    held.callback(lock.release)
+    return lock
 
 
-def _supervise(
+def _ready_to_run(
     settings: Settings,
     config: Path | None,
     root: Path,
     environ: Mapping[str, str],
     signals: StopSignals,
     lock: RunLock,
-) -> int:
+) -> Supervisor:
     committed_mark = commit_lookup(settings)
     settle_former_run(settings.storage_path / RUN_FOLDER, committed_mark)
-    supervisor = Supervisor(
+    return Supervisor(
         server_plans(settings, config, root),
         child_environment(environ, root),
         signals,
@@ -74,7 +72,6 @@ def _supervise(
         up_line=up_line(settings),
         keep_open=(lock.descriptor,),
     )
-    return supervisor.run()
 
 
 def refuse(message: str) -> int:

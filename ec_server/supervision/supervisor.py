@@ -62,16 +62,17 @@ class Worker:
     def look_at_page(self) -> tuple[str, str]:
         """State and reason, from the page that the process really writes, should it have made a new one."""
         if _identity(self.plan.page) not in {self._file, None}:
-            self.page.close()
-            self.page = WorkerPage.open(self.plan.page)
-            self._file = _identity(self.plan.page)
+            former = self.page
+            self.page, self._file = WorkerPage.open(self.plan.page), _identity(self.plan.page)
+            former.close()
         return self.page.state()
 
     def prepare_page(self) -> None:
         """Make the page that of a process about to start; only while there is none."""
         if _identity(self.plan.page) != self._file:
-            self.page.close()
+            former = self.page
             self._open_page()
+            former.close()
         self.page.set_state("starting")
         self.page.beat()
 
@@ -90,7 +91,10 @@ class Supervisor:
         keep_open: Sequence[int] = (),
         limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
-        """``settle`` accounts for a dead receiver's page and returns what was lost with it."""
+        """``settle`` accounts for a dead receiver's page and returns what was lost with it.
+
+        Raises OSError where a page cannot be made.
+        """
         self._workers = [Worker(plan) for plan in plans]
         self._environ, self._signals, self._keep_open = environ, signals, tuple(keep_open)
         self._settle, self._up_line, self._limits = settle, up_line, limits
@@ -188,8 +192,8 @@ class Supervisor:
     # --- one worker -----------------------------------------------------------------------
 
     def _start(self, worker: Worker, now: float) -> None:
-        worker.prepare_page()
         try:
+            worker.prepare_page()
             worker.child = Child(worker.plan, self._environ, self._keep_open)
         except OSError as error:
             worker.page.set_state("dead", str(error))

@@ -1,6 +1,7 @@
 """Runs a Supervisor over workers that are described as JSON on the command line.
 
-``{"folder": FOLDER, "limits": {...}, "workers": {NAME: {"behaviour": ..., "receives": true}}}``
+``{"folder": FOLDER, "limits": {...}, "workers": {NAME: {"behaviour": ..., "receives": true}}}``,
+optionally with ``"program"`` in the place of the interpreter.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> int:
         ChildPlan(
             name,
             (
-                sys.executable,
+                worker.get("program", sys.executable),
                 str(HERE / "bad_worker.py"),
                 str(folder / f"{name}.page"),
                 str(folder / f"{name}.events"),

@@ -36,8 +36,13 @@ class Running:
 
     def __init__(self, folder: Path, workers: dict[str, str], **more: object) -> None:
         self.folder, self.names = folder, list(workers)
+        program = more.pop("program", sys.executable)
         described = {
-            name: {"behaviour": behaviour, "receives": name.startswith("receiver")}
+            name: {
+                "behaviour": behaviour,
+                "receives": name.startswith("receiver"),
+                "program": program,
+            }
             for name, behaviour in workers.items()
         }
         wanted = {"folder": str(folder), "workers": described, "mark": [0, 0, 0], **more}
@@ -139,6 +144,12 @@ def test_a_worker_that_only_crashes_is_tried_a_few_times_before_the_start_fails(
     pauses = [later - earlier for earlier, later in pairwise(boots)]
     assert all(pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8, 1.6), strict=True)), pauses
     assert running.alive() == set()
+
+
+def test_a_program_that_cannot_even_be_started_fails_the_start_and_is_named(run):
+    running = run({"receiver-0": "good"}, program="/nowhere/python")
+    assert running.process.wait(20) == 2
+    assert "/nowhere/python" in running.log()
 
 
 def test_a_worker_that_needs_a_third_try_at_the_start_gets_it(run):
