@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,14 @@ class DayFile:
         self.inode = path.stat().st_ino
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, with all that is committed in the file itself rather than beside it.
+
+        SQLite does that only for the last connection, and not if that one is read-only.
+        """
+        if not self._read_only:
+            self._db.set_busy_timeout(0)
+            with suppress(apsw.Error):  # others are at work in it: theirs to do, then
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._db.close()
 
     def _make_tables(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,19 @@ class TestFiles:
         with SqliteStore(tmp_path, read_only=True) as store:
             assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
         assert foreign("SELECT count(*) AS n FROM ec_checksum") == [{"n": 0}]
+
+    def test_a_closed_file_holds_everything_itself_though_somebody_reads(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        writer, copy = SqliteStore(tmp_path), tmp_path / "copy"
+        writer.write([run_of("m", NOON, 0)])
+        with SqliteStore(tmp_path, read_only=True) as reader:
+            assert reader.second_text("m", NOON)
+            writer.close()
+            copy.mkdir()
+            shutil.copy(tmp_path / "ec-20260301.sqlite", copy)
+        with SqliteStore(copy, read_only=True) as moved:
+            assert moved.second_text("m", NOON) == run_of("m", NOON, 0).values
 
     def test_a_commit_mark_goes_with_its_rows(self, opens: Opens) -> None:
         store = opens()
