@@ -101,6 +101,11 @@ class SipClient:
         """Sent, and neither answered nor given up yet."""
         return self.sent - self.acknowledged - self.failed.total()
 
+    @property
+    def running(self) -> bool:
+        """Whether it may be polled."""
+        return self._endpoint is not None
+
     def start(self) -> None:
         """Open one transport on a free port of the address that leads to the server."""
         _library().pj_log_set_level(0)  # until libInit it would print on stdout

@@ -1,0 +1,142 @@
+"""The command line of the meters, as plans for their processes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reference_client.faults import FaultPlan
+from reference_client.meter_process import ProcessPlan, Recorded, SyncTarget
+from reference_client.recording import Recording
+from reference_client.sip_sender import WINDOWS
+from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
+
+_HELP_RECORDING = ".npy file to replay, instead of generated power; may be repeated: the next meter's"
+_HELP_HOURS = "hours that a local store keeps (default: 6)"
+_HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
+_STARTING_S = 1.5
+"""What a process needs before it can record."""
+
+
+def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
+    """A plan a process. Ends the program, exit code 2, with a message where something is wrong."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if bool(given.certificate) != bool(given.key):
+        parser.error("--certificate and --key belong together")
+    for file in given.recording:
+        try:
+            Recording(file, 0)
+        except (OSError, ValueError) as error:
+            parser.error(f"--recording: {error}")
+    # A certificate names one device, and a process has one connection.
+    most = 1 if given.certificate else MOST_ACCOUNTS
+    devices = [(number, f"{given.id_prefix}-{number + 1}") for number in range(given.devices)]
+    begin_at = time.time() + _STARTING_S
+    start = math.ceil(begin_at) if given.start is None else given.start
+    groups = [devices[i : i + most] for i in range(0, len(devices), most)]
+    return [
+        ProcessPlan(
+            name=f"meters-{number}" if len(groups) > 1 else "meters",
+            devices=tuple(group),
+            sip=_sip(given),
+            sync=_sync(given),
+            store=given.store,
+            keep_hours=given.keep_hours,
+            binary=given.format == "binary",
+            subscribe=given.subscribe,
+            recorded=Recorded(tuple(given.recording), given.loop) if given.recording else None,
+            faults=given.faults,
+            start=start,
+            seconds=given.seconds,
+            begin_at=start if given.start is None else begin_at,
+            speed=given.speed,
+            window=given.window or WINDOWS[given.transport],
+            stay=given.stay,
+        )
+        for number, group in enumerate(groups)
+    ]
+
+
+def _sip(given: argparse.Namespace) -> ClientOptions:
+    host, port = given.server
+    tls = ClientTls(given.ca, given.certificate, given.key)
+    return ClientOptions(host, port, given.transport, tls, given.to)
+
+
+def _sync(given: argparse.Namespace) -> SyncTarget | None:
+    if given.sync is None:
+        return None
+    host, port = given.sync
+    return SyncTarget(
+        host, port, given.device_key, given.ca, given.certificate, given.key, over_tls=given.sync_tls
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_client", description="Meters that record, send, and are synchronized."
+    )
+    add = parser.add_argument
+    add("--devices", type=_checked(int, lambda n: n >= 1), default=1, metavar="N")
+    add("--id-prefix", default="meter", help="device ids are PREFIX-1, PREFIX-2, ... (default: meter)")
+    add("--server", type=_address, default="127.0.0.1:34567", metavar="HOST:PORT", help="where SIP goes")
+    add("--transport", choices=tuple(WINDOWS), default="tcp")
+    add("--to", default="", metavar="URI", help="SIP address of record, where it is not the server itself")
+    add("--subscribe", action="store_true", help="send only once the server's presence is open")
+    add("--format", choices=("text", "binary"), default="text")
+    add("--sync", type=_address, metavar="HOST:PORT", help="be synchronized there")
+    add("--sync-tls", action="store_true", help="connect to it over TLS")
+    add("--device-key", type=bytes.fromhex, default=b"", metavar="HEX", help="proves the id (all devices')")
+    add("--ca", type=Path, metavar="FILE", help="certificate authority that the server must be known to")
+    add("--certificate", type=Path, metavar="FILE", help="shown to the server; its name is the device id")
+    add("--key", type=Path, metavar="FILE", help="its private key")
+    add("--recording", type=Path, action="append", default=[], metavar="FILE", help=_HELP_RECORDING)
+    add("--loop", action="store_true", help="begin the recording again at its end")
+    add("--speed", type=_speed, default=1.0, metavar="X|max", help="times real time (default: 1)")
+    add("--start", type=_start, metavar="EPOCH|now", help="the first sample's second (default: now)")
+    add("--seconds", type=_checked(int, lambda n: n >= 0), metavar="S", help="record so many, then end")
+    add("--stay", action="store_true", help="answer the synchronization after that, until stopped")
+    add("--store", type=Path, default=Path("meters"), metavar="DIR", help="local stores (default: meters)")
+    add("--keep-hours", type=_checked(int, lambda n: n >= 1), default=6, metavar="N", help=_HELP_HOURS)
+    add("--faults", type=_faults, default=FaultPlan(), metavar="LIST", help=_HELP_FAULTS)
+    add("--window", type=_checked(int, lambda n: n >= 0), default=0, help="unanswered messages a process")
+    return parser
+
+
+def _checked(kind: Callable[[str], int], holds: Callable[[int], bool]) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = kind(text)
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is too small")
+        return value
+
+    return number
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _speed(text: str) -> float:
+    speed = math.inf if text == "max" else float(text)
+    if not speed > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return speed
+
+
+def _start(text: str) -> int | None:
+    return None if text == "now" else int(text)
+
+
+def _faults(text: str) -> FaultPlan:
+    try:
+        return FaultPlan.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,80 @@
+"""What processes of meters report, added up and in words; pure."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+
+from ec_server.utc import minute_text
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a process of meters did so far; counts are messages unless named otherwise."""
+
+    seconds_recorded: int = 0
+    seconds_refused: int = 0
+    """Seconds that the disk did not take."""
+    sent: int = 0
+    acknowledged: int = 0
+    failed: Counter[int] = field(default_factory=Counter)
+    """Answers other than 200, by status."""
+    skipped: int = 0
+    waiting: int = 0
+    behind_s: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    """Ended rounds of the synchronization."""
+    verified_through: tuple[int | None, ...] = ()
+    """A meter each: the minute before which everything is proven; None before the first round."""
+    finished: bool = False
+
+
+def total(figures: Iterable[Figures]) -> Figures:
+    """The figures of several processes as those of one."""
+    return reduce(_add, figures, Figures())
+
+
+def line(meters: int, before: Figures, now: Figures) -> str:
+    """What happened since ``before``, for people."""
+    failed = (now.failed - before.failed).total()
+    through = [minute for minute in now.verified_through if minute is not None]
+    verified = f", verified through {minute_text(min(through))}" if through else ""
+    return (
+        f"{time.strftime('%H:%M:%SZ', time.gmtime())} {meters} meters: sent {now.sent - before.sent}, "
+        f"acknowledged {now.acknowledged - before.acknowledged}, failed {failed}, "
+        f"skipped {now.skipped - before.skipped}, waiting {now.waiting}, "
+        f"behind {now.behind_s:.1f} s{verified}"
+    )
+
+
+def _add(one: Figures, other: Figures) -> Figures:
+    return Figures(
+        seconds_recorded=one.seconds_recorded + other.seconds_recorded,
+        seconds_refused=one.seconds_refused + other.seconds_refused,
+        sent=one.sent + other.sent,
+        acknowledged=one.acknowledged + other.acknowledged,
+        failed=one.failed + other.failed,
+        skipped=one.skipped + other.skipped,
+        waiting=one.waiting + other.waiting,
+        behind_s=max(one.behind_s, other.behind_s),
+        faults=one.faults + other.faults,
+        rounds=one.rounds + other.rounds,
+        verified_through=one.verified_through + other.verified_through,
+        finished=one.finished and other.finished,
+    )
+
+
+def describe(figures: Figures) -> str:
+    """The totals as one line."""
+    failed = ", ".join(f"{count} x {status}" for status, count in sorted(figures.failed.items())) or "0"
+    faults = "".join(f", {count} {name}" for name, count in sorted(figures.faults.items()) if count)
+    through = [minute for minute in figures.verified_through if minute is not None]
+    verified = f"; verified through {minute_text(min(through))} ({len(through)} meters)" if through else ""
+    return (
+        f"seconds recorded {figures.seconds_recorded}, sent {figures.sent}, acknowledged "
+        f"{figures.acknowledged}, failed {failed}, skipped {figures.skipped}{faults}{verified}"
+    )

@@ -1,0 +1,273 @@
+"""One process of meters: records in one thread, sends in another, answers the synchronization in more.
+
+It belongs to whoever started it: it ends when told to, and when the pipe to its parent closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ec_server import log
+from ec_server.errors import EcServerError
+from reference_client.faults import FaultPlan, Faults
+from reference_client.local_store import LocalStore, store_folder
+from reference_client.meter import Meter
+from reference_client.meter_figures import Figures
+from reference_client.recording import Recording
+from reference_client.sip_sender import Outgoing, Pace, SipSender
+from reference_client.sync_answerer import SyncAnswerer, SyncSettings
+from reference_client.waveform import SampleSource, Waveform
+from utilities.sip_client import ClientOptions, SipClient
+
+_RECORDING_TAKES_S = 0.5
+_SUBSCRIBE_S = 10.0
+_LAST_ANSWERS_S = 3.0
+_REPORT_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Recordings to replay, a meter the first, the next the second, and round again."""
+
+    files: tuple[Path, ...]
+    loop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTarget:
+    """Where the meters of a process are synchronized, and how they prove who they are."""
+
+    host: str
+    port: int
+    key: bytes = field(default=b"", repr=False)
+    tls_authority: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    over_tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """Everything one process of meters has to know."""
+
+    name: str
+    devices: tuple[tuple[int, str], ...]
+    """``(number of the meter, device id)``."""
+    sip: ClientOptions
+    sync: SyncTarget | None
+    store: Path
+    keep_hours: int
+    binary: bool
+    subscribe: bool
+    recorded: Recorded | None
+    faults: FaultPlan
+    start: int
+    """Epoch second of the first sample."""
+    seconds: int | None
+    """How many to record; None: until stopped, or until the recordings end."""
+    begin_at: float
+    """``time.time()`` when recording begins."""
+    speed: float
+    window: int
+    stay: bool
+    """Go on answering the synchronization when everything was sent."""
+
+
+def run(plan: ProcessPlan, parent: Connection) -> None:
+    """Run until the plan is done, the parent says anything, or its pipe closes. Entry of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who then says so
+    log.set_up(plan.name)
+    sys.setswitchinterval(0.001)  # the sending thread must not wait for the recording one
+    try:
+        process = _MeterProcess(plan, parent)
+        signal.signal(signal.SIGTERM, lambda *_: process.stopping.set())
+        process.run()
+    except BlockingIOError:
+        raise SystemExit(f"another meter records into {plan.store}, with one of the same ids") from None
+    except EcServerError as error:
+        raise SystemExit(str(error)) from None
+
+
+class _MeterProcess:
+    def __init__(self, plan: ProcessPlan, parent: Connection) -> None:
+        self.stopping = threading.Event()
+        self._plan, self._parent = plan, parent
+        self._meters = [_meter(plan, number, device_id) for number, device_id in plan.devices]
+        self._client = SipClient(plan.sip)
+        self._pace = Pace(plan.start, time.monotonic() + plan.begin_at - time.time(), plan.speed)
+        delay_s = 1 / plan.speed + _RECORDING_TAKES_S
+        self._sender = SipSender(self._client, self._pace, plan.window, delay_s)
+        self._answerers = [_answerer(plan.sync, meter) for meter in self._meters] if plan.sync else []
+        self._answering: list[SyncAnswerer] = []
+        self._accounts: list[int] = []
+        self._recording = threading.Thread(target=self._record, name="recording", daemon=True)
+        self._report_at = 0.0
+
+    def run(self) -> None:
+        """Everything, in order; whatever happens, files and sockets are closed."""
+        try:
+            for meter in self._meters:
+                if self._plan.seconds != 0:
+                    meter.store.begin(self._plan.start)
+            self._client.start()
+            self._accounts = [self._client.add(meter.device_id) for meter in self._meters]
+            if self._plan.subscribe:
+                self._wait_for_presence()
+            for answerer in self._answerers:
+                answerer.start()
+                self._answering.append(answerer)
+            self._recording.start()
+            self._send()
+        finally:
+            self._end()
+
+    def _send(self) -> None:
+        while not self.stopping.is_set():
+            self._tick()
+            if not self._recording.is_alive() and self._sender.idle and not self._client.waiting:
+                if not self._plan.stay:
+                    return
+                self.stopping.wait(0.2)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._sender.step(now)
+        if now >= self._report_at:
+            self._report_at = now + _REPORT_S
+            self._report()
+            if self._parent.poll():  # a word, or the end of the pipe: both mean stop
+                self.stopping.set()
+
+    def _record(self) -> None:
+        """The recording thread: every second of every meter, as soon as it is over."""
+        try:
+            for second in self._seconds():
+                made = [meter.record(second, second - self._plan.start) for meter in self._meters]
+                outgoing = list(
+                    merge(
+                        *(
+                            [Outgoing(message.due_us, account, message.body) for message in messages]
+                            for account, messages in zip(self._accounts, made)
+                        )
+                    )
+                )
+                while not self._sender.offer(outgoing, 0.2):
+                    if self.stopping.is_set():
+                        return
+        except (OSError, ValueError):
+            _log.exception("recording ended")
+            self.stopping.set()
+        finally:
+            for meter in self._meters:
+                meter.store.finish()
+
+    def _seconds(self) -> Iterator[int]:
+        """The seconds to record, each as soon as it is over."""
+        length = _length(self._plan)
+        for second in (
+            count(self._plan.start) if length is None else range(self._plan.start, self._plan.start + length)
+        ):
+            wait_s = self._pace.at((second + 1) * 1_000_000) - time.monotonic() if self._pace.waits else 0.0
+            if self.stopping.wait(max(0.0, wait_s)):
+                return
+            yield second
+
+    def _wait_for_presence(self) -> None:
+        """As the original meters do: send nothing before the server said that it is open."""
+        self._client.subscribe()
+        deadline = time.monotonic() + _SUBSCRIBE_S
+        while not self._client.present and not self.stopping.is_set():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the server did not say that it is open within {_SUBSCRIBE_S:.0f} s")
+            self._client.poll(20)
+
+    def _report(self, *, finished: bool = False) -> None:
+        try:
+            self._parent.send(self._figures(finished))
+        except OSError:  # the parent is gone
+            self.stopping.set()
+
+    def _figures(self, finished: bool) -> Figures:
+        client, verified = self._client, [answerer.verified for answerer in self._answerers]
+        return Figures(
+            seconds_recorded=sum(meter.seconds_recorded for meter in self._meters),
+            seconds_refused=sum(meter.seconds_refused for meter in self._meters),
+            sent=client.sent,
+            acknowledged=client.acknowledged,
+            failed=client.failed.copy(),
+            skipped=self._sender.skipped,
+            waiting=client.waiting,
+            behind_s=self._sender.behind_s(time.monotonic()),
+            faults=sum((meter.faults.done for meter in self._meters), Counter()),
+            rounds=sum(answerer.rounds for answerer in self._answerers),
+            verified_through=tuple(end.through if end else None for end in verified),
+            finished=finished,
+        )
+
+    def _end(self) -> None:
+        self.stopping.set()
+        if self._recording.is_alive():
+            self._recording.join()
+        for answerer in self._answering:
+            answerer.stop()
+        deadline = time.monotonic() + _LAST_ANSWERS_S
+        while self._client.waiting and self._client.running and time.monotonic() < deadline:
+            self._client.poll(10)
+        self._report(finished=True)
+        self._client.stop()
+        for meter in self._meters:
+            meter.store.close()
+
+
+def _meter(plan: ProcessPlan, number: int, device_id: str) -> Meter:
+    # A copy of real time must survive a power cut; a replay can be replayed again.
+    folder = store_folder(plan.store, device_id)
+    store = LocalStore(folder, keep_hours=plan.keep_hours, durable=plan.speed == 1)
+    return Meter(
+        device_id, _source(plan, number, device_id), store, Faults(plan.faults, device_id), binary=plan.binary
+    )
+
+
+def _source(plan: ProcessPlan, number: int, device_id: str) -> SampleSource:
+    if plan.recorded is None:
+        return Waveform(zlib.crc32(device_id.encode()))
+    files = plan.recorded.files
+    return Recording(files[number % len(files)], plan.start, loop=plan.recorded.loop)
+
+
+def _length(plan: ProcessPlan) -> int | None:
+    if plan.seconds is not None or plan.recorded is None or plan.recorded.loop:
+        return plan.seconds
+    return max(Recording(file, plan.start).seconds for file in plan.recorded.files)
+
+
+def _answerer(target: SyncTarget, meter: Meter) -> SyncAnswerer:
+    settings = SyncSettings(
+        target.host, target.port, meter.device_id, target.key, tls=_tls(target) if target.over_tls else None
+    )
+    return SyncAnswerer(settings, meter.store)
+
+
+def _tls(target: SyncTarget) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=target.tls_authority)
+    if target.tls_authority is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if target.tls_certificate is not None:
+        context.load_cert_chain(target.tls_certificate, target.tls_key)
+    return context
