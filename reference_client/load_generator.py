@@ -444,24 +444,7 @@ def _report(plan: LoadPlan, tallies: Sequence[_Tally]) -> LoadReport:
 
 def plan_from_arguments(arguments: Sequence[str]) -> tuple[LoadPlan, bool]:
     """``(plan, print JSON?)`` of a command line; ends the program with a message where it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference_client.load_generator", description=(__doc__ or "").split("\n")[0]
-    )
-    add = parser.add_argument
-    add("--server", default="127.0.0.1:34567", metavar="HOST:PORT")
-    add("--transport", choices=tuple(WINDOWS), default="tcp")
-    add("--devices", type=int, default=8)
-    add("--messages", type=int, default=100_000)
-    add("--rate", default="max", help="messages a second over all devices, or max")
-    add("--format", choices=tuple(FORMATS), default="text44")
-    add("--connections", type=int, default=4)
-    add("--spread", action="store_true", help="send each device's messages over all connections in turn")
-    add("--window", type=int, default=0, help="unanswered messages a connection (default: 128, over UDP 16)")
-    add("--processes", type=int, default=1)
-    add("--start", type=int, help="epoch second of each device's first message (default: an hour ago)")
-    add("--id-prefix", help="device ids are PREFIX-0000 and so on (default: a new one each run)")
-    add("--give-up", type=float, default=32.0, metavar="SECONDS", help="an answer this late is lost")
-    add("--json", action="store_true")
+    parser = _parser()
     given = parser.parse_args(arguments)
     host, _, port = given.server.rpartition(":")
     chosen = {"start": given.start, "prefix": given.id_prefix}
@@ -484,6 +467,28 @@ def plan_from_arguments(arguments: Sequence[str]) -> tuple[LoadPlan, bool]:
     except ValueError as error:
         parser.error(str(error))
     return plan, given.json
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_client.load_generator", description=(__doc__ or "").split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--server", default="127.0.0.1:34567", metavar="HOST:PORT")
+    add("--transport", choices=tuple(WINDOWS), default="tcp")
+    add("--devices", type=int, default=8)
+    add("--messages", type=int, default=100_000)
+    add("--rate", default="max", help="messages a second over all devices, or max")
+    add("--format", choices=tuple(FORMATS), default="text44")
+    add("--connections", type=int, default=4)
+    add("--spread", action="store_true", help="send each device's messages over all connections in turn")
+    add("--window", type=int, default=0, help="unanswered messages a connection (default: 128, over UDP 16)")
+    add("--processes", type=int, default=1)
+    add("--start", type=int, help="epoch second of each device's first message (default: an hour ago)")
+    add("--id-prefix", help="device ids are PREFIX-0000 and so on (default: a new one each run)")
+    add("--give-up", type=float, default=32.0, metavar="SECONDS", help="an answer this late is lost")
+    add("--json", action="store_true")
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:

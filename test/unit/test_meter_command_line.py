@@ -1,0 +1,86 @@
+"""The meters' command line: what it makes of its words, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reference_client.command_line import _parser, plans_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_meters_are_divided_among_processes():
+    plans = plans_of(["--devices", "19", "--id-prefix", "flat"])
+    assert [len(plan.devices) for plan in plans] == [8, 8, 3]
+    assert [d for plan in plans for _, d in plan.devices] == [f"flat-{i}" for i in range(1, 20)]
+    assert len({plan.begin_at for plan in plans}) == 1
+
+
+def test_a_certificate_names_one_device_so_each_has_its_process():
+    plans = plans_of(["--devices", "3", "--certificate", "c.pem", "--key", "k.pem"])
+    assert [len(plan.devices) for plan in plans] == [1, 1, 1]
+
+
+def test_now_begins_at_a_whole_second_that_is_still_to_come():
+    before = time.time()
+    (plan,) = plans_of([])
+    assert before < plan.start < before + 5
+    assert plan.begin_at == plan.start
+
+
+def test_another_start_is_recorded_from_as_soon_as_the_processes_are_up():
+    (plan,) = plans_of(["--start", "1772366400", "--speed", "max", "--format", "binary"])
+    assert plan.start == 1_772_366_400
+    assert time.time() < plan.begin_at < time.time() + 5
+    assert math.isinf(plan.speed)
+    assert plan.binary
+
+
+def test_addresses_and_the_device_key_are_taken():
+    key = "00ff" * 16
+    (plan,) = plans_of(["--server", "[::1]:5060", "--sync", "127.0.0.1:27979", "--device-key", key])
+    assert plan.sip.uri == "sip:ecserver@[::1]:5060;transport=tcp"
+    assert plan.sync
+    assert (plan.sync.host, plan.sync.port, plan.sync.key) == ("127.0.0.1", 27979, bytes.fromhex(key))
+    assert key not in repr(plan)
+    assert "key=b" not in repr(plan)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--server", "nowhere"], "HOST:PORT"),
+        (["--devices", "0"], "--devices"),
+        (["--speed", "0"], "--speed"),
+        (["--faults", "drop=200%"], "drop=200%"),
+        (["--recording", "missing.npy"], "missing.npy"),
+        (["--device-key", "xyz"], "--device-key"),
+        (["--certificate", "c.pem"], "--key"),
+    ],
+)
+def test_what_is_wrong_is_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        plans_of(words)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "wrong.npy", np.zeros(3))
+    with pytest.raises(SystemExit):
+        plans_of(["--recording", str(tmp_path / "wrong.npy")])
+    assert "float32" in capsys.readouterr().err
+
+
+def test_every_option_is_documented_and_nothing_else():
+    documented = set(re.findall(r"`(--[a-z-]+)", (ROOT / "docs/meter.md").read_text()))
+    from reference_client.load_generator import _parser as load_parser
+
+    offered = {o for p in (_parser(), load_parser()) for a in p._actions for o in a.option_strings}
+    assert documented == {option for option in offered if option.startswith("--")} - {"--help"}
