@@ -61,9 +61,9 @@ class Stamps:
     def __init__(self) -> None:
         self._last_us = 0
 
-    def next(self, how_many: int = 1, not_before_us: int = 0) -> int:
+    def next(self, how_many: int = 1) -> int:
         """The first of ``how_many`` consecutive moments that are this caller's alone."""
-        first_us = max(time.time_ns() // 1000, self._last_us + 1, not_before_us)
+        first_us = max(time.time_ns() // 1000, self._last_us + 1)
         self._last_us = first_us + how_many - 1
         return first_us
 

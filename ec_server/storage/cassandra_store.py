@@ -266,7 +266,7 @@ class CassandraStore(Store):
             for batch, insert_us in self.rows(device_id, second, second + 1):
                 stored[batch.key] = batch
                 latest_us = max(latest_us, insert_us)
-        first_us = self._stamps.next(len(batches), latest_us + 1)
+        first_us = max(self._stamps.next(len(batches)), latest_us + 1)
         result: dict[tuple[str, int], dict[tuple[str, int, int, int], tuple[Batch, int]]] = {}
         changed = []
         for i, arrived in enumerate(batches):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
-from contract.store_suite import Opens, StoreSuite
+from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, batch, check, expected_second, run_of
 from real_cassandra import RealCassandra, forget_everything
 
+from ec_server.model import CommitMark, Digest, MinuteState
+from ec_server.storage import ranges
 from ec_server.storage.cassandra_store import CassandraStore
+from ec_server.storage.contract import FinishedMinute, Store
+from ec_server.utc import DAY_S, ec_date
+from utilities.cassandra_util import Statement
 
 pytestmark = pytest.mark.cassandra
 KEYSPACE = "ec_contract"
+MARK = CommitMark("receiver-0", 1)
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +49,210 @@ class TestCassandraStore(StoreSuite):
     @pytest.fixture
     def opens(self, opens: Opens) -> Opens:
         return opens
+
+
+class TestWrites:
+    def test_a_duplicate_is_told_as_far_as_the_writer_remembers(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        assert one.write([run_of("m", NOON, 0)], MARK).changed == (True,)
+        again = one.write([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)], MARK)
+        assert again.changed == (False, True, False)
+        assert other.write([run_of("m", NOON, 0)], MARK).changed == (True,)
+        assert len(list(one.rows("m", NOON, NOON + 1))) == 2
+
+    def test_one_key_with_other_samples_becomes_a_row_with_both(self, opens: Opens) -> None:
+        store = opens()
+        for mark in (MARK, None):
+            device = f"m{mark is None}"
+            store.write([batch(device, NOON, {0: "1", 10: "1", 90: "1"})], mark)
+            store.write([batch(device, NOON, {0: "2", 20: "2", 90: "1"})], mark)
+            assert store.second_text(device, NOON) == "000000,2;000010,1;000020,2;000090,1"
+            assert len(list(store.rows(device, NOON, NOON + 1))) == 1
+
+    def test_a_late_replay_does_not_win_over_a_repair(self, opens: Opens) -> None:
+        ingest, sync = opens(), opens()
+        early_us = 1_772_366_400_000_000
+        wrong = batch("m", NOON, {0: "9", 10: "9"})
+        ingest.write([wrong], MARK, early_us)
+        sync.write([batch("m", NOON, {0: "1", 10: "1"}), batch("m", NOON, {10: "5", 20: "5"})])
+        repaired = sync.second_text("m", NOON)
+        for _ in range(2):
+            opens().write([wrong], MARK, early_us)
+        assert sync.second_text("m", NOON) == repaired == "000000,1;000010,5;000020,5"
+
+    def test_a_replay_carries_its_moment(self, opens: Opens) -> None:
+        store = opens()
+        group = [run_of("m", NOON, 0), run_of("m", NOON, 1000)]
+        for _ in range(2):
+            store.write(group, MARK, 1_772_366_400_000_000)
+        assert [at for _, at in store.rows("m", NOON, NOON + 1)] == [
+            1_772_366_400_000_000,
+            1_772_366_400_000_001,
+        ]
+
+    def test_a_repair_wins_over_rows_that_a_faster_clock_wrote(self, opens: Opens) -> None:
+        fast, sync = opens(), opens()
+        ahead_us = (int(time.time()) + 3600) * 1_000_000
+        fast.write([batch("m", NOON, {0: "9", 10: "9"})], MARK, ahead_us)
+        sync.write([batch("m", NOON, {10: "1", 20: "1"})])
+        sync.write([batch("m", NOON, {0: "1", 10: "2"})])
+        assert sync.second_text("m", NOON) == "000000,1;000010,2;000020,1"
+
+    def test_a_repair_of_a_second_is_one_mutation(self, opens: Opens, monkeypatch) -> None:
+        store = opens()
+        sent: list[list[Statement]] = []
+        write = store._db.write
+
+        def watched(mutations) -> None:
+            kept = [list(mutation) for mutation in mutations]
+            sent.extend(kept)
+            write(kept)
+
+        monkeypatch.setattr(store._db, "write", watched)
+        many = [run_of("m", second, 1000 * i) for second in (NOON, NOON + 1) for i in range(300)]
+        store.write(many)
+        rows = [m for m in sent if "INTO ec_consumption" in m[0].cql]
+        assert [len(mutation) for mutation in rows] == [300, 300]
+
+    def test_rows_end_with_their_days_retention(self, cassandra: RealCassandra, opens: Opens) -> None:
+        opens()
+        today = int(time.time()) // DAY_S * DAY_S
+        with CassandraStore(cassandra.target(KEYSPACE), retention_days=3) as store:
+            store.wait(30)
+            store.write([run_of("m", today, 0)])
+            (row,) = store._db.read(
+                "SELECT TTL(values_count) AS ttl FROM ec_consumption"
+                " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?",
+                *("m", ec_date(today), "0000"),
+            )
+        left_s = today + 4 * DAY_S - time.time()
+        assert abs(row.ttl - left_s) < 10
+
+    def test_a_minute_with_a_failed_or_repeated_write_is_not_published(self, opens: Opens) -> None:
+        store = opens()
+        finished = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
+        store.write([run_of("replayed", NOON, 0)], MARK, 1_772_366_400_000_000)
+        assert store.publish([FinishedMinute("replayed", NOON, ((NOON, finished),), complete=True)]) == 0
+        store.write([run_of("whole", NOON, 0)], MARK)
+        assert store.publish([FinishedMinute("whole", NOON, ((NOON, finished),), complete=True)]) == 1
+
+
+class TestProof:
+    def test_a_published_digest_is_believed(self, opens: Opens) -> None:
+        one, other = opens(), opens()
+        one.write([run_of("m", NOON, 0)], MARK)
+        told = Digest(4, "0" * 32)
+        one.publish([FinishedMinute("m", NOON, ((NOON, told),), complete=True)])
+        assert other.second_digests("m", NOON) == [(NOON, told)]
+        assert other.minute_digests("m", NOON, NOON + 60, from_rows=True)[0][1] != told
+
+    def test_a_writer_that_died_after_its_rows_leaves_no_false_proof(self, opens: Opens) -> None:
+        doomed, reader = opens(), opens()
+        doomed.write([run_of("m", NOON, 0)], MARK)
+        assert check(reader, "m", NOON, MinuteState.PROVEN) == []
+        late = [(run_of("m", NOON, 1000), 1_772_366_400_000_001)]
+        doomed._db.write([[doomed._insert(*row) for row in late]])  # and no new version after it
+        assert reader.unproven_ranges("m", NOON, NOON + 60) == []
+        long_ago = (int(time.time()) - 1000) * 1_000_000
+        line = (
+            "UPDATE ec_minute SET leased_until = ?"
+            " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
+        )
+        reader._db.write([[Statement(line, (long_ago, "m", "20260301", "120000", doomed._claims.writer))]])
+        assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+        assert check(reader, "m", NOON, MinuteState.PROVEN) == []
+        assert reader.unproven_ranges("m", NOON, NOON + 60) == []
+
+    def test_a_living_writers_row_voids_what_was_concluded_before_it(self, opens: Opens) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        for at_us in (1000, 2000, 3000):
+            assert check(reader, "m", NOON, MinuteState.PROVEN) == []
+            assert reader.unproven_ranges("m", NOON, NOON + 60) == []
+            writer.write([run_of("m", NOON, at_us)], MARK)
+            assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_rows_brought_by_another_program_are_noticed_when_the_rows_are_read(self, opens: Opens) -> None:
+        store = opens()
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        for minute in (NOON, NOON + 60):
+            foreign = (run_of("m", minute, 5000), 1_772_366_400_000_001)
+            store._db.write([[store._insert(*foreign)]])
+        counts = [d.count for _, d in store.minute_digests("m", NOON, NOON + 180, from_rows=True)]
+        assert counts == [8, 4]
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        assert [d.count for _, d in opens().minute_digests("m", NOON, NOON + 180)] == [8, 4]
+
+    def test_a_day_that_is_final_as_a_whole_is_read_once(self, opens: Opens) -> None:
+        writer, reader = opens(), opens()
+        evening = MIDNIGHT + DAY_S - 120
+        for minute in (evening, evening + 60):
+            writer.write([run_of("m", minute, 0)], MARK)
+        writer._claims.release_all()
+        for minute in (evening, evening + 60):
+            check(reader, "m", minute, MinuteState.PROVEN)
+        tomorrow = MIDNIGHT + DAY_S
+        assert reader.unproven_ranges("m", evening, tomorrow) == []
+        assert reader._days("m")["20260301"].proven_from == "2358"
+        assert reader.unproven_ranges("m", evening + 60, tomorrow) == []
+        assert reader.unproven_ranges("m", evening - 60, tomorrow) == [(evening - 60, evening)]
+        writer.write([run_of("m", evening, 5000)], MARK)
+        assert reader.unproven_ranges("m", evening, tomorrow) == [(evening, evening + 60)]
+
+    def test_leases_end_by_themselves_when_nothing_is_written(self, opens: Opens) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        assert reader._lines("m", NOON, NOON + 60)[NOON].is_leased
+        deadline = time.monotonic() + 15
+        while reader._lines("m", NOON, NOON + 60)[NOON].is_leased:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert writer.write([run_of("m", NOON, 1000)], MARK).changed == (True,)
+        assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+
+    def test_writers_readers_and_verdicts_at_once_end_in_the_truth(self, opens: Opens) -> None:
+        minutes = [NOON + 60 * i for i in range(3)]
+        stores = [opens() for _ in range(5)]
+        stop = threading.Event()
+        failed: list[BaseException] = []
+
+        def write(store: Store, number: int) -> None:
+            for i in range(150):
+                minute = minutes[(i * 7 + number) % 3]
+                store.write([run_of("m", minute + i % 60, 1000 * number + 100 * (i // 60))], MARK)
+                if i % 40 == 39:
+                    one = FinishedMinute("m", minute, ((minute, Digest(1, "0" * 32)),), complete=True)
+                    assert store.publish([one]) == 0, "others write to this minute"
+
+        def read(store: Store) -> None:
+            while not stop.is_set():
+                for minute in minutes:
+                    check(store, "m", minute, MinuteState.PROVEN)
+                    store.second_digests("m", minute)
+
+        def guarded(body, *arguments) -> None:
+            try:
+                body(*arguments)
+            except BaseException as error:
+                failed.append(error)
+
+        writers = [
+            threading.Thread(target=guarded, args=(write, stores[i], i), daemon=True) for i in range(3)
+        ]
+        readers = [threading.Thread(target=guarded, args=(read, store), daemon=True) for store in stores[3:]]
+        for thread in writers + readers:
+            thread.start()
+        for thread in writers:
+            thread.join(60)
+        stop.set()
+        for thread in readers:
+            thread.join(30)
+        assert failed == []
+        fresh = opens()
+        cached = fresh.minute_digests("m", NOON, NOON + 180)
+        proven = ranges.subtract([(NOON, NOON + 180)], fresh.unproven_ranges("m", NOON, NOON + 180))
+        assert fresh.minute_digests("m", NOON, NOON + 180, from_rows=True) == cached
+        assert ranges.subtract([(NOON, NOON + 180)], fresh.unproven_ranges("m", NOON, NOON + 180)) == proven
+        assert sum(rows for _, rows, _ in fresh.row_counts("m", NOON, NOON + 180)) == 450
