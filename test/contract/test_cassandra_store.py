@@ -173,6 +173,22 @@ class TestProof:
             writer.write([run_of("m", NOON, at_us)], MARK)
             assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
+    def test_a_row_stored_while_a_digest_is_computed_voids_the_digest(
+        self, opens: Opens, monkeypatch
+    ) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        read = reader._unknown_seconds
+
+        def slowly(*arguments):
+            yield from list(read(*arguments))
+            writer.write([run_of("m", NOON, 1000)], MARK)
+
+        monkeypatch.setattr(reader, "_unknown_seconds", slowly)
+        assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
+        monkeypatch.undo()
+        assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+
     def test_rows_brought_by_another_program_are_noticed_when_the_rows_are_read(self, opens: Opens) -> None:
         store = opens()
         store.write([run_of("m", NOON, 0)])
