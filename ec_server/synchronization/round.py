@@ -77,30 +77,61 @@ class _Tally:
             self.reports.append(report)
 
 
+@dataclass(frozen=True, slots=True)
+class RoundRules:
+    """What the configuration says of rounds."""
+
+    grace_s: float
+    """A minute is closed so long after its end."""
+    back_days: float
+    """How far back the receivers take samples."""
+    retention_days: int
+    """Days that are kept; 0 keeps for ever."""
+
+
+def closed_before(now_s: float, rules: RoundRules) -> int:
+    """The first minute that is not closed yet."""
+    return minute_of(int(now_s - rules.grace_s))
+
+
 def round_span(
-    record: DeviceRecord | None,
-    earliest: int | None,
-    oldest: int | None,
-    *,
-    now_s: float,
-    grace_s: float,
-    back_days: float,
-    retention_days: int,
+    record: DeviceRecord | None, earliest: int | None, oldest: int | None, now_s: float, rules: RoundRules
 ) -> tuple[int, int]:
     """``[start, stop)`` of a round's minutes: from when the device was first seen to the last closed one.
 
     ``earliest`` is its first stored minute, ``oldest`` what it offers. Never further back than the
-    receiver takes samples from and retention keeps them. Where nothing is closed yet, stop is start.
+    receivers take samples from and retention keeps them. Where nothing is closed yet, stop is start.
     """
     now = int(now_s)
     known = [minute for minute in (earliest, oldest) if minute is not None]
     if record is not None:
         known.append(minute_of(record.first_seen_us // 1_000_000))
-    bounds = [minute_of(now - int(back_days * DAY_S)) + MINUTE_S]
-    if retention_days:
-        bounds.append(day_of(now) - retention_days * DAY_S)
+    bounds = [minute_of(now - int(rules.back_days * DAY_S)) + MINUTE_S]
+    if rules.retention_days:
+        bounds.append(day_of(now) - rules.retention_days * DAY_S)
     start = max(min(known, default=minute_of(now)), *bounds)
-    return start, max(start, minute_of(int(now_s - grace_s)))
+    return start, max(start, closed_before(now_s, rules))
+
+
+def whole_round(
+    device_id: str,
+    oldest: int | None,
+    rules: RoundRules,
+    last: frozenset[int],
+    clock: Callable[[], float],
+) -> Steps[RoundResult]:
+    """Put the device on record as seen, then compare what a round covers at this moment.
+
+    ``oldest`` and ``last`` as in ``round_span`` and RoundTask; ``clock`` gives UTC epoch seconds.
+    """
+
+    def task(store: Store) -> RoundTask:
+        now_s = clock()
+        store.note_devices({device_id: int(now_s * 1e6)})
+        known = store.device(device_id), store.earliest_minute(device_id)
+        return RoundTask(device_id, *round_span(*known, oldest, now_s, rules), last)
+
+    return (yield from compare((yield from use(task)), lambda: int(clock() * 1e6)))
 
 
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:

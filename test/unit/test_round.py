@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +27,7 @@ from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import Answer, AskMinutes, AskSamples, AskSeconds, Samples, Seconds
 from ec_server.synchronization.minute_repair import MinuteReport
-from ec_server.synchronization.round import Contradiction, RoundTask, round_span
+from ec_server.synchronization.round import Contradiction, RoundRules, RoundTask, round_span
 from ec_server.synchronization.steps import Collect, Use
 from ec_server.utc import DAY_S
 
@@ -443,7 +442,7 @@ class TestAnAudit:
 # --- which minutes a round covers ---------------------------------------------------------------
 
 
-SPAN: dict[str, Any] = {"grace_s": 10.0, "back_days": 400.0, "retention_days": 0}
+RULES = RoundRules(grace_s=10.0, back_days=400.0, retention_days=0)
 
 
 class TestTheSpanOfARound:
@@ -454,19 +453,19 @@ class TestTheSpanOfARound:
         store.note_devices({DEVICE: (NOON + 65) * 1_000_000})
         record = store.device(DEVICE)
         now = NOON + 600
-        assert round_span(record, None, None, now_s=now + 9.9, **SPAN) == (NOON + 60, NOON + 540)
-        assert round_span(record, None, None, now_s=now + 10, **SPAN) == (NOON + 60, NOON + 600)
-        assert round_span(record, NOON, None, now_s=now + 10, **SPAN)[0] == NOON
-        assert round_span(record, NOON, NOON - 60, now_s=now + 10, **SPAN)[0] == NOON - 60
-        assert round_span(record, NOON, NOON + 600, now_s=now + 10, **SPAN)[0] == NOON
+        assert round_span(record, None, None, now + 9.9, RULES) == (NOON + 60, NOON + 540)
+        assert round_span(record, None, None, now + 10, RULES) == (NOON + 60, NOON + 600)
+        assert round_span(record, NOON, None, now + 10, RULES)[0] == NOON
+        assert round_span(record, NOON, NOON - 60, now + 10, RULES)[0] == NOON - 60
+        assert round_span(record, NOON, NOON + 600, now + 10, RULES)[0] == NOON
 
     def test_is_empty_where_nothing_is_closed_yet(self) -> None:
-        assert round_span(None, None, None, now_s=NOON + 5, **SPAN) == (NOON, NOON)
+        assert round_span(None, None, None, NOON + 5, RULES) == (NOON, NOON)
 
     def test_never_reaches_back_beyond_what_is_taken_or_kept(self) -> None:
-        start, _ = round_span(None, None, 0, now_s=NOON + 600, **SPAN)
+        start, _ = round_span(None, None, 0, NOON + 600, RULES)
         assert NOON - 400 * DAY_S <= start <= NOON - 400 * DAY_S + 660
-        start, _ = round_span(None, None, 0, now_s=NOON + 600, **SPAN | {"retention_days": 2})
+        start, _ = round_span(None, None, 0, NOON + 600, replace(RULES, retention_days=2))
         assert start == NOON - DAY_S // 2 - 2 * DAY_S
 
 

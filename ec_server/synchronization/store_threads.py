@@ -1,0 +1,107 @@
+"""Runs the steps of rounds in a few threads, each with a database of its own, a bounded piece at a time.
+
+Rules:
+
+1. A generator of steps runs in one thread at a time, until its next command for the network or its
+   next pause; then it queues up again behind the other devices'. So whoever has a week to make good
+   gets no more turns than the others.
+2. A Store is opened by the thread that uses it, and closed by ``close``.
+3. The number of threads is small: they share one interpreter, and the database has one writer at a
+   time, which should mostly be the ingest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ec_server.storage.contract import Store
+from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, Use
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[_Result]):
+    """The generator's end, with what it returned."""
+
+    value: _Result
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[_Result]):
+    """What one turn led to, and what it noted on the way."""
+
+    command: Ask | Collect | Pause | Finished[_Result]
+    notes: tuple[Note, ...]
+
+
+class StoreThreads:
+    """The threads; used from one event loop."""
+
+    def __init__(self, open_store: Callable[[], Store], count: int) -> None:
+        self._open_store = open_store
+        self._local = threading.local()
+        self._stores: list[Store] = []
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="store")
+        self._waiting = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether turns are running or waiting."""
+        return self._waiting > 0
+
+    async def turn(self, steps: Steps[_Result], result: Any) -> Turn[_Result]:
+        """Send ``result`` into the generator and let it go on to its next command for the network.
+
+        Raises what the generator or the database raised. A cancelled caller gets CancelledError only
+        once the thread has let go of the generator.
+        """
+        return await self._run(lambda: self._advance(steps, result))
+
+    async def use(self, call: Callable[[Store], _Result]) -> _Result:
+        """One call with a Store; waits its turn like everything else."""
+        return await self._run(lambda: call(self._store()))
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+        finally:
+            self._waiting -= 1
+
+    def _advance(self, steps: Steps[_Result], result: Any) -> Turn[_Result]:
+        notes: list[Note] = []
+        while True:
+            try:
+                command = steps.send(result)
+            except StopIteration as stop:
+                return Turn(Finished(stop.value), tuple(notes))
+            if isinstance(command, Use):
+                result = command.call(self._store())
+            elif isinstance(command, Note):
+                notes.append(command)
+                result = None
+            else:
+                return Turn(command, tuple(notes))
+
+    def _store(self) -> Store:
+        store: Store | None = getattr(self._local, "store", None)
+        if store is None:
+            store = self._local.store = self._open_store()
+            self._stores.append(store)
+        return store
+
+    def close(self) -> None:
+        """Wait for the turns that run, drop those that wait, and close every Store."""
+        self._pool.shutdown(cancel_futures=True)
+        for store in self._stores:
+            store.close()
