@@ -33,7 +33,7 @@ from reference_client.waveform import SampleSource, Waveform
 from utilities.sip_client import ClientOptions, SipClient
 
 _RECORDING_TAKES_S = 0.5
-_SUBSCRIBE_S = 10.0
+_SUBSCRIBE_S = 5.0
 _LAST_ANSWERS_S = 3.0
 _REPORT_S = 1.0
 
