@@ -21,7 +21,8 @@ transaction, and nothing else, because receivers share nothing:
 * A malformed multipart body is read out of bounds by the parser, before any callback.
 * A SUBSCRIBE with Expires 0 outside a subscription can use freed memory. It is refused in the
   callback, which narrows that down but comes after the stack has made the subscription.
-* 62 TCP or TLS connections a process; the next one is reset. Idle ones are kept for 600 s.
+* 62 TCP or TLS connections a process; the next one is reset. Idle ones are kept for 600 s. Many
+  that come and go quickly would abort the process: sip_door.py makes them wait.
 
 Where peers are not trusted, a SIP proxy belongs in front: it parses, authenticates and limits.
 """
@@ -44,6 +45,7 @@ import pjsua2 as pj
 from ec_server.errors import ConfigurationError, EcServerError
 from ec_server.log import RateLimit
 from ec_server.model import RawMessage
+from utilities.sip_door import SipDoor
 
 PACKET_LIMIT_BYTES = 4000
 """What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
@@ -56,6 +58,7 @@ _TIMER_J_MS = 2000
 _SOCKET_BUFFER_BYTES = 4 << 20
 _POLL_MS = 50
 _UNREGISTER_S = 1.0
+_TLS_RESERVE = 16
 _REGISTER_AGAIN_S = (2.0, 60.0)
 _REGISTRATION_S = 300
 _ADDRESS_IN_USE = 120_000 + errno.EADDRINUSE  # PJ_ERRNO_START_SYS + errno
@@ -133,16 +136,22 @@ class SipReceiver:
         self._registered: _Registrar | None = None
         self._log_writer: Any = None
         self._peer_names: dict[str, str] = {}
+        self._door: SipDoor | None = None
 
     def start(self) -> None:
         """Listen. Raises PortInUseError, or ConfigurationError where the stack refuses the options."""
         _library().pj_log_set_level(0)  # until libInit it would print on stdout
-        endpoint = self._endpoint = _Endpoint(self._peer_names)
+        endpoint = self._endpoint = _Endpoint(self._note_connection)
         endpoint.libCreate()
         endpoint.libInit(self._endpoint_config())
         try:
             for transport in self._options.transports:
                 self._listen(transport)
+            self._door = SipDoor(
+                (self._options.port, self._options.tls_port),
+                len(self._options.transports) + (self._options.registration is not None),
+                _TLS_RESERVE if "tls" in self._options.transports else 0,
+            )
             endpoint.libStart()
             endpoint.audDevManager().setNullDev()
             _tune()
@@ -156,13 +165,16 @@ class SipReceiver:
     def run(self, until: Callable[[], bool], on_tick: Callable[[], None], tick_s: float = 0.5) -> None:
         """Poll until ``until`` says so; ``on_tick`` is called at least every ``tick_s`` between polls."""
         poll, now = self._endpoint.libHandleEvents, time.monotonic
-        next_tick = 0.0
+        next_tick, door = 0.0, self._door
+        assert door is not None, "start comes first"
         while not until():
             if now() >= next_tick:
                 on_tick()
                 if self._registered:
                     self._registered.tick(now())
                 next_tick = now() + tick_s
+            if door.is_shut:
+                door.look(now())
             poll(_POLL_MS)
 
     def stop(self) -> None:
@@ -177,6 +189,9 @@ class SipReceiver:
         self._accounts.clear()
         self._registered = None
         endpoint.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
+        if self._door:
+            self._door.close()
+            self._door = None
         self._log_writer = None
 
     # --- callbacks ------------------------------------------------------------------------
@@ -188,18 +203,31 @@ class SipReceiver:
             body = _body_of(prm).encode("utf-8", "surrogateescape")
             data = _data_of(prm)
             sender = _source_of(data)
-            whole = body.rstrip(_IGNORED_AT_END).endswith(_END_MARK)
-            self._take(
-                RawMessage(
-                    body,
-                    sender,
-                    time.time_ns() // 1000,
-                    self._peer_names.get(sender, ""),
-                    not whole and _is_cut(_whole_of(data), body),
-                )
-            )
+            cut = False
+            if not body.rstrip(_IGNORED_AT_END).endswith(_END_MARK):
+                body, cut = _read_again(_whole_of(data), body)
+            name = self._peer_names.get(sender, "")
+            self._take(RawMessage(body, sender, time.time_ns() // 1000, name, cut))
         except BaseException:
             _log.exception("a message could not be taken")
+
+    def _note_connection(self, prm: Any) -> None:
+        """Count connections, and keep the certificate names of TLS peers while theirs last."""
+        state = prm.state
+        if prm.type.upper().startswith("UDP") or self._door is None:
+            return
+        if state == pj.PJSIP_TP_STATE_CONNECTED:
+            self._door.handles.opened()
+        elif state == pj.PJSIP_TP_STATE_DESTROY:
+            self._door.handles.ended(time.monotonic())
+        self._door.look(time.monotonic())
+        if not (self._options.tls and self._options.tls.authority and prm.type.upper().startswith("TLS")):
+            return
+        tls = prm.tlsInfo
+        if state == pj.PJSIP_TP_STATE_CONNECTED and not tls.remoteCertInfo.isEmpty():
+            self._peer_names[tls.remoteAddr] = tls.remoteCertInfo.subjectCn or NAMELESS
+        elif state == pj.PJSIP_TP_STATE_DISCONNECTED:
+            self._peer_names.pop(tls.remoteAddr, None)
 
     # --- parts of the start -----------------------------------------------------------------
 
@@ -212,7 +240,7 @@ class SipReceiver:
         config.medConfig.threadCnt = 0
         config.medConfig.hasIoqueue = False
         config.logConfig.level = max(_LEVELS)
-        config.logConfig.consoleLevel = 0
+        config.logConfig.consoleLevel = max(_LEVELS)  # the one that the writer obeys
         config.logConfig.decor = 0
         config.logConfig.msgLogging = 0
         self._log_writer = _LogWriter()
@@ -318,26 +346,17 @@ class _Registrar:
 
 
 class _Endpoint(pj.Endpoint):  # type: ignore[misc]
-    """Notes the certificate names of TLS peers while their connections last."""
+    """Hands what happens to connections on."""
 
-    def __init__(self, peer_names: dict[str, str]) -> None:
+    def __init__(self, note: Callable[[Any], None]) -> None:
         super().__init__()
-        self._peer_names = peer_names
+        self._note = note
 
     def onTransportState(self, prm: Any) -> None:  # noqa: N802
         try:
-            if prm.type.upper().startswith("TLS"):
-                self._note_peer(prm)
+            self._note(prm)
         except BaseException:
-            _log.exception("a transport's state could not be noted")
-
-    def _note_peer(self, prm: Any) -> None:
-        tls = prm.tlsInfo
-        if prm.state == pj.PJSIP_TP_STATE_CONNECTED:
-            if not tls.remoteCertInfo.isEmpty():
-                self._peer_names[tls.remoteAddr] = tls.remoteCertInfo.subjectCn or NAMELESS
-        else:
-            self._peer_names.pop(tls.remoteAddr, None)
+            _log.exception("a connection's state could not be noted")
 
 
 class _Account(pj.Account):  # type: ignore[misc]
@@ -378,7 +397,7 @@ class _LogWriter(pj.LogWriter):  # type: ignore[misc]
             if held_back:
                 _log.warning("SIP stack: %d more lines were held back", held_back)
             if write:
-                _log.log(_LEVELS.get(entry.level, logging.DEBUG), "SIP stack: %s", text[:400])
+                _log.log(_LEVELS.get(entry.level, logging.DEBUG), "SIP stack: %s", text[:200])
         except BaseException:
             _log.exception("a line of the SIP stack could not be logged")
 
@@ -477,7 +496,15 @@ def _head_of(message: str) -> str:
     return message.partition("\r\n\r\n")[0]
 
 
-def _is_cut(message: str, body: bytes) -> bool:
-    """Whether fewer bytes came than the message's Content-Length says."""
-    announced = _CONTENT_LENGTH.search(_head_of(message))
-    return announced is not None and int(announced[1]) > len(body)
+def _read_again(message: str, body: bytes) -> tuple[bytes, bool]:
+    """The body by the message's own Content-Length, and whether fewer bytes came than that says.
+
+    PJSIP hands over no body where a Content-Type is missing.
+    """
+    head, _, rest = message.partition("\r\n\r\n")
+    announced = _CONTENT_LENGTH.search(head)
+    if announced is None:
+        return body, False
+    length = int(announced[1])
+    body = body or rest.encode("utf-8", "surrogateescape")[:length]
+    return body, length > len(body)

@@ -1,0 +1,76 @@
+"""A program: one SIP receiver as JSON options say; prints ``ready``, then each message as a JSON line.
+
+``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions as JSON; SIGTERM ends it. A body
+that starts with ``WAIT`` blocks the callback until a line comes on standard input; one that starts
+with ``RAISE`` raises in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ec_server import log
+from ec_server.model import RawMessage
+from utilities.sip_config import Registration, SipOptions, SipReceiver, TlsFiles
+
+
+def options(given: dict[str, Any]) -> SipOptions:
+    tls, registration = given.pop("tls", None), given.pop("registration", None)
+    return SipOptions(
+        **given,
+        tls=TlsFiles(*[Path(name) if name else None for name in tls]) if tls else None,
+        registration=Registration(*registration) if registration else None,
+    )
+
+
+def say(what: dict[str, Any]) -> None:
+    print(json.dumps(what), flush=True)
+
+
+class Tap:
+    def __init__(self) -> None:
+        self.counted = 0
+
+    def count(self) -> None:
+        self.counted += 1
+
+    def take(self, message: RawMessage) -> None:
+        if message.body.startswith(b"RAISE"):
+            raise RuntimeError("on purpose")
+        say(
+            {
+                "body": base64.b64encode(message.body).decode(),
+                "sender": message.sender,
+                "peer_name": message.peer_name,
+                "cut": message.cut,
+                "received_us": message.received_us,
+                "counted": self.counted,
+            }
+        )
+        if message.body.startswith(b"WAIT"):
+            sys.stdin.readline()
+
+
+def main() -> None:
+    log.set_up("tap", logging.DEBUG)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    tap = Tap()
+    receiver = SipReceiver(options(json.loads(sys.argv[1])), tap.count, tap.take)
+    receiver.start()
+    say({"ready": True})
+    receiver.run(lambda: bool(stopped), lambda: None)
+    receiver.stop()
+    say({"stopped": True})
+
+
+if __name__ == "__main__":
+    main()
