@@ -14,7 +14,11 @@ forgery; who may send is the business of keys, certificates and networks.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
+from operator import lt
+
+_SAMPLES = re.compile(r"(?:[0-9]{6},[^;]*+;)++")
 
 Samples = dict[int, str]
 """One second's samples: microsecond to value text."""
@@ -51,8 +55,10 @@ def join_rows(rows: Iterable[tuple[int, int, str]], *, trusted: bool = True) -> 
     """
     oldest_first = list(rows)
     ascending = sorted(oldest_first, key=_start_us)
-    if trusted and all(a[1] < b[0] for a, b in zip(ascending, ascending[1:])) and _fit(ascending):
-        return ";".join([row[2] for row in ascending])
+    if all(a[1] < b[0] for a, b in zip(ascending, ascending[1:])) and _fit(ascending):
+        joined = ";".join([row[2] for row in ascending])
+        if trusted or _is_ascending(joined):
+            return joined
     merged: Samples = {}
     for row in oldest_first:
         merged.update(parse_canonical(row[2]))
@@ -69,6 +75,14 @@ def _fit(rows: Iterable[tuple[int, int, str]]) -> bool:
         values.startswith(f"{start_us:06d},") and values.startswith(f"{end_us:06d},", values.rfind(";") + 1)
         for start_us, end_us, values in rows
     )
+
+
+def _is_ascending(text: str) -> bool:
+    """Whether text is samples and nothing else, strictly ascending in the microsecond."""
+    if not _SAMPLES.fullmatch(f"{text};"):
+        return False
+    microseconds = [sample[:6] for sample in text.split(";")]
+    return all(map(lt, microseconds, microseconds[1:]))
 
 
 def second_digest(text: str) -> tuple[int, str] | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import sub
 from statistics import median_low
 
 from ec_server.errors import RemoteProtocolError
@@ -64,7 +65,7 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
     """
     if not stored or wanted <= stored.count(";") + 1:
         return ()
-    gaps = _gaps([int(sample[:6]) for sample in stored.split(";")])
+    gaps = _gaps(list(map(int, stored.replace(";", ",").split(",")[::2])))
     if len(gaps) > MAX_RANGES * MAX_RANGE_REQUESTS:
         return ()
     return tuple(tuple(gaps[at : at + MAX_RANGES]) for at in range(0, len(gaps), MAX_RANGES))
@@ -72,9 +73,9 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
 
 def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
     """Where samples can be missing: wide steps, and all that is before the first and after the last."""
-    steps = [after - before for before, after in zip(stored, stored[1:])]
+    steps = list(map(sub, stored[1:], stored))
     widest = _GAP_STEPS * median_low(steps) if steps else 0.0
-    gaps = [(a + 1, b) for a, b in zip(stored, stored[1:]) if b - a > widest]
+    gaps = [(stored[i] + 1, stored[i + 1]) for i, step in enumerate(steps) if step > widest]
     borders = [(0, stored[0])], [(stored[-1] + 1, SECOND_US)]
     return [(a, b) for a, b in [*borders[0], *gaps, *borders[1]] if a < b]
 
