@@ -261,8 +261,10 @@ class SipReceiver:
         ]
         if transport != "udp":  # else answers wait up to 40 ms for the peer to acknowledge earlier ones
             socket_options.append((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
-        for level, name, value in socket_options:
-            config.sockOptParams.sockOpts.append(pj.SockOpt(level, name, value))
+        # The configuration holds pointers into these objects: they must live until the socket is there.
+        kept = [pj.SockOpt(*option) for option in socket_options]
+        for option in kept:
+            config.sockOptParams.sockOpts.append(option)
         if transport == "tls":
             _set_tls(config.tlsConfig, options.tls)
         try:
