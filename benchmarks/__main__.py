@@ -17,7 +17,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import peers
+from benchmarks import (
+    device_counts,
+    digests,
+    fairness,
+    file_growth,
+    formats,
+    idle,
+    overload,
+    peers,
+    receiver_counts,
+)
 from benchmarks.effort import Effort
 from benchmarks.measured_program import ROOT, BenchmarkError
 from benchmarks.outcome import Outcome, show, show_ratios
@@ -28,6 +38,14 @@ Benchmark = Callable[[Effort, Callable[[str], None]], Outcome]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "peers": peers.run,
+    "formats": formats.run,
+    "overload": overload.run,
+    "fairness": fairness.run,
+    "devices": device_counts.run,
+    "receivers": receiver_counts.run,
+    "growth": file_growth.run,
+    "digests": digests.run,
+    "idle": idle.run,
 }
 """Name on the command line: what it runs. The first line of each function says what it measures."""
 

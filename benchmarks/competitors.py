@@ -57,12 +57,16 @@ class Measured:
         }
 
 
-Competitor = Callable[[Effort, LoadPlan], Measured]
-"""Measures with a plan like the one given, sized to ``effort.seconds``."""
+Competitor = Callable[[Effort], Measured]
+"""Measures once, for about ``effort.seconds``."""
+
+TEXT_FROM_EIGHT = LoadPlan(devices=8, transport="tcp", format="text44", connections=4)
+"""The load of every comparison: over TCP, text of 44 samples, from 8 devices."""
 
 
-def bare_callback(effort: Effort, plan: LoadPlan) -> Measured:
+def bare_callback(effort: Effort) -> Measured:
     """The SIP stack with an empty callback."""
+    plan = TEXT_FROM_EIGHT
     port = free_port()
     with effort.fresh_folder() as folder:
         command = [PYTHON, "-m", "benchmarks.bare_callback", str(port)]
@@ -85,10 +89,10 @@ def bare_callback(effort: Effort, plan: LoadPlan) -> Measured:
     )
 
 
-def server_with(name: str, options: Mapping[str, str]) -> Competitor:
+def server_with(name: str, options: Mapping[str, str], plan: LoadPlan = TEXT_FROM_EIGHT) -> Competitor:
     """One receiver of this server, alone, configured by ``options``."""
 
-    def measure(effort: Effort, plan: LoadPlan) -> Measured:
+    def measure(effort: Effort) -> Measured:
         with effort.fresh_folder() as folder:
             program, port = this_server(folder, options=options)
             with program:
@@ -113,9 +117,9 @@ def server_with(name: str, options: Mapping[str, str]) -> Competitor:
     return measure
 
 
-def mosquitto(effort: Effort, plan: LoadPlan) -> Measured:
+def mosquitto(effort: Effort) -> Measured:
     """Mosquitto and a paho subscriber with the same writer."""
-    name = "mosquitto and paho"
+    name, plan = "mosquitto and paho", TEXT_FROM_EIGHT
     with effort.fresh_folder() as folder, ExitStack() as stack:
         pair = stack.enter_context(MosquittoPair(folder))
         warm_plan = renewed(plan, port=pair.port, messages=WARM_UP_MESSAGES)

@@ -83,7 +83,7 @@ class MeasuredProgram:
         """Up to now."""
         pids = self.pids()
         used = [usage for pid in pids if (usage := read_usage(pid))]
-        return Usage(sum(usage.cpu_s for usage in used), sum(map(_peak_mb, pids)))
+        return Usage(sum(usage.cpu_s for usage in used), sum(map(peak_mb, pids)))
 
     def resident_mb(self) -> float:
         """At this moment."""
@@ -145,7 +145,8 @@ def answers(port: int) -> bool:
     return True
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
+    """Highest resident memory of a process so far."""
     try:
         found = _PEAK.search(Path(f"/proc/{pid}/status").read_text("ascii", "replace"))
     except OSError:

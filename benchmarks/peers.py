@@ -8,11 +8,9 @@ from benchmarks.competitors import Competitor, Measured, bare_callback, mosquitt
 from benchmarks.effort import Effort
 from benchmarks.mosquitto import mosquitto_program
 from benchmarks.outcome import Outcome, Ratio, medians
-from reference_client.load_plan import LoadPlan
 
 Say = Callable[[str], None]
 
-_PLAN = LoadPlan(devices=8, transport="tcp", format="text44", connections=4)
 _SERVER = "this server, SQLite"
 _LIMITS = (
     ("bare callback", 0.6),
@@ -36,7 +34,7 @@ def run(effort: Effort, say: Say) -> Outcome:
         "Stored batches/s: TCP, one receiver, text of 44 samples, 8 devices",
         medians([m.row() for one in rounds for m in one.values()], "competitor"),
         [
-            Ratio(f"stored batches/s, TCP, SQLite / {name}", _quotients(rounds, _SERVER, name), at_least)
+            Ratio(f"stored batches/s, TCP, SQLite / {name}", quotients(rounds, _SERVER, name), at_least)
             for name, at_least in _LIMITS
             if name in competitors
         ],
@@ -46,23 +44,27 @@ def run(effort: Effort, say: Say) -> Outcome:
     )
 
 
-def in_turns(
-    competitors: Mapping[str, Competitor], effort: Effort, say: Say, plan: LoadPlan = _PLAN
-) -> list[dict[str, Measured]]:
+def in_turns(competitors: Mapping[str, Competitor], effort: Effort, say: Say) -> list[dict[str, Measured]]:
     """Every competitor once a round; each second round in the opposite order."""
     rounds = []
     for number in range(effort.rounds):
         order = list(competitors) if number % 2 == 0 else list(competitors)[::-1]
         measured = {}
         for name in order:
-            measured[name] = competitors[name](effort, plan)
+            measured[name] = competitors[name](effort)
             say(f"round {number + 1} of {effort.rounds}: {name}: {measured[name].per_second:,.0f} messages/s")
         rounds.append({name: measured[name] for name in competitors})
     return rounds
 
 
-def _quotients(rounds: Sequence[Mapping[str, Measured]], of: str, by: str) -> tuple[float, ...]:
-    return tuple(one[of].per_second / one[by].per_second for one in rounds)
+def quotients(
+    rounds: Sequence[Mapping[str, Measured]],
+    of: str,
+    by: str,
+    figure: Callable[[Measured], float] = lambda measured: measured.per_second,
+) -> tuple[float, ...]:
+    """One competitor's figure divided by another's, round by round."""
+    return tuple(figure(one[of]) / figure(one[by]) for one in rounds)
 
 
 def one_as_dict(number: int, measured: Measured) -> dict[str, object]:

@@ -1,0 +1,188 @@
+"""Offered half to five times of what the server can take: what it stores, and at what memory.
+
+How it is offered. Generator and server have a core each, so that flooding costs the server nothing but
+what arrives. Over UDP the rate is sent whatever comes back, and sent again as RFC 3261 asks for; what is
+unanswered after two seconds is given up, as its meter has no place to keep it. Over TCP a sender that is
+not taken from cannot send: the rate is what it tries, with thousands of messages open on each connection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.competitors import WARM_UP_MESSAGES, in_words, offer, renewed
+from benchmarks.course import Course
+from benchmarks.effort import Effort
+from benchmarks.outcome import Outcome, Ratio, Value, medians
+from benchmarks.stored_rows import Sent, count_rows
+from benchmarks.storing_program import StoringProgram, this_server
+from reference_client.load_generator import LoadReport, run_load
+from reference_client.load_plan import LoadPlan
+
+Say = Callable[[str], None]
+
+TIMES_CAPACITY = (0.5, 1.0, 2.0, 5.0)
+_GIVE_UP_S: Mapping[str, float] = {"tcp": 32.0, "udp": 2.0}
+_OPEN_MESSAGES: Mapping[str, int] = {"tcp": 2_000, "udp": 50_000}
+_PROBE_MS = 100.0
+_PROBE_AGAIN_S = 0.05
+_STILL_NOT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What came of one offered rate."""
+
+    goodput: float
+    peak_mb: float
+    row: dict[str, Value]
+    faults: tuple[str, ...]
+
+
+def run(effort: Effort, say: Say) -> Outcome:
+    """Goodput and memory at 0.5, 1, 2 and 5 times of what the server can take; time to recover."""
+    rows: list[dict[str, Value]] = []
+    faults: list[str] = []
+    ratios: list[Ratio] = []
+    for transport in ("tcp", "udp"):
+        rounds = []
+        for number in range(effort.rounds):
+            levels = _round(transport, effort)
+            rounds.append(levels)
+            rows += [level.row for level in levels.values()]
+            faults += [fault for level in levels.values() for fault in level.faults]
+            reached = ", ".join(f"{times:g} x: {level.goodput:,.0f}/s" for times, level in levels.items())
+            say(f"round {number + 1} of {effort.rounds}: {transport}: {reached}")
+        ratios += _ratios(transport, rounds)
+    return Outcome(
+        "Overload: text of 44 samples, 8 devices, one receiver, a core for the server",
+        medians(rows, "offered"),
+        ratios,
+        faults,
+        [
+            "offered/s is what the generator brought out; over TCP no more than was taken.",
+            "recovery: from the generator's end (over UDP it sends again for 2 s more) until 20 messages",
+            f"are answered within {_PROBE_MS:.0f} ms each.",
+        ],
+        rows,
+    )
+
+
+def _ratios(transport: str, rounds: list[dict[float, Level]]) -> list[Ratio]:
+    name = transport.upper()
+    return [
+        Ratio(
+            f"goodput at 5 times offered load / peak goodput, {name}",
+            tuple(levels[5.0].goodput / max(level.goodput for level in levels.values()) for levels in rounds),
+            at_least=0.95,
+        ),
+        Ratio(
+            f"peak memory at 5 times offered load / at half load, {name}",
+            tuple(levels[5.0].peak_mb / levels[0.5].peak_mb for levels in rounds),
+            at_most=1.3,
+        ),
+    ]
+
+
+def _round(transport: str, effort: Effort) -> dict[float, Level]:
+    """All levels, each with a server of its own; capacity is what a closed loop gets first."""
+    plan = LoadPlan(transport=transport, devices=8, connections=8)
+    with effort.fresh_folder() as folder:
+        program, port = this_server(folder)
+        with program, apart(program):
+            warm, _, _ = offer(program, renewed(plan, port=port, messages=WARM_UP_MESSAGES))
+            capacity, _, _ = offer(
+                program, renewed(plan, port=port, messages=int(warm.per_second * effort.seconds))
+            )
+    return {times: _level(plan, times, capacity.per_second, effort) for times in TIMES_CAPACITY}
+
+
+def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Level:
+    """Offer ``times`` the capacity to a fresh server, then see how soon it answers as if nothing was."""
+    with effort.fresh_folder() as folder:
+        program, port = this_server(folder)
+        with program, apart(program):
+            chosen = _offered(plan, times, capacity, effort.seconds, port)
+            with Course(program) as course:
+                report = run_load(chosen)
+            recovery_s, probes = time_to_recover(program, port)
+            program.wait_until_settled(report.answered)
+            peak_mb, figures = program.usage().peak_mb, program.figures()
+        rows = count_rows(program.storage, [Sent(chosen, report.unanswered), *probes])
+    goodput = course.goodput(0.2 * effort.seconds, effort.seconds)
+    title = f"{plan.transport.upper()} {times:g} x"
+    row: dict[str, Value] = {
+        "offered": title,
+        "offered/s": _brought_out(chosen, report, effort.seconds),
+        "goodput/s": goodput,
+        "answered": report.answered,
+        "rows": rows.stored,
+        "answered, not stored": rows.missing,
+        "sent again": report.retransmitted,
+        "most queued": course.most_queued(),
+        "peak MB": peak_mb,
+        "p99 ms": report.latency_ms["p99"],
+        "recovery s": recovery_s,
+    }
+    faults = in_words(f"overload {title}", rows.faults() + account_faults(figures))
+    return Level(goodput, peak_mb, row, faults)
+
+
+def _offered(plan: LoadPlan, times: float, capacity: float, seconds: float, port: int) -> LoadPlan:
+    """Over UDP all that falls into ``seconds``; over TCP as many messages as are taken in about that."""
+    taken = times if plan.transport == "udp" else min(times, 1.2)
+    return replace(
+        renewed(plan, port=port, messages=int(capacity * seconds * taken)),
+        rate=times * capacity,
+        window=_OPEN_MESSAGES[plan.transport],
+        give_up_s=_GIVE_UP_S[plan.transport],
+    )
+
+
+def _brought_out(plan: LoadPlan, report: LoadReport, seconds: float) -> float:
+    """Messages a second that the generator really sent, each once."""
+    if plan.transport == "tcp":
+        return report.messages / report.elapsed_s
+    return report.messages / max(seconds, report.elapsed_s - plan.give_up_s)
+
+
+def account_faults(figures: Mapping[str, int]) -> list[str]:
+    """What is wrong with a settled account: everything received is stored or duplicate here."""
+    settled = figures["stored"] + figures["duplicate"]
+    if figures["received"] == settled:
+        return []
+    return [f"{figures['received']} messages were received, {settled} are stored or duplicate"]
+
+
+def time_to_recover(program: StoringProgram, port: int) -> tuple[float, list[Sent]]:
+    """Seconds from now until the queue is empty and a few messages are answered at once."""
+    began, probes = time.monotonic(), []
+    while (waited_s := time.monotonic() - began) < _STILL_NOT_S:
+        plan = LoadPlan(port=port, messages=20, devices=1, connections=1, window=1)
+        report = run_load(plan)
+        probes.append(Sent(plan, report.unanswered))
+        if report.answered == 20 and report.latency_ms["max"] < _PROBE_MS and program.queued() < 100:
+            break
+        time.sleep(_PROBE_AGAIN_S)
+    return waited_s, probes
+
+
+@contextmanager
+def apart(program: StoringProgram) -> Iterator[None]:
+    """Meanwhile the program keeps to one core and this process, the generator, to another."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        yield
+        return
+    for task in Path(f"/proc/{program.process.pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores[:1])
+    os.sched_setaffinity(0, cores[1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
