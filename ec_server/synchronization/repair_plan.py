@@ -72,9 +72,12 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
 
 
 def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
-    """Where samples can be missing: wide steps, and all that is before the first and after the last."""
+    """Where samples can be missing: wide steps, and all that is before the first and after the last.
+
+    Where one request can name every step, every step is named.
+    """
     steps = list(map(sub, stored[1:], stored))
-    widest = _GAP_STEPS * median_low(steps) if steps else 0.0
+    widest = _GAP_STEPS * median_low(steps) if len(stored) >= MAX_RANGES else 1.0
     gaps = [(stored[i] + 1, stored[i + 1]) for i, step in enumerate(steps) if step > widest]
     borders = [(0, stored[0])], [(stored[-1] + 1, SECOND_US)]
     return [(a, b) for a, b in [*borders[0], *gaps, *borders[1]] if a < b]

@@ -188,6 +188,12 @@ class TestSamples:
         }
         assert sent.text() == ""
 
+    def test_an_empty_text_may_come_packed_too(self) -> None:
+        payload = zlib.compress(b"")
+        got = f.Samples(4, SECOND, 0, MD5, packed=True, length=len(payload), payload=payload)
+        assert decode(DEVICE, encode(f.Samples(4, SECOND, 1, MD5, packed=True, length=8)))
+        assert got.text() == ""
+
     def test_a_payload_that_is_not_what_it_says_is_refused(self) -> None:
         good = f.samples_answer(f.AskSamples(4, SECOND), self.TEXT, packed=False)
         for bad in (

@@ -1,0 +1,367 @@
+"""Peers that stall, flood, lie or pretend: each loses its own connection, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sync_meter import MemoryMeter, stored_samples, waveform
+from sync_process import RawPeer, SyncProcess, an_hour_ago, wait_for
+
+from ec_server.model import RejectReason
+from ec_server.storage.memory_store import MemoryStore
+from ec_server.synchronization import peer as peer_module
+from ec_server.synchronization.frames import Answer, AskSamples, Samples
+from ec_server.synchronization.peer import Peer
+from ec_server.synchronization.store_threads import StoreThreads
+
+DEVICE, KEY = "meter-7", bytes(range(32))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SyncProcess]:
+    devices = tmp_path / "devices.ini"
+    devices.write_text(f"[{DEVICE}]\nkey = {KEY.hex()}\n[liar]\n[flooder]\n[bomber]\n[endless]\n")
+    process = SyncProcess(tmp_path, devices_file=str(devices)).start()
+    yield process
+    assert process.stop() == 0, process.log()
+
+
+@pytest.fixture
+def good(server: SyncProcess) -> Iterator[Callable[[], None]]:
+    """A good meter, connected all the time; called at the end, it checks that nothing happened to it."""
+    start = an_hour_ago()
+    recorded = MemoryMeter({start + s: waveform(start + s, 100) for s in range(120)})
+    meter = server.meter(DEVICE, recorded, key=KEY)
+    meter.start()
+    wait_for(lambda: meter.rounds == 1, "the good meter's round")
+
+    def is_well() -> None:
+        code, report, said = server.audit(DEVICE, start, start + 120)
+        assert code == 0, (report, said)
+        assert meter.rounds == 1, "its connection was lost"
+        with server.store() as store:
+            assert stored_samples(store, DEVICE, start, start + 120) == recorded.seconds
+
+    yield is_well
+    meter.stop()
+
+
+def memory_mb(server: SyncProcess) -> float:
+    assert server.process is not None
+    rss: int = psutil.Process(server.process.pid).memory_info().rss
+    return rss / 2**20
+
+
+def answer_until_asked_for_samples(peer: RawPeer, minute_text: str, second_text: str) -> dict[str, Any]:
+    """Claim one sample in one second; the request for it."""
+    md5 = "0" * 32
+    line = f"{second_text[8:]},1,{md5}\n"
+    whole = hashlib.md5(line.encode()).hexdigest()
+    while True:
+        frame = peer.line()
+        assert frame is not None
+        if frame["type"] == "minutes":
+            asked = frame["from"] <= minute_text < frame["to"]
+            digests: list[Any] = [[minute_text, 1, whole]] if asked else []
+        elif frame["type"] == "seconds":
+            digests = [[second_text, 1, md5]]
+        else:
+            return frame
+        peer.send({"type": frame["type"], "id": frame["id"], "digests": digests})
+
+
+class TestEachLosesItsOwnConnection:
+    def test_one_whose_samples_never_match_its_digests(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        start = an_hour_ago()
+        recorded = MemoryMeter({start + s: waveform(start + s, 100) for s in range(120)})
+
+        def lie(answer: Answer) -> Answer:
+            if isinstance(answer, Samples) and answer.count:
+                other = MemoryMeter({answer.second: {7: "1"}})
+                digest, payload = other.packed(answer.second) or (None, b"")
+                assert digest is not None
+                return Samples(answer.id, answer.second, 1, digest.md5, True, len(payload), payload)
+            return answer
+
+        liar = server.meter("liar", recorded, distort=lie)
+        liar.start()
+        wait_for(lambda: server.figures()["protocol_errors"] >= 3, "three lost connections")
+        liar.stop()
+        assert liar.rounds == 0
+        assert "[liar] connection from 127.0.0.1 ended: digest_mismatch" in server.log()
+        with server.store() as store:
+            assert stored_samples(store, "liar", start, start + 120) == {}
+        good()
+
+    def test_one_that_claims_another_s_id_without_its_key(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        for proof in ("00" * 32, KEY.hex(), "ff"):
+            impostor = server.connect()
+            assert (impostor.hello(DEVICE) or {})["type"] == "challenge"
+            impostor.send({"type": "auth", "mac": proof})
+            assert impostor.error() == "wrong_key"
+        hasty = server.connect()
+        hasty.send(b'{"type":"hello","protocol":1,"device":"meter-7"}\n{"type":"auth","mac":"00"}\n')
+        assert hasty.error() == "not_allowed_now"
+        wait_for(lambda: server.figures()["rejected_connections"] == 4, "the figure")
+        good()
+
+    def test_one_that_sends_a_line_without_end(self, server: SyncProcess, good: Callable[[], None]) -> None:
+        before = memory_mb(server)
+        for _ in range(5):
+            endless = server.connect()
+            with suppress(OSError):
+                for _ in range(400):
+                    endless.send(b"x" * 65_536)
+            endless.close()
+        assert "line_too_long" in server.log()
+        assert memory_mb(server) < before + 20
+        good()
+
+    def test_one_that_floods_with_pings(self, server: SyncProcess, good: Callable[[], None]) -> None:
+        flooder = server.connect()
+        flooder.hello("flooder")
+        with suppress(OSError):
+            flooder.send(b'{"type":"ping"}\n' * 20_000)
+        assert flooder.error() == "flood"
+        good()
+
+    def test_one_that_sends_answers_nobody_asked_for(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        for line in (
+            {"type": "minutes", "id": 99, "digests": []},
+            {"type": "samples", "id": 1, "second": "20260301120000", "count": 1}
+            | {"md5": "0" * 32, "encoding": "plain", "length": 16 * 2**20},
+        ):
+            peer = server.connect()
+            peer.hello("liar")
+            peer.send(line)
+            assert peer.error() == "not_asked_for"
+            peer.close()
+        good()
+
+    def test_one_whose_payload_unpacks_to_more_than_is_allowed(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        before = memory_mb(server)
+        minute = time.strftime("%Y%m%d%H%M", time.gmtime(an_hour_ago()))
+        bomb = zlib.compress(bytes(400 * 2**20), 9)
+        for _ in range(3):
+            peer = server.connect()
+            peer.hello("bomber", oldest=minute)
+            request = answer_until_asked_for_samples(peer, minute, minute + "00")
+            fields = {"type": "samples", "id": request["id"], "second": request["second"], "count": 1}
+            peer.send(fields | {"md5": "0" * 32, "encoding": "zlib", "length": len(bomb)})
+            peer.send(bomb)
+            assert peer.error() == "payload_too_long"
+            peer.close()
+        assert memory_mb(server) < before + 80
+        good()
+
+    def test_one_that_resets_its_connection_in_mid_frame(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        for cut in range(1, 40, 3):
+            peer = server.connect()
+            peer.send(b'{"type":"hello","protocol":1,"device":"liar"}\n'[:cut])
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            peer.close()
+        wait_for(lambda: server.figures()["connections"] == 1, "the end of all others")
+        good()
+
+
+# --- deadlines, with a clock of their own -----------------------------------------------------
+
+
+class FakeHost:
+    """A server with one thread and no rounds of its own, whose clock the test moves."""
+
+    certificates = False
+    interval_s = 1800.0
+
+    def __init__(self) -> None:
+        self.threads = StoreThreads(MemoryStore, 1)
+        self.now = 1000.0
+        self.figures: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.request: Any = None
+
+    def admit(self, peer: Peer, device_id: str) -> RejectReason | None:
+        return None
+
+    def key(self, device_id: str) -> bytes:
+        return b""
+
+    def welcomed(self, peer: Peer) -> None: ...
+
+    async def serve(self, peer: Peer) -> None:
+        if self.request is not None:
+            peer._ask(self.request)
+        await asyncio.Event().wait()
+
+    def count(self, figures: Any) -> None:
+        for name, amount in figures.items():
+            self.figures[name] = self.figures.get(name, 0) + amount
+
+    def note(self, kind: str, message: str, device_id: str) -> None:
+        self.notes.append(kind)
+
+
+class Patience:
+    """One peer connected by a real socket, and a clock that the test moves."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+
+    async def run(self, script: Callable[[Patience], Any]) -> None:
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.peer = Peer(reader, writer, self.host, lambda: self.host.now)
+            made.set_result(None)
+            await self.peer.run()
+
+        listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        await made
+        async with asyncio.timeout(20):
+            await script(self)
+        self.writer.close()
+        listener.close()
+        self.host.threads.close()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def frame(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(await self.reader.readline())
+        return found
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let what was sent arrive, then move the clock and look at the deadlines."""
+        received = -1
+        while received != self.host.figures.get("bytes_received", 0):
+            received = self.host.figures.get("bytes_received", 0)
+            await asyncio.sleep(0.05)
+        self.host.now += seconds
+        self.peer.tick(self.host.now)
+
+    async def welcome(self) -> None:
+        self.send(b'{"type":"hello","protocol":1,"device":"slow"}\n')
+        assert (await self.frame())["type"] == "welcome"
+
+
+async def _stalls_in_hello(p: Patience) -> None:
+    p.send(b'{"type":"hel')
+    await p.pass_time(peer_module.HANDSHAKE_S + 1)
+    assert (await p.frame())["code"] == "timeout"
+    assert await p.reader.read() == b""
+
+
+async def _never_answers(p: Patience) -> None:
+    await p.welcome()
+    assert (await p.frame())["type"] == "samples"
+    await p.pass_time(peer_module.ANSWER_S - 1)
+    p.send(b'{"type":"ping"}\n')
+    assert (await p.frame())["type"] == "pong"
+    await p.pass_time(2)
+    assert (await p.frame())["code"] == "timeout"
+
+
+async def _stalls_in_payload(p: Patience) -> None:
+    await p.welcome()
+    request = await p.frame()
+    length = 40 * peer_module.SLOWEST_BYTES_S
+    head = {"type": "samples", "id": request["id"], "second": request["second"], "count": 9}
+    p.send(json.dumps(head | {"md5": "0" * 32, "encoding": "plain", "length": length}).encode() + b"\n")
+    for _ in range(6):
+        p.send(b"x" * 100)
+        await p.pass_time(11)
+    assert not p.host.notes
+    await p.pass_time(11)
+    assert (await p.frame())["code"] == "timeout"
+
+
+async def _gives_no_pong(p: Patience) -> None:
+    await p.welcome()
+    await p.pass_time(peer_module.IDLE_S + 1)
+    assert (await p.frame())["type"] == "ping"
+    await p.pass_time(peer_module.PONG_S + 1)
+    assert (await p.frame())["code"] == "timeout"
+
+
+async def _gives_a_pong(p: Patience) -> None:
+    await p.welcome()
+    for _ in range(5):
+        await p.pass_time(peer_module.IDLE_S + 1)
+        assert (await p.frame())["type"] == "ping"
+        p.send(b'{"type":"pong"}\n')
+    await p.pass_time(peer_module.PONG_S + 1)
+    assert not p.host.notes
+
+
+class TestOneThatStalls:
+    @pytest.mark.parametrize("script", [_stalls_in_hello, _gives_no_pong])
+    def test_is_given_up_after_its_deadline(self, script: Any) -> None:
+        host = FakeHost()
+        asyncio.run(Patience(host).run(script))
+        assert host.notes == ["timeout"]
+
+    @pytest.mark.parametrize("script", [_never_answers, _stalls_in_payload])
+    def test_in_an_answer_is_given_up_although_it_still_sends_a_little(self, script: Any) -> None:
+        host = FakeHost()
+        host.request = AskSamples(0, an_hour_ago())
+        asyncio.run(Patience(host).run(script))
+        assert host.notes == ["timeout"]
+
+    def test_but_answers_pings_keeps_its_connection(self) -> None:
+        asyncio.run(Patience(FakeHost()).run(_gives_a_pong))
+
+
+def test_a_week_to_make_good_does_not_hold_up_the_others(server: SyncProcess) -> None:
+    """While one meter is repaired, another that comes later is through long before it."""
+    start = an_hour_ago()
+    long = MemoryMeter({start + s: waveform(start + s, 3000) for s in range(600)})
+    texts = {s: long.packed(s) for s in long.seconds}
+    long.packed = texts.get  # type: ignore[method-assign]
+    busy = server.meter("liar", long)
+    busy.start()
+    wait_for(lambda: server.figures()["seconds_repaired"] > 10, "the long repair")
+    begun = time.monotonic()
+    short = server.meter("flooder", MemoryMeter({start: waveform(start, 100)}))
+    short.start()
+    wait_for(lambda: short.rounds, "the short round")
+    waited = time.monotonic() - begun
+    repaired = server.figures()["seconds_repaired"]
+    busy.stop()
+    short.stop()
+    assert repaired < 600
+    assert waited < 5.0
+
+
+def test_five_hundred_silent_connections_hold_up_nobody(server: SyncProcess) -> None:
+    with ExitStack() as stack:
+        for _ in range(500):
+            stack.callback(server.connect().close)
+        begun = time.monotonic()
+        meter = server.meter("liar", MemoryMeter())
+        meter.start()
+        wait_for(lambda: meter.rounds, "a round")
+        assert time.monotonic() - begun < 5
+        meter.stop()
