@@ -3,6 +3,10 @@
 A node's folder holds everything of it: ``conf/``, ``data/``, ``node.log``, ``pid``. The process is
 its own session, so it outlives whoever started it; ``stop``, ``kill``, ``pause`` and ``resume`` find
 it by the pid file, and only where that process still is this node.
+
+The commit log is synced in groups before anything is acknowledged (``commitlog_sync: group``): with
+Cassandra's default, ``kill -9`` of a node loses up to the last 100 ms that it had acknowledged, and a
+power cut up to 10 s, which only further copies of the rows make good.
 """
 
 from __future__ import annotations
@@ -103,8 +107,8 @@ class Node:
         self._signal(signal.SIGCONT)
 
     def clean(self) -> None:
-        """Stop, and remove the node's folder with all its data."""
-        self.stop()
+        """Kill, and remove the node's folder with all its data."""
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -149,8 +153,8 @@ seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
     parameters:
       - seeds: "{self.seed}:{self.storage_port}"
-commitlog_sync: periodic
-commitlog_sync_period: 10000ms
+commitlog_sync: group
+commitlog_sync_group_window: 5ms
 commitlog_segment_size: 32MiB
 disk_failure_policy: stop
 concurrent_reads: 8

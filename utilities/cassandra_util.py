@@ -3,7 +3,7 @@
 Rules:
 
 1. ``Database`` never blocks its maker for long: it connects in a thread of its own, and goes on
-   trying for ever, never waiting longer than 30 s between two attempts. Until it has a session, and
+   trying for ever, never waiting longer than 5 s between two attempts. Until it has a session, and
    whenever the cluster stops answering, every call fails at once with RetryableStorageError; the
    same thread asks until it answers again. So one call at most waits for a timeout of an outage.
 2. Every statement is prepared and idempotent, so that the driver may repeat it on another node: a
@@ -40,7 +40,8 @@ from ec_server.errors import (
     StorageError,
 )
 
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 5.0
+_SCHEMA_TIMEOUT_S = 30.0
 REQUEST_TIMEOUT_S = 4.0
 _PROBE_TIMEOUT_S = 2.0
 _HEARTBEAT_S = 5
@@ -50,6 +51,7 @@ _TICK_S = 1.0
 _PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
 
 _log = logging.getLogger(__name__)
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # it logs every attempt; _note says it once
 
 Row = Any
 """A named tuple of the columns asked for."""
@@ -134,7 +136,7 @@ class Database:
     def close(self) -> None:
         """End the background thread and every connection."""
         self._closing.set()
-        self._thread.join(LONGEST_PAUSE_S)
+        self._thread.join(_SCHEMA_TIMEOUT_S)
         if self._cluster is not None:
             self._cluster.shutdown()
 
@@ -343,7 +345,7 @@ def _translation(
                 f"{place}: {one}; grant it to cassandra.username = {target.username}, on the keyspace "
                 f"of cassandra.keyspace = {target.keyspace}"
             )
-        if isinstance(one, ssl.SSLError):
+        if isinstance(one, ssl.SSLError) or "[SSL" in str(one):
             return ConfigurationError(
                 f"{place}: {one}; check cassandra.tls_ca, cassandra.tls_certificate and cassandra.tls_key"
             )
@@ -372,7 +374,7 @@ def _host_errors(error: BaseException) -> list[tuple[Any, Any]]:
 
 
 class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
-    """Waits 1, 2, 4, ... and then always 30 seconds between attempts to reach a node."""
+    """Waits 1, 2, 4 and then always 5 seconds between attempts to reach a node."""
 
     def new_schedule(self) -> Iterator[float]:
         pause_s = 1.0
@@ -474,10 +476,10 @@ def _make(owner: Any, session: Any, target: Target, tables: str) -> None:
     up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
     chosen = up[0] if up else None
     if target.keyspace not in owner.metadata.keyspaces:
-        session.execute(_keyspace_cql(target), host=chosen, timeout=LONGEST_PAUSE_S)
+        session.execute(_keyspace_cql(target), host=chosen, timeout=_SCHEMA_TIMEOUT_S)
     for statement in _statements(tables):
-        session.execute(_qualified(statement, target.keyspace), host=chosen, timeout=LONGEST_PAUSE_S)
-    owner.refresh_schema_metadata(max_schema_agreement_wait=LONGEST_PAUSE_S)
+        session.execute(_qualified(statement, target.keyspace), host=chosen, timeout=_SCHEMA_TIMEOUT_S)
+    owner.refresh_schema_metadata(max_schema_agreement_wait=_SCHEMA_TIMEOUT_S)
     if _missing(owner, target, [_shape_of_cql(statement).name for statement in _statements(tables)]):
         raise RetryableStorageError(f"the nodes do not yet agree on keyspace {target.keyspace}")
 

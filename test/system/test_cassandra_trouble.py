@@ -1,0 +1,235 @@
+"""Cassandra that refuses, is away, hangs or comes back, as the engine sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+from contract.store_suite import NOON, run_of
+from real_cassandra import RealCassandra, free_port
+
+from configuration.settings import Settings
+from ec_server.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
+from ec_server.model import CommitMark
+from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
+from utilities.cassandra_util import Statement, Target
+
+pytestmark = pytest.mark.cassandra
+MARK = CommitMark("receiver-0", 1)
+
+
+@contextmanager
+def opened(target: Target, *, read_only: bool = False) -> Iterator[CassandraStore]:
+    store = CassandraStore(target, read_only=read_only)
+    store.wait(60)
+    with store:
+        yield store
+
+
+def by_hand(cassandra: RealCassandra, *statements: str) -> None:
+    """CQL as somebody else would send it."""
+    with opened(cassandra.target("ec_trouble")) as store:
+        for statement in statements:
+            store._db._session.execute(statement, timeout=30)
+
+
+def until(true: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+class TestRefusals:
+    def test_a_wrong_password_names_its_key(self, cassandra: RealCassandra) -> None:
+        if not cassandra.password:
+            pytest.skip("this Cassandra asks for no password")
+        store = CassandraStore(cassandra.target("ec_trouble", password="wrong"))
+        with pytest.raises(ConfigurationError, match=r"cassandra\.password") as raised:
+            store.wait(60)
+        assert "wrong" not in str(raised.value).replace("cassandra.", "")
+
+    def test_missing_rights_name_the_user_and_the_keyspace(self, cassandra: RealCassandra) -> None:
+        if not cassandra.password:
+            pytest.skip("this Cassandra asks for no password")
+        by_hand(
+            cassandra, "CREATE ROLE IF NOT EXISTS stranger WITH LOGIN = true AND PASSWORD = 'secret word'"
+        )
+        stranger = {"username": "stranger", "password": "secret word"}
+        may_not_make = CassandraStore(cassandra.target("ec_forbidden", **stranger))
+        with pytest.raises(ConfigurationError, match=r"cassandra\.username = stranger.*ec_forbidden"):
+            may_not_make.wait(60)
+        with (
+            opened(cassandra.target("ec_trouble", **stranger)) as may_not_write,
+            pytest.raises(PermanentStorageError, match=r"cassandra\.username = stranger.*ec_trouble"),
+        ):
+            may_not_write.write([run_of("m", NOON, 0)], MARK)
+
+    def test_the_original_programs_tables_are_refused_and_left_alone(self, cassandra: RealCassandra) -> None:
+        by_hand(
+            cassandra,
+            "CREATE KEYSPACE IF NOT EXISTS ec_original"
+            " WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+            "CREATE TABLE IF NOT EXISTS ec_original.ec_consumption (device_id text, ec_date text,"
+            " ec_time text, start_us text, end_us text, ec_consumption_values text, values_count int,"
+            " values_checksum text, insert_time timeuuid,"
+            " PRIMARY KEY ((device_id), ec_date, ec_time, start_us, end_us))",
+        )
+        store = CassandraStore(cassandra.target("ec_original"))
+        with pytest.raises(
+            ConfigurationError, match=r"ec_consumption has another shape.*cassandra\.keyspace"
+        ):
+            store.wait(60)
+
+    def test_a_column_of_another_type_is_refused(self, cassandra: RealCassandra) -> None:
+        by_hand(
+            cassandra,
+            "CREATE KEYSPACE IF NOT EXISTS ec_odd"
+            " WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+            "CREATE TABLE IF NOT EXISTS ec_odd.ec_device (device_id text PRIMARY KEY, first_seen text,"
+            " last_seen timeuuid, verified_from text, verified_through text)",
+        )
+        store = CassandraStore(cassandra.target("ec_odd"))
+        with pytest.raises(ConfigurationError, match="columns first_seen text, first_seen timeuuid"):
+            store.wait(60)
+
+    def test_a_node_with_another_authority_is_refused(self, cassandra: RealCassandra, tmp_path: Path) -> None:
+        if cassandra.tls_ca is None:
+            pytest.skip("this Cassandra offers no TLS")
+        other = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(str(other))
+        store = CassandraStore(cassandra.target("ec_trouble", tls_ca=other))
+        with pytest.raises(ConfigurationError, match=r"cassandra\.tls_ca"):
+            store.wait(60)
+
+
+class TestStart:
+    def test_everything_is_written_and_read_over_tls(self, cassandra: RealCassandra) -> None:
+        if cassandra.tls_ca is None:
+            pytest.skip("this Cassandra offers no TLS")
+        with opened(cassandra.target("ec_trouble", tls_ca=cassandra.tls_ca)) as store:
+            store.write([run_of("tls", NOON, 0)], MARK)
+            assert store.second_text("tls", NOON) == run_of("tls", NOON, 0).values
+
+    def test_a_contact_point_that_is_down_is_passed_over(self, cassandra: RealCassandra) -> None:
+        with opened(cassandra.target("ec_trouble", host=("127.0.0.99", cassandra.host))) as store:
+            assert store.health().writable
+
+    def test_servers_that_start_at_once_make_one_set_of_tables(self, cassandra: RealCassandra) -> None:
+        stores = [CassandraStore(cassandra.target("ec_many")) for _ in range(5)]
+        failed: list[Exception] = []
+
+        def use(store: CassandraStore, number: int) -> None:
+            try:
+                store.wait(90)
+                until(lambda: store.health().writable)
+                store.write([run_of(f"m{number}", NOON, 0)], MARK)
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=use, args=one) for one in zip(stores, range(5))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert failed == []
+        for number in range(5):
+            assert stores[0].second_text(f"m{number}", NOON) != ""
+        for store in stores:
+            store.close()
+
+    def test_a_reader_makes_nothing_and_waits_for_the_tables(self, cassandra: RealCassandra) -> None:
+        with opened(cassandra.target("ec_nobody_made_this"), read_only=True) as store:
+            assert not store.health().writable
+            with pytest.raises(RetryableStorageError, match="ec_nobody_made_this"):
+                store.devices()
+
+    def test_the_configuration_reaches_the_cluster(self) -> None:
+        settings = Settings()
+        target = target_of(settings)
+        assert (target.host, target.port, target.keyspace) == (("127.0.0.1",), 9042, "mykeyspace")
+        assert target.consistency == "LOCAL_QUORUM"
+        assert "password" not in repr(target)
+
+
+class TestOutage:
+    def test_a_store_opens_without_a_database_and_says_so(self) -> None:
+        store = CassandraStore(Target(("127.0.0.1",), free_port(), "ec_trouble"))
+        began = time.monotonic()
+        store.wait(20)
+        health = store.health()
+        assert not health.writable
+        assert "does not answer" in health.detail
+        with pytest.raises(RetryableStorageError):
+            store.write([run_of("m", NOON, 0)], MARK)
+        store.close()
+        assert time.monotonic() - began < 10
+
+    def test_a_node_that_hangs_costs_one_wait_and_comes_back_by_itself(
+        self, cassandra: RealCassandra
+    ) -> None:
+        node = cassandra.own_node()
+        with opened(cassandra.target("ec_trouble")) as store:
+            store.write([run_of("hang", NOON, 0)], MARK)
+            node.pause()
+            try:
+                waits = []
+                for _ in range(3):
+                    began = time.monotonic()
+                    with pytest.raises(RetryableStorageError):
+                        store.write([run_of("hang", NOON, 1000)], MARK)
+                    waits.append(time.monotonic() - began)
+                assert waits[0] < 8
+                assert max(waits[1:]) < 0.5
+                assert not store.health().writable
+            finally:
+                node.resume()
+            until(lambda: store.health().writable)
+            assert store.write([run_of("hang", NOON, 1000)], MARK).changed == (True,)
+            assert len(list(store.rows("hang", NOON, NOON + 1))) == 2
+
+    def test_a_node_that_is_killed_comes_back_with_everything_acknowledged(
+        self, cassandra: RealCassandra
+    ) -> None:
+        node = cassandra.own_node()
+        with opened(cassandra.target("ec_trouble")) as store:
+            for i in range(20):
+                store.write([run_of("killed", NOON + i, 0)], MARK)
+            node.kill()
+            late = CassandraStore(cassandra.target("ec_trouble"))
+            try:
+                with pytest.raises(RetryableStorageError):
+                    store.write([run_of("killed", NOON + 20, 0)], MARK)
+                late.wait(20)
+                assert not late.health().writable
+            finally:
+                node.start()
+                node.wait_until_ready()
+            for one, second in ((store, 20), (late, 21)):
+                until(lambda one=one: one.health().writable)
+                one.write([run_of("killed", NOON + second, 0)], MARK)
+            late.close()
+            stored = [row.second - NOON for row, _ in store.rows("killed", NOON, NOON + 60)]
+            assert stored == list(range(22))
+
+    def test_a_row_that_the_database_never_takes_is_told_from_an_outage(
+        self, cassandra: RealCassandra
+    ) -> None:
+        with opened(cassandra.target("ec_trouble")) as store:
+            with pytest.raises(PermanentStorageError):
+                store._db.write([[Statement("INSERT INTO ec_device (device_id) VALUES (?)", ("",))]])
+            assert store.health().writable
+            assert store.write([run_of("after", NOON, 0)], MARK).changed == (True,)
+
+
+def test_open_cassandra_store_takes_the_settings(cassandra: RealCassandra, monkeypatch) -> None:
+    from configuration.properties_reader import read_settings
+
+    environ = cassandra.settings("ec_trouble")
+    with open_cassandra_store(read_settings(None, environ)) as store:
+        assert store.health().writable
