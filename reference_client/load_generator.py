@@ -13,7 +13,6 @@ Every message counts once: messages = answered 200 + other answers + lost + unse
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import re
@@ -297,12 +296,15 @@ class _TcpConnection(_Connection):
         self._try_again_at = now + _RECONNECT_S
 
 
+_Datagrams = list[tuple[bytes, bytes]]
+"""Number in hexadecimal, and the message."""
+
+
 class _UdpConnection(_Connection):
     def __init__(self, plan: LoadPlan, index: int, tally: _Tally) -> None:
         super().__init__(plan, index, tally)
-        self._payloads: dict[bytes, bytes] = {}
         # One queue a retransmission: everything in it waits equally long, so it is in order.
-        self._again: list[deque[tuple[float, bytes]]] = []
+        self._again: list[deque[tuple[float, _Datagrams]]] = []
         self._delays_s: list[float] = []
         delay_s, total_s = _T1_S, _T1_S
         while total_s < plan.give_up_s:
@@ -323,12 +325,10 @@ class _UdpConnection(_Connection):
     def send(self, count: int, now: float) -> None:
         if count <= 0:
             return
-        for parts in self._next(count, now):
-            token, message = parts[1], b"".join(parts)
-            self._payloads[token] = message
-            self._datagram(message)
-            if self._again:
-                self._again[0].append((now + _T1_S, token))
+        datagrams = [(parts[1], b"".join(parts)) for parts in self._next(count, now)]
+        self._transmit(datagrams)
+        if self._again:
+            self._again[0].append((now + _T1_S, datagrams))
 
     def receive(self, now: float) -> None:
         assert self.socket is not None
@@ -341,26 +341,25 @@ class _UdpConnection(_Connection):
         self.take_answers(b"".join(received), now)
 
     def expire(self, now: float) -> None:
-        """Timer E: send again; timer F: give up. Also lets go of what was answered."""
+        """Timer E: send again what is still unanswered; timer F: give up."""
         for stage, queue in enumerate(self._again):
             while queue and queue[0][0] <= now:
-                _, token = queue.popleft()
-                if token not in self._open:
-                    self._payloads.pop(token, None)
-                    continue
-                self._tally.retransmitted += 1
-                self._datagram(self._payloads[token])
-                if stage + 1 < len(self._again):
-                    self._again[stage + 1].append((now + self._delays_s[stage + 1], token))
-        before = len(self._tally.lost)
+                _, datagrams = queue.popleft()
+                unanswered = [datagram for datagram in datagrams if datagram[0] in self._open]
+                self._tally.retransmitted += len(unanswered)
+                self._transmit(unanswered)
+                if unanswered and stage + 1 < len(self._again):
+                    self._again[stage + 1].append((now + self._delays_s[stage + 1], unanswered))
         self.give_up_old(now)
-        for number in self._tally.lost[before:]:
-            self._payloads.pop(b"%08x" % number, None)
 
-    def _datagram(self, message: bytes) -> None:
+    def _transmit(self, datagrams: _Datagrams) -> None:
         assert self.socket is not None
-        with contextlib.suppress(OSError):  # full or refused: as if lost on the way, sent again later
-            self.socket.send(message)
+        send = self.socket.send
+        for _, message in datagrams:
+            try:  # noqa: SIM105 -- this costs nothing, suppress() does
+                send(message)
+            except OSError:
+                pass  # full or refused: as if lost on the way, sent again later
 
 
 _CONNECTIONS: Mapping[str, type[_TcpConnection] | type[_UdpConnection]] = {
@@ -399,7 +398,8 @@ def _drive(connections: Sequence[_TcpConnection | _UdpConnection], began: float)
         _wait(reachable)
         now = time.monotonic()
         for connection in reachable:
-            connection.receive(now)
+            if connection.socket is not None:
+                connection.receive(now)
         if now >= expire_at:
             expire_at = now + 0.02
             for connection in unfinished:
