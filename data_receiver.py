@@ -22,6 +22,7 @@ from ec_server.ingest import message_body
 from ec_server.ingest.admission import Admission
 from ec_server.ingest.intake_queue import IntakeQueue
 from ec_server.ingest.quarantine import FILE_NAME, MEGABYTE, Quarantine
+from ec_server.ingest.spool import SPOOL_FOLDER, Spool, adopt
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
 from ec_server.status.worker_page import WorkerPage
@@ -86,6 +87,7 @@ class Receiver:
             Admission(directory),
             Quarantine(settings.storage_path / FILE_NAME, settings.storage_quarantine_mb * MEGABYTE),
             self._note_trouble,
+            open_spool(settings, number),
         )
         self._first_store: Store | None = None
         self._thread = threading.Thread(target=self._writer.run, name="writer", daemon=True)
@@ -223,6 +225,23 @@ def sip_options(settings: Settings, number: int) -> SipOptions:
         tls,
         registration,
     )
+
+
+def open_spool(settings: Settings, number: int) -> Spool | None:
+    """This worker's spool, for an engine that may be away; none for the embedded one.
+
+    The first worker takes over what is left of workers that are no longer configured.
+    """
+    if settings.storage_engine == "sqlite":
+        return None
+    folder = settings.storage_path / SPOOL_FOLDER
+    own = Spool(folder / f"{receiver_name(number)}.sqlite", settings.storage_spool_mb * MEGABYTE)
+    if number == 0:
+        names = {receiver_name(n) for n in range(settings.sip_receivers)}
+        for path in sorted(folder.glob("receiver-*.sqlite")):
+            if path.stem not in names:
+                adopt(path, own, settings.storage_path / RUN_FOLDER / f"{path.stem}.page")
+    return own
 
 
 def writer_settings(settings: Settings, number: int) -> WriterSettings:

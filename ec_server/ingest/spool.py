@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import apsw
 
 from ec_server.errors import RetryableStorageError
 from ec_server.model import Batch
+from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
 from ec_server.utc import iso
 
@@ -51,6 +53,9 @@ CREATE TABLE IF NOT EXISTS set_aside (
 );
 """
 _ROW_OVERHEAD_BYTES = 64
+
+SPOOL_FOLDER = "spool"
+"""Folder under ``storage.path`` that holds ``<worker>.sqlite``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,31 @@ class Spool:
             if not self._count:  # give the space back: nothing is left to be copied
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def adopt(path: Path, own: Spool, page_path: Path) -> int:
+    """Move what waits in the spool of a worker that is no more into ``own``; how many batches.
+
+    Its page hands them over with it, so that the account stays exact: the adopting worker books what
+    it finds in its spool at its start. A group is removed there only after it is on disk here. Stops
+    where ``own`` is full; the next start goes on.
+    """
+    moved = 0
+    with closing(Spool(path, own.limit_bytes)) as left:
+        with suppress(RetryableStorageError):
+            while group := left.peek():
+                own.append(group.batches, group.inserted_us)
+                left.remove(group.token)
+                moved += len(group.batches)
+        empty = not len(left) and not left.set_aside_count
+    if moved and page_path.exists():
+        with closing(WorkerPage.open(page_path)) as page:
+            page.apply({"spooled": -moved})
+            page.shift_received(-moved)
+    if empty:
+        for end in ("", "-wal", "-shm"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+    return moved
 
 
 def _encode(batches: Sequence[Batch]) -> str:

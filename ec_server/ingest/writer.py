@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from ec_server.ingest.message_body import Limits
 from ec_server.ingest.message_group import GroupParser
 from ec_server.ingest.minute_ledger import MinuteLedger
 from ec_server.ingest.quarantine import Quarantine
+from ec_server.ingest.spool import Spool
+from ec_server.ingest.spooling import Drained, Spooling
 from ec_server.log import RateLimit
 from ec_server.model import Batch, CommitMark, RawMessage, Rejection, RejectReason
 from ec_server.status.figures import REJECTED
 from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import FinishedMinute, Store
-from ec_server.utc import DAY_S, day_of
+from ec_server.utc import DAY_S, day_of, minute_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ _IDLE_TAKE_S = 0.25
 _HEALTH_INTERVAL_S = 1.0
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
+_DRAINER_END_S = 5.0
 _SAMPLES_KEPT_FOR = frozenset((RejectReason.TIME_TOO_FAR_AHEAD, RejectReason.TIME_TOO_FAR_BACK))
 
 Admits = Callable[[str, RawMessage], Rejection | None]
@@ -71,8 +74,12 @@ class Writer:
         admits: Admits,
         quarantine: Quarantine,
         on_trouble: Callable[[str], None],
+        spool: Spool | None = None,
     ) -> None:
-        """``on_trouble`` is told, from the writer's thread, what keeps it from writing; "" once it can."""
+        """``on_trouble`` is told what keeps it from writing, "" once it can; from a thread of the writer's.
+
+        With a ``spool``, what the database does not take waits there, and the writer goes on.
+        """
         self._settings = settings
         self._queue = queue
         self._page = page
@@ -87,6 +94,11 @@ class Writer:
         self._log_limit = RateLimit()
         self._sequence = max(page.intent()[1], page.figures()["settled_sequence"])
         self._store: Store | None = None
+        self._page_lock = threading.Lock()  # the drainer settles too
+        self._spooling: Spooling | None = None
+        if spool is not None:
+            self._spooling = Spooling(spool, open_store, self._settle_drained, self._say_trouble)
+            self._agree_with_spool(len(spool))
         self._next_health_s = 0.0
         self._abandon = threading.Event()
         self.tick_s = time.monotonic()
@@ -97,6 +109,8 @@ class Writer:
     def run(self) -> None:
         """Go round until the queue is closed and empty, or ``abandon`` is called; then let go."""
         gather_s = self._settings.commit_ms / 1000 * 0.6
+        drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
+        drainer.start()
         try:
             while not self._abandon.is_set():
                 messages = self._queue.take(self._settings.commit_batches, _IDLE_TAKE_S, gather_s)
@@ -108,8 +122,15 @@ class Writer:
                 self._look_after(now_s)
             self._publish(self._ledger.end_all())
         finally:
+            if self._spooling is not None:
+                self._spooling.stop()
+            drainer.join(_DRAINER_END_S)
             if self._store is not None:
                 self._store.close()
+
+    def _drain(self) -> None:
+        if self._spooling is not None:
+            self._spooling.run()
 
     def abandon(self) -> None:
         """Give up what cannot be written: the deadline has come. Any thread may call."""
@@ -131,7 +152,7 @@ class Writer:
                 rejected[REJECTED[refusal.reason]] += 1
                 self._report(message, refusal, rejected)
         if rejected:
-            self._page.apply(rejected)
+            self._apply(rejected)
         for day, of_day in _by_day(batches):
             self._commit(day, of_day, now_s)
 
@@ -158,28 +179,84 @@ class Writer:
         self._sequence += 1
         wait_s = _FIRST_RETRY_S
         while not self._abandon.is_set():
-            began_ns = time.perf_counter_ns()
+            began_us = time.time_ns() // 1000
             try:
-                store = self._opened()
-                self._page.intend(day, self._sequence)
-                result = store.write(batches, CommitMark(self._settings.worker, self._sequence))
+                if self._spooling is not None and self._spooling.engaged:
+                    self._to_spool(self._spooling, batches, began_us)
+                else:
+                    self._to_database(day, batches, now_s)
             except StorageError as error:
-                self._page.apply({"write_failures": 1})
+                self._apply({"write_failures": 1})
+                if self._spooling is not None and self._spool_instead(batches, began_us, error):
+                    return
                 self._say_trouble(str(error))
                 if isinstance(error, PermanentStorageError):
                     self._reopen()
                 self._wait(wait_s)
                 wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
-                continue
-            self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000)
-            changed = [b for b, c in zip(batches, result.changed) if c]
-            self._publish(self._ledger.add(changed, result.opened, now_s))
-            self._say_trouble("")
-            return
+            else:
+                return
+
+    def _to_database(self, day: int, batches: list[Batch], now_s: float) -> None:
+        began_ns = time.perf_counter_ns()
+        store = self._opened()
+        self._page.intend(day, self._sequence)
+        result = store.write(batches, CommitMark(self._settings.worker, self._sequence))
+        self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000)
+        changed = [b for b, c in zip(batches, result.changed) if c]
+        self._publish(self._ledger.add(changed, result.opened, now_s))
+        self._say_trouble("")
+
+    # --- the spool ------------------------------------------------------------------------
+
+    def _to_spool(self, spooling: Spooling, batches: list[Batch], began_us: int) -> None:
+        spooling.append(batches, began_us)
+        self._apply({"spooled": len(batches)})
+        self._ledger.forget({(b.device_id, minute_of(b.second)) for b in batches})
+        for batch in batches:
+            self._live.count(batch.device_id, batch.count)
+
+    def _spool_instead(self, batches: list[Batch], began_us: int, why: StorageError) -> bool:
+        """Whether the spool took what the database did not."""
+        assert self._spooling is not None
+        if self._spooling.engaged:
+            return False  # the spool itself refused
+        try:
+            self._to_spool(self._spooling, batches, began_us)
+        except StorageError as error:
+            _log.warning("nor does the spool take it: %s", error)
+            return False
+        self._say_trouble(f"the database takes nothing, the spool does: {why}")
+        return True
+
+    def _settle_drained(self, drained: Drained) -> None:
+        self._apply(
+            {
+                "spooled": -(drained.stored + drained.duplicate + drained.set_aside),
+                "stored": drained.stored,
+                "duplicate": drained.duplicate,
+                "samples_stored": drained.samples_stored,
+                REJECTED[RejectReason.UNSTORABLE]: drained.set_aside,
+            }
+        )
+
+    def _agree_with_spool(self, waiting: int) -> None:
+        """Put the account right with what is in the spool: a death may have come between the two.
+
+        What was booked as lost and is in the spool after all is not lost; what left it is stored.
+        """
+        figures = self._page.figures()
+        more = waiting - figures["spooled"]
+        if more < 0:
+            self._apply({"spooled": more, "stored": -more})
+        elif more:
+            known = min(more, figures["lost"])
+            self._apply({"spooled": more, "lost": -known})
+            self._page.shift_received(more - known)  # taken over, or from before this account
 
     def _settle(self, batches: Sequence[Batch], changed: Sequence[bool], commit_us: int) -> None:
         stored = sum(changed)
-        self._page.apply(
+        self._apply(
             {
                 "stored": stored,
                 "duplicate": len(changed) - stored,
@@ -211,9 +288,14 @@ class Writer:
             if now_s >= self._next_health_s:
                 self._next_health_s = now_s + _HEALTH_INTERVAL_S
                 self._publish(self._ledger.idle(now_s))
-                self._say_trouble(self._opened().health().detail)
+                if self._spooling is None or not self._spooling.engaged:
+                    self._say_trouble(self._opened().health().detail)
         except StorageError as error:
             self._say_trouble(str(error))
+
+    def _apply(self, changes: Mapping[str, int]) -> None:
+        with self._page_lock:
+            self._page.apply(changes)
 
     def _opened(self) -> Store:
         if self._store is None:

@@ -15,6 +15,7 @@ from contract.store_suite import batch
 from ec_server.ingest.intake_queue import IntakeQueue
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
+from ec_server.ingest.spool import Spool
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.model import RawMessage, Rejection, RejectReason
 from ec_server.status.figures import RECEIVER_FIGURES, queued
@@ -36,7 +37,9 @@ def until(condition: Callable[[], object], what: str, within_s: float = 15.0) ->
 class Bench:
     """A writer with its queue, page and database, as a receiver has them."""
 
-    def __init__(self, folder: Path, open_store: Callable[[], Store] | None = None) -> None:
+    def __init__(
+        self, folder: Path, open_store: Callable[[], Store] | None = None, spool: Spool | None = None
+    ) -> None:
         self.folder = folder
         self.run_folder = folder / "run"
         self.run_folder.mkdir(exist_ok=True)
@@ -55,6 +58,7 @@ class Bench:
             ),
             Quarantine(folder / "quarantine.jsonl", 1_000_000),
             self.troubles.append,
+            spool,
         )
         self.thread = threading.Thread(target=self.writer.run)
         self.thread.start()

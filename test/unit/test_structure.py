@@ -23,7 +23,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ec_server.status.figures",
         "ec_server.status.worker_page",
     },
-    "ec_server/synchronization": {"ec_server.storage", "ec_server.ingest.message_body"},
+    "ec_server/synchronization": {
+        "ec_server.storage",
+        "ec_server.ingest.message_body",
+        "ec_server.status.figures",
+        "ec_server.status.worker_page",
+    },
     "ec_server/status": {"ec_server.storage"},
     "ec_server/supervision": {
         "ec_server.status.figures",
