@@ -23,6 +23,7 @@ transaction, and nothing else, because receivers share nothing:
   callback, which narrows that down but comes after the stack has made the subscription.
 * 62 TCP or TLS connections a process; the next one is reset. Idle ones are kept for 600 s. Many
   that come and go quickly would abort the process: sip_door.py makes them wait.
+* Over IPv6 messages are taken, but a SUBSCRIBE is answered 400: the package is built without IPv6.
 
 Where peers are not trusted, a SIP proxy belongs in front: it parses, authenticates and limits.
 """
@@ -34,6 +35,7 @@ import errno
 import logging
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -431,6 +433,7 @@ def _tune() -> None:
 def _set_tls(config: Any, files: TlsFiles | None) -> None:
     if files is None:
         raise ConfigurationError("transport tls needs sip.tls_certificate and sip.tls_key")
+    _check_tls(files)
     config.certFile = str(files.certificate)
     config.privKeyFile = str(files.key)
     config.method = pj.PJSIP_TLSV1_2_METHOD
@@ -438,6 +441,22 @@ def _set_tls(config: Any, files: TlsFiles | None) -> None:
         config.CaListFile = str(files.authority)
         config.verifyClient = True
         config.requireClientCert = True
+
+
+def _check_tls(files: TlsFiles) -> None:
+    """Read the files as PJSIP will only at the first connection, and say then only there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(files.certificate, files.key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"sip.tls_certificate {files.certificate} and sip.tls_key {files.key}: {error}"
+        ) from error
+    try:
+        if files.authority:
+            context.load_verify_locations(files.authority)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"sip.tls_ca {files.authority}: {error}") from error
 
 
 def _start_error(error: Any, transport: str, address: str, port: int) -> EcServerError:

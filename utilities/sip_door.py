@@ -8,7 +8,8 @@ and go within half a second, a port scan for instance, are enough.
 So the door counts. While the next connection could meet only resting handles, each listening
 descriptor is made to refer to another listening socket, which nobody knows: PJSIP finds nobody
 waiting there, and goes on with its other work. The connections wait in the kernel's queue; half a
-second later the descriptor refers to the real socket again.
+second later the descriptor refers to the real socket again. That queue is made longer too: PJSIP
+asks for 5 places, and whoever finds none waits a second before the next try.
 
 Not counted are TLS handshakes that fail, of which PJSIP tells nobody. ``reserve`` handles are kept
 for them; more of them than that, within half a second of each other, still end the process.
@@ -26,6 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HANDLES = 64
+_WAITING = 512
 _REST_S = 0.7
 """PJSIP's 0.5 s (PJ_IOQUEUE_KEY_FREE_DELAY), and some for the time between its telling and its doing."""
 
@@ -91,7 +93,10 @@ def _listening(ports: frozenset[int]) -> list[int]:
 
 
 def _listens(descriptor: int, ports: frozenset[int]) -> bool:
+    """Whether it is a TCP socket that listens on one of the ports; if so, give it a longer queue."""
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
         listens = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        return listens and copy.getsockname()[1] in ports
+        if listens and copy.getsockname()[1] in ports:
+            copy.listen(_WAITING)
+            return True
     return False

@@ -59,7 +59,8 @@ def request(
         f"Via: SIP/2.0/{transport} {local};rport;branch=z9hG4bK{call_id}\r\n"
         "Max-Forwards: 70\r\n"
         f"From: <sip:meter@127.0.0.1>;tag=1\r\nTo: <sip:server@127.0.0.1>\r\n"
-        f"Call-ID: {call_id}\r\nCSeq: 1 {method}\r\nContact: <sip:meter@{local};transport={transport}>\r\n{headers}"
+        f"Call-ID: {call_id}\r\nCSeq: 1 {method}\r\n"
+        f"Contact: <sip:meter@{local};transport={transport}>\r\n{headers}"
         f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
     )
     return head.encode() + body
