@@ -24,6 +24,7 @@ from sync_meter import (
 from ec_server.model import Digest, MinuteState
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
+from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import Answer, AskMinutes, AskSamples, AskSeconds, Samples, Seconds
 from ec_server.synchronization.minute_repair import MinuteReport
@@ -282,6 +283,26 @@ class TestWhatCrossesTheWire:
         result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 1800))
         assert result.verified.compared == 30
         assert crossed.bytes < 4000
+
+    def test_a_clean_minute_with_kept_digests_reads_no_row(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        meter = MemoryMeter({NOON + s: waveform(NOON + s, 100) for s in range(300)})
+        with SqliteStore(tmp_path) as store:
+            store.note_devices({DEVICE: NOON * 1_000_000})
+            for second, samples in meter.seconds.items():
+                store.write([batch(DEVICE, second, samples)])
+            for device_id, minute in store.unsealed_minutes(NOON + 300):
+                store.minute_digests(device_id, minute, minute + 60)
+
+            def read(*_: object, **__: object) -> None:
+                raise AssertionError("a data row was read")
+
+            monkeypatch.setattr(DayFile, "rows", read)
+            monkeypatch.setattr(DayFile, "texts", read)
+            result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 300))
+        assert (result.verified.compared, result.verified.through) == (5, NOON + 300)
+        assert len(crossed.requests) == 1
 
 
 # --- ingest in the same moment ----------------------------------------------------------------
