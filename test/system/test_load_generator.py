@@ -31,8 +31,10 @@ def answer(head: bytes, status: bytes = b"200 OK") -> bytes:
 class Responder:
     """Takes MESSAGEs on one port; ``judge(number of the message)`` gives the status, or None for silence."""
 
-    def __init__(self, judge: Callable[[int], bytes | None], hang_up_after: int | None = None) -> None:
-        self.judge, self.hang_up_after = judge, hang_up_after
+    def __init__(
+        self, judge: Callable[[int], bytes | None], hang_up_after: int | None = None, copies: int = 1
+    ) -> None:
+        self.judge, self.hang_up_after, self.copies = judge, hang_up_after, copies
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
         self.arrived_at: list[float] = []
@@ -55,7 +57,9 @@ class Responder:
             self.bodies.append(body)
             self.arrived_at.append(time.monotonic())
             status = self.judge(len(self.bodies))
-        return answer(head, status) if status else b""
+        if status is None:
+            return b""
+        return self.copies * (answer(head, b"100 Trying") + answer(head, status))
 
     def _serve_udp(self) -> None:
         while not self.stopping.is_set():
@@ -115,9 +119,11 @@ class Responder:
 
 @contextmanager
 def responding(
-    judge: Callable[[int], bytes | None] = lambda _n: b"200 OK", hang_up_after: int | None = None
+    judge: Callable[[int], bytes | None] = lambda _n: b"200 OK",
+    hang_up_after: int | None = None,
+    copies: int = 1,
 ) -> Iterator[Responder]:
-    responder = Responder(judge, hang_up_after)
+    responder = Responder(judge, hang_up_after, copies)
     try:
         yield responder
     finally:
@@ -212,6 +218,13 @@ def test_what_is_never_answered_is_lost_by_number(transport: str):
         report = run_load(plan)
     assert (report.answered, report.lost) == (90, 10)
     assert report.unanswered == tuple(range(9, 100, 10))
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_an_answer_that_comes_twice_counts_once(transport: str):
+    with responding(copies=2) as server:
+        report = run_load(LoadPlan(port=server.port, transport=transport, messages=300))
+    assert (report.answered, report.other, report.lost) == (300, {}, 0)
 
 
 def test_other_answers_are_counted_by_status():
