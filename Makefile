@@ -64,8 +64,8 @@ $(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
 	@$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/run
 
-# Programs of other people that the tests talk to: a SIP peer, a browser, a SIP proxy.
-DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio
+# Programs of other people that the tests talk to: a SIP peer, a browser, a SIP proxy, an MQTT broker.
+DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio mosquitto:mosquitto
 
 debian:
 	@missing=""; for pair in $(DEBIAN); do \
