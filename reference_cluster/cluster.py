@@ -41,10 +41,13 @@ class Cluster:
         )
 
     def start(self) -> None:
-        """Start every node that does not run, and wait until all take connections (NodeError)."""
-        for node in self.nodes:
+        """Start every node that does not run, the seed first, and wait until all are ready (NodeError)."""
+        seed, *others = self.nodes
+        seed.start()
+        seed.wait_until_ready()
+        for node in others:
             node.start()
-        for node in self.nodes:
+        for node in others:
             node.wait_until_ready()
 
     def stop(self) -> None:

@@ -179,7 +179,7 @@ auto_snapshot: false
             "-Dcassandra-foreground=yes",
             "-Dcassandra.skip_wait_for_gossip_to_settle=0",
             "-Dcassandra.superuser_setup_delay_ms=0",
-            "-Dcassandra.ring_delay_ms=5000",
+            "-Dcassandra.ring_delay_ms=20000",
             "-cp", jars.classpath(),
             "org.apache.cassandra.service.CassandraDaemon",
         ]  # fmt: skip
