@@ -17,7 +17,7 @@ from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server import log
-from ec_server.errors import ConfigurationError, EcServerError, PermanentStorageError, StorageError
+from ec_server.errors import ConfigurationError, EcServerError, RetryableStorageError
 from ec_server.ingest import message_body
 from ec_server.ingest.admission import Admission
 from ec_server.ingest.intake_queue import IntakeQueue
@@ -31,16 +31,22 @@ from ec_server.storage.engines import open_store
 from ec_server.supervision.parent_pipe import watch_parent
 from ec_server.supervision.restart_policy import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from ec_server.utc import DAY_S
-from utilities.sip_config import PortInUseError, Registration, SipOptions, SipReceiver, TlsFiles
+from utilities.sip_config import Registration, SipOptions, SipReceiver, TlsFiles
 
-EXIT_LEFT_BEHIND = 1
-"""Told to stop, but some messages could not be stored in time; crashed, for whoever starts it."""
+EXIT_FAILED = 1
+"""Told to stop, some messages could not be stored in time; or the database is away; or a fault of ours."""
 
 _WRITER_STUCK_S = 15.0
 _STORE_AGAIN_S = 1.0
 _FULL_QUEUE_AT_STOP_S = 3.0
-_DRAIN_S = 8.0
+_DRAIN_S = 9.0
 _ABANDON_S = 1.5
+
+_EXIT_CODES = (
+    (ConfigurationError, EXIT_CONFIGURATION),
+    (RetryableStorageError, EXIT_FAILED),
+    (EcServerError, EXIT_CANNOT_BOOT),
+)
 
 _log = logging.getLogger("data_receiver")
 
@@ -63,9 +69,17 @@ def main() -> int:
         _log.error("%s", error)
         return EXIT_CONFIGURATION
     run_folder = settings.storage_path / RUN_FOLDER
-    run_folder.mkdir(parents=True, exist_ok=True)
-    page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
-    return Receiver(settings, arguments.worker, page, directory).run()
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
+    except OSError as error:
+        _log.error("storage.path %s is not usable: %s", settings.storage_path, error)
+        return EXIT_CONFIGURATION
+    try:
+        receiver = Receiver(settings, arguments.worker, page, directory)
+    except EcServerError as error:
+        return refuse(error, page)
+    return receiver.run()
 
 
 class Receiver:
@@ -77,6 +91,8 @@ class Receiver:
         self._stop_s = 0.0
         self._trouble = self._shown_trouble = ""
         self._open_store: Callable[[], Store] = partial(open_store, settings)
+        spool = open_spool(settings, number)
+        self._may_start_without_store = spool is not None
         self._queue = IntakeQueue(settings.ingest_queue_batches, self._while_full, 0.5)
         self._sip = SipReceiver(sip_options(settings, number), page.count_received, self._queue.put)
         self._writer = Writer(
@@ -87,7 +103,7 @@ class Receiver:
             Admission(directory),
             Quarantine(settings.storage_path / FILE_NAME, settings.storage_quarantine_mb * MEGABYTE),
             self._note_trouble,
-            open_spool(settings, number),
+            spool,
         )
         self._first_store: Store | None = None
         self._thread = threading.Thread(target=self._writer.run, name="writer", daemon=True)
@@ -102,7 +118,9 @@ class Receiver:
         try:
             self._start()
         except EcServerError as error:
-            return self._refuse(error)
+            if self._first_store is not None:
+                self._first_store.close()
+            return refuse(error, self._page)
         if not self._stop.is_set():
             self._show_state("ready")
             self._sip.run(self._is_over, self._tick)
@@ -112,31 +130,27 @@ class Receiver:
 
     def _start(self) -> None:
         """Open the store, then listen: what comes in can be written. Returns early where told to stop."""
+        self._open_first_store()
+        if not self._stop.is_set():
+            self._sip.start()
+            self._thread.start()
+
+    def _open_first_store(self) -> None:
+        """Wait for a database that is away, unless what comes in can wait in a spool."""
         while not self._stop.is_set() and self._first_store is None:
             self._page.beat()
             try:
                 self._first_store = self._open_store()
-            except PermanentStorageError:
-                raise
-            except StorageError as error:
+            except RetryableStorageError as error:
                 _log.warning("cannot open the database yet: %s", error)
+                if self._may_start_without_store:
+                    return
                 self._page.set_state("starting", str(error))
                 self._stop.wait(_STORE_AGAIN_S)
-        if self._first_store is not None:
-            self._sip.start()
-            self._thread.start()
 
     def _hand_over_store(self) -> Store:
         store, self._first_store = self._first_store, None
         return store or self._open_store()
-
-    def _refuse(self, error: EcServerError) -> int:
-        _log.error("%s", error)
-        self._page.set_state("dead", str(error))
-        if self._first_store is not None:
-            self._first_store.close()
-        refusable = isinstance(error, PortInUseError | PermanentStorageError)
-        return EXIT_CANNOT_BOOT if refusable else EXIT_CONFIGURATION
 
     # --- between polls, in the main thread --------------------------------------------------
 
@@ -181,7 +195,7 @@ class Receiver:
         self._queue.close()
         if self._thread.ident is None:
             return self._never_began()
-        if not self._writer_ends(_DRAIN_S):
+        if not self._writer_ends(_DRAIN_S - (time.monotonic() - self._stop_s)):
             self._writer.abandon()
             self._writer_ends(_ABANDON_S)
         left = len(self._queue)
@@ -189,7 +203,7 @@ class Receiver:
             _log.error(
                 "ended with %d messages left behind: %s", left, self._trouble or "the writer ended early"
             )
-            return EXIT_LEFT_BEHIND
+            return EXIT_FAILED
         _log.info("drained and ended")
         return 0
 
@@ -204,6 +218,13 @@ class Receiver:
             self._page.beat()
             self._thread.join(0.2)
         return not self._thread.is_alive()
+
+
+def refuse(error: EcServerError, page: WorkerPage) -> int:
+    """Say, in the log and on the page, why there is no start; the exit code."""
+    _log.error("%s", error)
+    page.set_state("dead", str(error))
+    return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
 
 
 def sip_options(settings: Settings, number: int) -> SipOptions:

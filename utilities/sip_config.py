@@ -160,6 +160,9 @@ class SipReceiver:
             self._open_account(_account_config(self._options), default=True)
             if self._options.registration:
                 self._register(self._options.registration)
+        except pj.Error as error:
+            self.stop()
+            raise ConfigurationError(f"the SIP stack refuses the configuration: {error.reason}") from None
         except BaseException:
             self.stop()
             raise
