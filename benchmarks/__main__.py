@@ -27,6 +27,7 @@ from benchmarks import (
     overload,
     peers,
     receiver_counts,
+    sync_cost,
 )
 from benchmarks.effort import Effort
 from benchmarks.measured_program import ROOT, BenchmarkError
@@ -46,6 +47,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "growth": file_growth.run,
     "digests": digests.run,
     "idle": idle.run,
+    "sync-clean": sync_cost.clean,
+    "sync-outage": sync_cost.catch_up,
+    "sync-meters": sync_cost.swarm,
 }
 """Name on the command line: what it runs. The first line of each function says what it measures."""
 
