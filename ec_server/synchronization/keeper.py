@@ -53,6 +53,8 @@ class Keeper:
                 await self._seal_minutes()
             except StorageError as error:
                 _log.warning("keeping the database is put off: %s", error)
+            except Exception:
+                _log.exception("keeping the database failed; it is tried again")
             await asyncio.sleep(LOOK_S)
 
     async def _remove_old_days(self) -> None:

@@ -3,7 +3,8 @@
 The protocol is session.py's, the round round.py's; this file moves bytes and waits. Rules:
 
 1. Whatever a peer does costs its own connection and nothing else: every broken rule ends in
-   ``Session.fail``, every wait has a deadline (``tick``), every buffer a bound.
+   ``Session.fail``, every wait has a deadline (``tick``), and what is received or unsent is bounded by
+   the frames' limits, the window of requests and the pings that are allowed.
 2. Nobody replaces a device's connection before it has proven the device's key.
 3. An ``error`` must reach the peer although it may still be sending: the writing side is closed
    first, and what comes is thrown away for a moment, because closing over unread bytes would reset
@@ -53,7 +54,6 @@ IDLE_S = 60.0
 """After so long without a byte the device is pinged."""
 PONG_S = 30.0
 FLOOD_PINGS, FLOOD_S = 100, 10.0
-MAX_UNSENT_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
 _LINGER_S = 1.0
 
@@ -101,7 +101,7 @@ class Peer:
     ) -> None:
         self._reader, self._writer, self._host, self._monotonic = reader, writer, host, monotonic
         self._session = Session(Side.SERVER)
-        self.ip: str = writer.get_extra_info("peername")[0]
+        self.ip: str = (writer.get_extra_info("peername") or ("gone",))[0]
         self.device_id = ""
         self.proven = False
         """Whether the peer has shown who it is and was let in."""
@@ -154,8 +154,6 @@ class Peer:
                 self.end("timeout", f"no answer within {patience_s:.0f} s")
         else:
             self._tick_idle(now)
-        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.end("not_reading", "the peer does not read what it is sent")
 
     def _tick_idle(self, now: float) -> None:
         if self._pinged is not None and now - self._pinged > PONG_S:

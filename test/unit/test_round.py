@@ -62,7 +62,7 @@ STORED = st.lists(st.tuples(SECONDS, SAMPLES), max_size=8)
 
 
 class TestAnySamplesOnBothSides:
-    @settings(deadline=None, max_examples=80)
+    @settings(deadline=None, max_examples=40)
     @given(
         stored=STORED,
         recorded=st.dictionaries(SECONDS, SAMPLES),
@@ -81,7 +81,16 @@ class TestAnySamplesOnBothSides:
         with MemoryStore() as store:
             self.check(store, stored, recorded, elsewhere, lost if in_common else None)
 
-    @settings(deadline=None, max_examples=25)
+    @pytest.mark.soak
+    @settings(deadline=None, max_examples=3000)
+    @given(stored=STORED, recorded=st.dictionaries(SECONDS, SAMPLES), lost=st.randoms(use_true_random=False))
+    def test_the_same_with_thousands_of_cases(
+        self, stored: list[tuple[int, Samples_]], recorded: dict[int, Samples_], lost: random.Random
+    ) -> None:
+        with MemoryStore() as store:
+            self.check(store, stored, recorded, stored, lost)
+
+    @settings(deadline=None, max_examples=10)
     @given(stored=STORED, recorded=st.dictionaries(SECONDS, SAMPLES), lost=st.randoms(use_true_random=False))
     def test_the_same_with_real_files(
         self,
@@ -277,7 +286,7 @@ class TestWhatCrossesTheWire:
     def test_a_clean_half_hour_crosses_in_under_four_kilobytes(self) -> None:
         store = MemoryStore()
         store.note_devices({DEVICE: NOON * 1_000_000})
-        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 44_000) for m in range(30)})
+        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 1000) for m in range(30)})
         for second, samples in meter.seconds.items():
             put(store, DEVICE, second, samples, 300)
         result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 1800))
