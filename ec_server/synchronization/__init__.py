@@ -1,1 +1,16 @@
-"""The proof that the database equals the meters: protocol, round and repair, without sockets."""
+"""The proof that the database equals the meters.
+
+Pure, bytes and results in, events and steps out:
+
+    frames, wire            the frames as values, and as bytes
+    states, session         what may be said when; one connection for either side
+    steps                   what a round may ask of whoever drives it
+    round, minute_repair    which minutes differ; one of them made right
+    repair_plan             from two texts of a second to ranges to ask for and batches to write
+
+The shell around it, sockets, threads and files:
+
+    server, peer            all connections; one connection
+    store_threads           the steps of many rounds in a few threads, in turn
+    keeper, audit           digests and retention in the background; audits on request
+"""
