@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from benchmarks import (
     sync_cost,
 )
 from benchmarks.effort import Effort
+from benchmarks.machine import OtherPrograms
 from benchmarks.measured_program import ROOT, BenchmarkError
 from benchmarks.outcome import Outcome, show, show_ratios
 
@@ -53,30 +55,72 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 """Name on the command line: what it runs. The first line of each function says what it measures."""
 
+_WEIGHTS = {"overload": 5, "peers": 2}
+"""How the time is divided; 1 for all others."""
+
+_QUIET = 0.1
+"""Share of the machine that other programs may use before figures are called disturbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What is done where the command line does not say."""
+
+    rounds: int
+    seconds: float
+    minutes: int
+    gigabytes: float
+
+
+_FULL = _Granted(5, 2.0, 14, 1.0)
+_QUICK = _Granted(2, 0.7, 3, 0.1)
+
 
 def main(arguments: Sequence[str]) -> int:
     """The command; 0, or 1 where a batch was lost or a benchmark could not be made."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    began = time.monotonic()
-    outcomes, failed = {}, []
-    for name in options.name or BENCHMARKS:
-        try:
-            outcomes[name] = BENCHMARKS[name](_effort(options), _progress(name))
-        except BenchmarkError as error:
-            failed.append(f"{name}: {error}")
-            console.print(f"{name} could not be measured: {error}", style="bold red", highlight=False)
-            continue
-        show(outcomes[name], console)
+    began_s, others = time.monotonic(), OtherPrograms()
+    outcomes, faults = _measure(options, console)
     ratios = [ratio for outcome in outcomes.values() for ratio in outcome.ratios]
     if ratios:
         show_ratios(ratios, console)
-    faults = [fault for outcome in outcomes.values() for fault in outcome.faults] + failed
-    took_s = time.monotonic() - began
-    path = _write(options, outcomes, faults, took_s)
+    took_s, share = time.monotonic() - began_s, others.share()
+    path = _write(options, outcomes, faults, took_s, share)
     console.print(f"{took_s:.0f} s; everything measured is in {path}", highlight=False)
+    if share > _QUIET:
+        console.print(
+            f"Other programs used {100 * share:.0f} % of this machine's processor time meanwhile: "
+            "measure again when it is quiet.",
+            style="yellow",
+            highlight=False,
+        )
     console.print("FAILED, see above" if faults else "no batch lost", style="bold red" if faults else "green")
     return 1 if faults else 0
+
+
+def _measure(options: argparse.Namespace, console: Console) -> tuple[dict[str, Outcome], list[str]]:
+    """Every benchmark asked for, each with its share of the time that is left; outcomes and faults."""
+    names = list(dict.fromkeys(options.name or BENCHMARKS))
+    end_s = time.monotonic() + 60 * (options.minutes or (_QUICK if options.quick else _FULL).minutes)
+    outcomes: dict[str, Outcome] = {}
+    faults: list[str] = []
+    for i, name in enumerate(names):
+        share = _WEIGHTS.get(name, 1) / sum(_WEIGHTS.get(one, 1) for one in names[i:])
+        now_s = time.monotonic()
+        if now_s >= end_s:
+            console.print(f"{name}: left out, the time is over", style="yellow", highlight=False)
+            continue
+        try:
+            outcome = BENCHMARKS[name](_effort(options, now_s + share * (end_s - now_s)), _progress(name))
+        except BenchmarkError as error:
+            faults.append(f"{name}: {error}")
+            console.print(f"{name} could not be measured: {error}", style="bold red", highlight=False)
+            continue
+        outcomes[name] = outcome
+        faults += outcome.faults
+        show(outcome, console)
+    return outcomes, faults
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,31 +133,48 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"benchmarks, all of them if none is named:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    full, quick, add = _FULL, _QUICK, parser.add_argument
     add("name", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME", help="see below")
-    add("--rounds", type=int, metavar="N", help="times everything is measured; default 5, quick 2")
-    add("--seconds", type=float, metavar="S", help="about how long one measurement lasts; default 3, quick 1")
-    add("--quick", action="store_true", help="a look in under three minutes")
-    add("--cassandra", action="store_true", help="compare with Cassandra too (starts a node: 2 GB of memory)")
-    add("--gigabytes", type=float, metavar="G", help="size to grow a day's file to; default 1, quick 0.1")
+    add("--quick", action="store_true", help=f"a look, in under {quick.minutes} minutes")
     add(
-        "--folder",
-        type=Path,
-        default=ROOT / "benchmarks" / "results",
-        help="on a real disk; default %(default)s",
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"times everything is measured; default {full.rounds}, quick {quick.rounds}",
     )
+    add(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help=f"about how long one measurement lasts; default {full.seconds:g}, quick {quick.seconds:g}",
+    )
+    add(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=f"begin no round that this would not hold; default {full.minutes}, quick {quick.minutes}",
+    )
+    add(
+        "--gigabytes",
+        type=float,
+        metavar="G",
+        help=f"to what size a day's file is grown; default {full.gigabytes:g}, quick {quick.gigabytes:g}",
+    )
+    add("--cassandra", action="store_true", help="compare with Cassandra too (starts a node: 2 GB of memory)")
+    add("--folder", type=Path, default=_RESULTS, help="for data, on a real disk; default %(default)s")
     add("--json", type=Path, metavar="FILE", help="default FOLDER/latest.json")
-    return parser
+    return parser  # fmt: skip
 
 
-def _effort(options: argparse.Namespace) -> Effort:
-    quick = options.quick
+def _effort(options: argparse.Namespace, until_s: float) -> Effort:
+    granted = _QUICK if options.quick else _FULL
     return Effort(
-        options.rounds or (2 if quick else 5),
-        options.seconds or (1.0 if quick else 3.0),
+        options.rounds or granted.rounds,
+        options.seconds or granted.seconds,
         options.folder,
-        options.gigabytes or (0.1 if quick else 1.0),
+        options.gigabytes or granted.gigabytes,
         options.cassandra,
+        until_s,
     )
 
 
@@ -125,13 +186,14 @@ def _progress(name: str) -> Callable[[str], None]:
 
 
 def _write(
-    options: argparse.Namespace, outcomes: dict[str, Outcome], faults: list[str], took_s: float
+    options: argparse.Namespace, outcomes: dict[str, Outcome], faults: list[str], took_s: float, others: float
 ) -> Path:
     path: Path = options.json or options.folder / "latest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "command": sys.argv[1:],
         "took_s": round(took_s, 1),
+        "others_share": round(others, 3),
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),

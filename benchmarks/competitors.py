@@ -5,8 +5,9 @@ Stored batches a second are counted from the first message sent to the last row 
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +21,8 @@ from benchmarks.measured_program import (
 from benchmarks.mosquitto import MosquittoPair
 from benchmarks.mqtt_publisher import publish
 from benchmarks.outcome import Value
-from benchmarks.stored_rows import Sent, count_rows
+from benchmarks.own_node import KEYSPACE, OwnNode
+from benchmarks.stored_rows import RowCount, Sent, count_rows
 from benchmarks.storing_program import StoringProgram, this_server
 from reference_client.load_generator import LoadReport, run_load
 from reference_client.load_plan import LoadPlan
@@ -52,6 +54,7 @@ class Measured:
             "messages/s": self.per_second,
             "samples/s": self.samples_per_second,
             "its CPU µs/message": sum(self.cpu_us.values()),
+            "of that": ", ".join(f"{part} {value:.0f}" for part, value in self.cpu_us.items()),
             "its peak MB": sum(self.peak_mb.values()),
             "generator CPU µs/message": self.generator_us,
         }
@@ -89,29 +92,66 @@ def bare_callback(effort: Effort) -> Measured:
     )
 
 
-def server_with(name: str, options: Mapping[str, str], plan: LoadPlan = TEXT_FROM_EIGHT) -> Competitor:
-    """One receiver of this server, alone, configured by ``options``."""
+def server_with(
+    name: str,
+    options: Mapping[str, str],
+    plan: LoadPlan = TEXT_FROM_EIGHT,
+    count: Callable[[Sequence[Sent]], RowCount] | None = None,
+) -> Competitor:
+    """One receiver of this server, alone, with ``options``; ``count`` where rows are not in SQLite."""
 
     def measure(effort: Effort) -> Measured:
         with effort.fresh_folder() as folder:
             program, port = this_server(folder, options=options)
             with program:
                 warm, warm_sent, warm_s = offer(program, renewed(plan, port=port, messages=WARM_UP_MESSAGES))
-                before = program.usage()
+                before, main_before = program.usage(), program.main_thread_cpu_s()
                 messages = int(effort.seconds * warm.answered / warm_s)
                 report, sent, elapsed_s = offer(program, renewed(plan, port=port, messages=messages))
                 used, figures = program.usage(), program.figures()
-            rows = count_rows(program.storage, [warm_sent, sent])
+                sip_us = 1e6 * (program.main_thread_cpu_s() - main_before) / report.messages
+            all_sent = [warm_sent, sent]
+            rows = count(all_sent) if count else count_rows(program.storage, all_sent)
+        cpu_us = 1e6 * (used.cpu_s - before.cpu_s) / report.messages
         return Measured(
             name,
             report.messages,
             report.answered / elapsed_s,
             samples_a_message(plan) * report.answered / elapsed_s,
             report.cpu_us_per_message,
-            {"receiver": 1e6 * (used.cpu_s - before.cpu_s) / report.messages},
+            {"SIP thread": sip_us, "other threads": cpu_us - sip_us},
             {"receiver": used.peak_mb},
             (*not_answered(name, warm), *not_answered(name, report), *in_words(name, rows.faults())),
             figures,
+        )
+
+    return measure
+
+
+def driver_alone(name: str, node: OwnNode, messages: int) -> Competitor:
+    """The Cassandra driver with ready-made rows, and nothing before it."""
+
+    def measure(effort: Effort) -> Measured:
+        plan = renewed(TEXT_FROM_EIGHT, port=1, messages=int(messages * effort.seconds))
+        command = [PYTHON, "-m", "benchmarks.driver_alone", str(node.port), KEYSPACE, plan.prefix,
+                   str(plan.start), str(plan.messages)]  # fmt: skip
+        with effort.fresh_folder() as folder:
+            program = MeasuredProgram(name, command, folder / "program.log")
+            with program:
+                program.wait_until(lambda: program.said().endswith("}"), 60 + 10 * effort.seconds)
+                peak_mb = program.usage().peak_mb
+            found = json.loads(program.said())
+        rows = node.count_rows([Sent(plan)])
+        per_second = found["rows"] / found["elapsed_s"]
+        return Measured(
+            name,
+            found["rows"],
+            per_second,
+            samples_a_message(plan) * per_second,
+            0.0,
+            {"driver": 1e6 * found["cpu_s"] / found["rows"]},
+            {"driver": peak_mb},
+            in_words(name, rows.faults()),
         )
 
     return measure

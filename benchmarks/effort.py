@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,15 @@ class Effort:
     """To what size a day's file is grown."""
     cassandra: bool = False
     """Whether a Cassandra node is started for the comparison with its driver."""
+    until_s: float = math.inf
+    """``time.monotonic`` after which no further round is begun."""
+
+    def each_round(self, most: int | None = None) -> Iterator[int]:
+        """Numbers of rounds from 0: at least one, and no more than the time allows."""
+        for number in range(self.rounds if most is None else min(self.rounds, most)):
+            if number and time.monotonic() >= self.until_s:
+                return
+            yield number
 
     @contextmanager
     def fresh_folder(self) -> Iterator[Path]:

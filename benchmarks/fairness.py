@@ -30,7 +30,7 @@ def run(effort: Effort, say: Say) -> Outcome:
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
     shares: dict[str, list[float]] = {"tcp": [], "udp": []}
-    for number in range(effort.rounds):
+    for number in effort.each_round():
         for transport, found in shares.items():
             row, faults_here = _measure(transport, effort)
             share = row["share kept"]

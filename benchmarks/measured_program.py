@@ -85,6 +85,12 @@ class MeasuredProgram:
         used = [usage for pid in pids if (usage := read_usage(pid))]
         return Usage(sum(usage.cpu_s for usage in used), sum(map(peak_mb, pids)))
 
+    def main_thread_cpu_s(self) -> float:
+        """Processor time of the first process's main thread."""
+        pid = self.process.pid
+        used = read_usage(pid, Path(f"/proc/{pid}/task"))
+        return used.cpu_s if used else 0.0
+
     def resident_mb(self) -> float:
         """At this moment."""
         used = [usage for pid in self.pids() if (usage := read_usage(pid))]

@@ -49,9 +49,11 @@ def run(effort: Effort, say: Say) -> Outcome:
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
     ratios: list[Ratio] = []
-    for transport in ("tcp", "udp"):
+    middle_s = (time.monotonic() + effort.until_s) / 2
+    for transport, until_s in (("tcp", middle_s), ("udp", effort.until_s)):
         rounds = []
-        for number in range(effort.rounds):
+        half = replace(effort, until_s=until_s)
+        for number in half.each_round():
             levels = _round(transport, effort)
             rounds.append(levels)
             rows += [level.row for level in levels.values()]
@@ -114,7 +116,9 @@ def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Lev
             program.wait_until_settled(report.answered)
             peak_mb, figures = program.usage().peak_mb, program.figures()
         rows = count_rows(program.storage, [Sent(chosen, report.unanswered), *probes])
-    goodput = course.goodput(0.2 * effort.seconds, effort.seconds)
+    # Over UDP the load comes for so long; over TCP until all of it was taken.
+    lasted_s = effort.seconds if plan.transport == "udp" else report.elapsed_s
+    goodput = course.goodput(0.2 * lasted_s, lasted_s)
     title = f"{plan.transport.upper()} {times:g} x"
     row: dict[str, Value] = {
         "offered": title,

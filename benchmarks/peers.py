@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
-from benchmarks.competitors import Competitor, Measured, bare_callback, mosquitto, server_with
+from benchmarks.competitors import (
+    Competitor,
+    Measured,
+    bare_callback,
+    driver_alone,
+    mosquitto,
+    server_with,
+)
 from benchmarks.effort import Effort
 from benchmarks.mosquitto import mosquitto_program
 from benchmarks.outcome import Outcome, Ratio, medians
+from benchmarks.own_node import own_node
 
 Say = Callable[[str], None]
 
 _SERVER = "this server, SQLite"
-_LIMITS = (
-    ("bare callback", 0.6),
-    ("mosquitto and paho", 2.5),
+_MOSQUITTO = "mosquitto and paho"
+_ON_CASSANDRA = "this server, Cassandra"
+_DRIVER = "Cassandra driver alone"
+_DRIVER_ROWS_A_SECOND = 15_000
+"""About what the driver writes; says how many rows fill the time."""
+
+_QUOTIENTS = (
+    ("stored batches/s, TCP, SQLite, one receiver / bare PJSUA2 callback", _SERVER, "bare callback", 0.6),
+    ("stored batches/s, TCP, SQLite / mosquitto with paho and the same writer", _SERVER, _MOSQUITTO, 2.5),
+    ("stored batches/s, TCP, Cassandra / the driver alone with the same rows", _ON_CASSANDRA, _DRIVER, 0.7),
 )
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Stored batches a second over TCP, one receiver, text of 44 samples from 8 devices."""
+    """Stored batches a second against the bare callback, mosquitto and paho, the Cassandra driver."""
     competitors: dict[str, Competitor] = {
         "bare callback": bare_callback,
         _SERVER: server_with(_SERVER, {}),
     }
     notes = []
     if mosquitto_program():
-        competitors["mosquitto and paho"] = mosquitto
+        competitors[_MOSQUITTO] = mosquitto
     else:
         notes.append("mosquitto is missing (apt-get install mosquitto): not compared")
-    rounds = in_turns(competitors, effort, say)
+    with ExitStack() as stack:
+        if effort.cassandra:
+            say("starting a Cassandra node")
+            node = stack.enter_context(own_node(effort))
+            on_cassandra = server_with(_ON_CASSANDRA, node.options, count=node.count_rows)
+            competitors[_ON_CASSANDRA] = on_cassandra
+            competitors[_DRIVER] = driver_alone(_DRIVER, node, _DRIVER_ROWS_A_SECOND)
+        else:
+            notes.append("Cassandra is compared with --cassandra")
+        rounds = in_turns(competitors, effort, say)
     return Outcome(
         "Stored batches/s: TCP, one receiver, text of 44 samples, 8 devices",
         medians([m.row() for one in rounds for m in one.values()], "competitor"),
         [
-            Ratio(f"stored batches/s, TCP, SQLite / {name}", quotients(rounds, _SERVER, name), at_least)
-            for name, at_least in _LIMITS
-            if name in competitors
+            Ratio(name, quotients(rounds, of, by), at_least)
+            for name, of, by, at_least in _QUOTIENTS
+            if {of, by} <= competitors.keys()
         ],
         [fault for one in rounds for m in one.values() for fault in m.faults],
         notes,
@@ -47,7 +72,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 def in_turns(competitors: Mapping[str, Competitor], effort: Effort, say: Say) -> list[dict[str, Measured]]:
     """Every competitor once a round; each second round in the opposite order."""
     rounds = []
-    for number in range(effort.rounds):
+    for number in effort.each_round():
         order = list(competitors) if number % 2 == 0 else list(competitors)[::-1]
         measured = {}
         for name in order:

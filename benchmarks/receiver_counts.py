@@ -23,7 +23,7 @@ def run(effort: Effort, say: Say) -> Outcome:
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
     gains: list[float] = []
-    for _ in range(min(effort.rounds, _MOST_ROUNDS)):
+    for _ in effort.each_round(_MOST_ROUNDS):
         rates = []
         for receivers in RECEIVERS:
             rate, row, faults_here = _measure(receivers, effort)
