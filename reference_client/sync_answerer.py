@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ec_server.errors import ProtocolError
 from ec_server.model import Digest
 from ec_server.synchronization.frames import (
     Answer,
@@ -122,6 +123,7 @@ class SyncAnswerer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sync {settings.device_id}", daemon=True)
         self._socket: socket.socket | None = None
+        self._welcomed = False
         self.verified: Verified | None = None
         """The last round's end; None before the first."""
         self.rounds = 0
@@ -147,21 +149,19 @@ class SyncAnswerer:
     def _run(self) -> None:
         wait_s = self._settings.first_wait_s
         while not self._stopping.is_set():
+            self._welcomed = False
             try:
-                welcomed = self._one_connection()
-            except OSError as error:
-                _log.info(
-                    "no connection to the server: %s", error, extra={"device": self._settings.device_id}
-                )
-                welcomed = False
-            if welcomed:
+                self._one_connection()
+            except (OSError, ProtocolError) as error:
+                level = logging.DEBUG if self._stopping.is_set() else logging.INFO
+                _log.log(level, "not connected: %s", error, extra={"device": self._settings.device_id})
+            if self._welcomed:
                 wait_s = self._settings.first_wait_s
             self._stopping.wait(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 -- no secret
             wait_s = min(2 * wait_s, self._settings.longest_wait_s)
 
-    def _one_connection(self) -> bool:
-        """Connect and answer until the connection ends; whether the server let this meter in."""
-        welcomed = False
+    def _one_connection(self) -> None:
+        """Connect and answer until the connection ends."""
         with self._connect() as connected:
             session = Session(Side.DEVICE)
             session.send(Hello(self._settings.device_id, self._recorded.oldest()))
@@ -169,14 +169,12 @@ class SyncAnswerer:
                 connected.sendall(session.data_to_send())
                 self._receive(connected, session)
                 for event in session.events_received():
-                    welcomed = welcomed or isinstance(event, Welcome)
                     self._take(session, event)
                     # Sent one by one, so that the server works on the first while the next is made.
                     connected.sendall(session.data_to_send())
             with suppress(OSError):
                 connected.sendall(session.data_to_send())
         self._socket = None
-        return welcomed
 
     def _connect(self) -> socket.socket:
         settings = self._settings
@@ -212,9 +210,18 @@ class SyncAnswerer:
             session.send(reply)
         elif isinstance(event, Challenge):
             session.send(Auth(mac_of(self._settings.key, event.nonce, self._settings.device_id)))
+        elif isinstance(event, Welcome):
+            self._welcomed = True
         elif isinstance(event, Verified):
             self.verified, self.rounds = event, self.rounds + 1
-            _log.info("verified through %s, %s", minute_text(event.through), event, extra=where)
+            _log.info(
+                "verified through %s: %d minutes compared, %d seconds repaired, %d minutes unresolved",
+                minute_text(event.through),
+                event.compared,
+                event.repaired,
+                event.unresolved,
+                extra=where,
+            )
         elif isinstance(event, Ended):
             level = logging.INFO if event.code == "closed" else logging.WARNING
             _log.log(level, "connection ended: %s: %s", event.code, event.message, extra=where)

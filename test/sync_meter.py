@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -81,8 +82,13 @@ class MemoryMeter:
         return self.digest(second), zlib.compress(text_of(self.seconds[second]).encode())
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
-        wanted = {us for start, stop in ranges for us in range(start, stop)}
-        return text_of({us: v for us, v in self.seconds.get(second, {}).items() if us in wanted})
+        starts = [start for start, _ in ranges]
+
+        def asked(us: int) -> bool:
+            place = bisect_right(starts, us)
+            return place > 0 and us < ranges[place - 1][1]
+
+        return text_of({us: v for us, v in self.seconds.get(second, {}).items() if asked(us)})
 
 
 @dataclass

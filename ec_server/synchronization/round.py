@@ -120,14 +120,15 @@ def whole_round(
     last: frozenset[int],
     clock: Callable[[], float],
 ) -> Steps[RoundResult]:
-    """Put the device on record as seen, then compare what a round covers at this moment.
+    """Put a device that is new on record, then compare what a round covers at this moment.
 
     ``oldest`` and ``last`` as in ``round_span`` and RoundTask; ``clock`` gives UTC epoch seconds.
     """
 
     def task(store: Store) -> RoundTask:
         now_s = clock()
-        store.note_devices({device_id: int(now_s * 1e6)})
+        if store.device(device_id) is None:
+            store.note_devices({device_id: int(now_s * 1e6)})
         known = store.device(device_id), store.earliest_minute(device_id)
         return RoundTask(device_id, *round_span(*known, oldest, now_s, rules), last)
 

@@ -62,7 +62,7 @@ STORED = st.lists(st.tuples(SECONDS, SAMPLES), max_size=8)
 
 
 class TestAnySamplesOnBothSides:
-    @settings(deadline=None, max_examples=40)
+    @settings(deadline=None, max_examples=150)
     @given(
         stored=STORED,
         recorded=st.dictionaries(SECONDS, SAMPLES),
@@ -82,6 +82,7 @@ class TestAnySamplesOnBothSides:
             self.check(store, stored, recorded, elsewhere, lost if in_common else None)
 
     @pytest.mark.soak
+    @pytest.mark.timeout(900)
     @settings(deadline=None, max_examples=3000)
     @given(stored=STORED, recorded=st.dictionaries(SECONDS, SAMPLES), lost=st.randoms(use_true_random=False))
     def test_the_same_with_thousands_of_cases(
@@ -90,7 +91,7 @@ class TestAnySamplesOnBothSides:
         with MemoryStore() as store:
             self.check(store, stored, recorded, stored, lost)
 
-    @settings(deadline=None, max_examples=10)
+    @settings(deadline=None, max_examples=20)
     @given(stored=STORED, recorded=st.dictionaries(SECONDS, SAMPLES), lost=st.randoms(use_true_random=False))
     def test_the_same_with_real_files(
         self,
