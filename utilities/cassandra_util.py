@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import threading
 from collections import deque
@@ -416,6 +417,7 @@ def _cluster_of(target: Target) -> Any:
         execution_profiles={cluster.EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=_NeverGivesUp(),
         connection_class=LibevConnection,
+        sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         connect_timeout=REQUEST_TIMEOUT_S,
         control_connection_timeout=REQUEST_TIMEOUT_S,
         idle_heartbeat_interval=_HEARTBEAT_S,

@@ -82,7 +82,8 @@ _FIRST_CONNECTION_S = 20.0
 _ROWS_A_BATCH = 64
 _REMEMBERED_ROWS = 100_000
 _LONGEST_TTL_S = 20 * 365 * DAY_S  # Cassandra's own limit
-_MEMO_S = 5.0
+_MEMO_S = 30.0
+_KEPT_AT_ONCE = 32
 
 _INSERT = (
     "INSERT INTO ec_consumption (device_id, ec_date, ec_minute, ec_time, start_us, end_us,"
@@ -137,6 +138,10 @@ _DAYS = (
     "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version FROM ec_day"
     " WHERE device_id = ?"
 )
+_CHANGES = (
+    "SELECT count(version) AS lines, sum(CAST(version AS varint)) AS versions, sum(check_times) AS checks"
+    " FROM ec_minute WHERE device_id = ? AND ec_date = ?"
+)
 _DAY_PROVEN = (
     "UPDATE ec_day USING TTL ? SET proven_from = ?, proven_version = ?"
     " WHERE device_id = ? AND ec_date = ? AND writer = ''"
@@ -154,6 +159,10 @@ class _Day:
     proven_from: str | None = None
     proven_version: str | None = None
     sealed_version: str | None = None
+
+    def is_final(self, start: int) -> bool:
+        """Whether every minute from ``start`` to the day's end is on record as final."""
+        return self.proven_version == self.fingerprint and (self.proven_from or "~") <= ec_time(start)[:4]
 
 
 _NO_DAY = _Day()
@@ -395,14 +404,22 @@ class CassandraStore(Store):
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
         lines = self._lines(device_id, minute, minute + MINUTE_S).get(minute, MinuteLines(minute))
+        found, kept = self._digests_of(device_id, lines, from_rows=from_rows)
+        self._db.write([kept] if kept else [])
+        return found
+
+    def _digests_of(
+        self, device_id: str, lines: MinuteLines, *, from_rows: bool
+    ) -> tuple[list[tuple[int, Digest]], list[Statement]]:
+        """The seconds' digests of one minute, and the mutation that keeps them where they were computed."""
         if from_rows:
             return self._compute(device_id, lines)
         if not lines.was_written:
-            return []
+            return [], []
         known, whole = lines.minute_digest(_now_us())
         cached = self._cached_seconds(device_id, lines) if lines.has_digests(_now_us()) else {}
         if known and _minute_digest(sorted(cached.items())) == whole:
-            return sorted(cached.items())
+            return sorted(cached.items()), []
         return self._compute(device_id, lines, {} if known else cached)
 
     def _cached_seconds(self, device_id: str, lines: MinuteLines) -> dict[int, Digest]:
@@ -416,8 +433,8 @@ class CassandraStore(Store):
 
     def _compute(
         self, device_id: str, lines: MinuteLines, known: Mapping[int, Digest] | None = None
-    ) -> list[tuple[int, Digest]]:
-        """Digests from the rows, cached as what they are at the fingerprint read before the rows.
+    ) -> tuple[list[tuple[int, Digest]], list[Statement]]:
+        """Digests from the rows, and what keeps them as true at the fingerprint read before the rows.
 
         Rows that another program brought to a minute, or took from it, count as a write of this store.
         """
@@ -428,22 +445,21 @@ class CassandraStore(Store):
             if digest:
                 digests[second] = Digest(*digest)
         found = sorted(digests.items())
-        whole = _minute_digest(found)
-        if not self._read_only and (found or lines.was_written):
-            was_known, before = lines.minute_digest(_now_us())
-            if (was_known and before != whole) or not lines.was_written:
-                lines = self._count_as_written(device_id, minute)
-            self._db.write([self._cache(lines, device_id, found, complete=True)])
-        return found
+        if self._read_only or not (found or lines.was_written):
+            return found, []
+        was_known, before = lines.minute_digest(_now_us())
+        if (was_known and before != _minute_digest(found)) or not lines.was_written:
+            lines = self._count_as_written(device_id, minute)
+        return found, self._cache(lines, device_id, found, complete=True)
 
     def _unknown_seconds(
         self, device_id: str, minute: int, known: Mapping[int, Digest]
     ) -> Iterator[tuple[int, list[Any]]]:
         if not known:
-            yield from self._seconds(device_id, minute, minute, minute + 59)
-        for second in range(minute, minute + MINUTE_S) if known else ():
-            if second not in known:
-                yield from self._seconds(device_id, minute, second, second)
+            yield from self._seconds(device_id, minute, minute, minute + MINUTE_S - 1)
+            return
+        for second in [s for s in range(minute, minute + MINUTE_S) if s not in known]:
+            yield from self._seconds(device_id, minute, second, second)
 
     def _count_as_written(self, device_id: str, minute: int) -> MinuteLines:
         key = (device_id, minute)
@@ -458,14 +474,21 @@ class CassandraStore(Store):
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
         lines = self._lines(device_id, start, stop)
-        found = []
+        found: list[tuple[int, Digest]] = []
+        kept: list[list[Statement]] = []
         for minute in range(start, stop, MINUTE_S) if from_rows else sorted(lines):
             of_minute = lines.get(minute, MinuteLines(minute))
             known, digest = of_minute.minute_digest(_now_us())
             if from_rows or (not known and of_minute.was_written):
-                digest = _minute_digest(self.second_digests(device_id, minute, from_rows=from_rows))
+                seconds, mutation = self._digests_of(device_id, of_minute, from_rows=from_rows)
+                digest = _minute_digest(seconds)
+                kept += [mutation] if mutation else []
             if digest is not None:
                 found.append((minute, digest))
+            if len(kept) >= _KEPT_AT_ONCE:
+                self._db.write(kept)
+                kept.clear()
+        self._db.write(kept)
         return found
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
@@ -547,16 +570,21 @@ class CassandraStore(Store):
         )
 
     def _verified_through(self, row: Any) -> int | None:
-        """A store that only reads asks again after 5 s at the earliest: people look, and look again."""
+        """Read anew only where a version or a comparison was added: people look, and look again."""
         if row.verified_through is None:
             return None
         start, through = parse_minute(row.verified_from), parse_minute(row.verified_through)
-        asked = (start, through)
+        days = self._days(row.device_id)
+        dates = [
+            ec_date(a) for a, _ in _days_of(start, through) if not days.get(ec_date(a), _NO_DAY).is_final(a)
+        ]
+        changes = self._db.read_each(_CHANGES, [(row.device_id, date) for date in dates])
+        seen = (start, through, days, [tuple(one) for (one,) in changes])
         at_s, memo, known = self._through.get(row.device_id, (0.0, None, None))
-        if not self._read_only or memo != asked or time.monotonic() - at_s > _MEMO_S:
+        if memo != seen or time.monotonic() - at_s > _MEMO_S:
             open_ranges = self.unproven_ranges(row.device_id, start, through)
             known = open_ranges[0][0] if open_ranges else through
-            self._through[row.device_id] = (time.monotonic(), asked, known)
+            self._through[row.device_id] = (time.monotonic(), seen, known)
         return known
 
     def earliest_minute(self, device_id: str) -> int | None:
@@ -586,7 +614,7 @@ class CassandraStore(Store):
         for first, last in _days_of(start, stop):
             date = ec_date(first)
             day = days.get(date, _NO_DAY)
-            if day.proven_version == day.fingerprint and (day.proven_from or "~") <= ec_time(first)[:4]:
+            if day.is_final(first):
                 final.append((first, last))
                 continue
             now_us = _now_us()
@@ -627,7 +655,8 @@ class CassandraStore(Store):
         known, digest = lines.minute_digest(_now_us())
         if known or not lines.was_written:
             return lines, digest
-        digests = self._compute(device_id, lines)
+        digests, kept = self._compute(device_id, lines)
+        self._db.write([kept] if kept else [])
         return lines, _minute_digest(digests)
 
     def _verdict(
