@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import logging
 import re
 import socket
@@ -128,10 +129,9 @@ class SipOptions:
 class SipReceiver:
     """Takes SIP MESSAGEs. Everything is called by one thread; a process has one receiver at a time."""
 
-    def __init__(self, options: SipOptions, count: Callable[[], None], take: Callable[[RawMessage], object]):
-        """``count`` is called first for each message; ``take`` gets it, and may block."""
+    def __init__(self, options: SipOptions, take: Callable[[RawMessage], object]):
+        """``take`` gets each message, and may block."""
         self._options = options
-        self._count = count
         self._take = take
         self._endpoint: Any = None
         self._accounts: list[Any] = []
@@ -204,7 +204,6 @@ class SipReceiver:
     def receive(self, prm: Any) -> None:
         """One MESSAGE. Rule 2: whatever happens stays here."""
         try:
-            self._count()
             body = _body_of(prm).encode("utf-8", "surrogateescape")
             data = _data_of(prm)
             sender = _source_of(data)
@@ -259,7 +258,7 @@ class SipReceiver:
         config = pj.TransportConfig()
         config.boundAddress = options.bind
         config.port = port if port is not None else options.tls_port if transport == "tls" else options.port
-        config.publicAddress = "" if port is not None else options.public_addr
+        config.publicAddress = "" if port is not None else _published(options)
         socket_options = [
             (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
             (socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES),
@@ -497,6 +496,15 @@ def _registering_account_config(
     if transport_id is not None:
         config.sipConfig.transportId = transport_id
     return config
+
+
+def _published(options: SipOptions) -> str:
+    """The public address, where PJSIP can use it: it must be an IP address of the family listened to."""
+    try:
+        public = ipaddress.ip_address(options.public_addr)
+    except ValueError:
+        return ""
+    return str(public) if public.version == ipaddress.ip_address(options.bind).version else ""
 
 
 def _contact(options: SipOptions, user: str) -> str:

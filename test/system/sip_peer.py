@@ -113,9 +113,10 @@ class Peer:
             self._waiting += more
 
     def ask(self, body: bytes = b"", method: str = "MESSAGE", **more: Any) -> int:
-        """Send, and the status of the answer."""
+        """Send, and the status of the answer; 0 where the other side closes instead."""
         self.send(body, method, **more)
-        return int(self.receive().split(" ", 2)[1])
+        answer = self.receive()
+        return int(answer.split(" ", 2)[1]) if answer else 0
 
     def hears_nothing(self, for_s: float) -> bool:
         """Whether no byte comes for so long."""
