@@ -25,7 +25,7 @@ def main(port: int) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     options = SipOptions("127.0.0.1", "127.0.0.1", port, ("udp", "tcp"))
-    receiver = _Bare(options, lambda: None, lambda _message: None)
+    receiver = _Bare(options, lambda _message: None)
     receiver.start()
     print("ready", flush=True)
     receiver.run(stop.is_set, lambda: None)

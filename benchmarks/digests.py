@@ -1,47 +1,25 @@
 """What it costs to keep the synchronization's digests up while batches are stored.
 
-The writer works off a prepared queue, alone in this process, in turns with its ledger of digests and with
-one that does nothing. The difference is set against what a message costs a receiver in all.
+The time that a storing thread spends on its ledger of digests and on publishing them is set against what
+a message costs a receiver in all. Both are processor time, so other programs disturb them little.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 
-from benchmarks.competitors import server_with
+from benchmarks.competitors import TEXT_FROM_EIGHT, renewed, server_with
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value, medians
-from configuration.devices import DeviceDirectory
-from ec_server.ingest.admission import Admission
-from ec_server.ingest.intake_queue import IntakeQueue
-from ec_server.ingest.message_body import Limits
-from ec_server.ingest.minute_ledger import MinuteLedger
-from ec_server.ingest.quarantine import Quarantine
-from ec_server.ingest.writer import Writer, WriterSettings
-from ec_server.model import Batch, RawMessage
+from benchmarks.storing import A_COMMIT, Storing
 from ec_server.status.figures import RECEIVER_FIGURES
 from ec_server.status.worker_page import WorkerPage
-from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.sqlite_store import SqliteStore
-from reference_client.load_plan import LoadPlan
 
 Say = Callable[[str], None]
 
-_MESSAGES_A_SECOND = 10_000
+_MESSAGES_A_SECOND = 20_000
 """So many for each of ``effort.seconds``."""
-_TURNS = 3
-
-
-class _NoLedger(MinuteLedger):
-    """Keeps nothing up."""
-
-    def add(
-        self, batches: Iterable[Batch], opened: Collection[tuple[str, int]], now_s: float
-    ) -> list[FinishedMinute]:
-        return []
 
 
 def run(effort: Effort, say: Say) -> Outcome:
@@ -49,18 +27,16 @@ def run(effort: Effort, say: Say) -> Outcome:
     rows: list[dict[str, Value]] = []
     shares: list[float] = []
     faults: list[str] = []
-    receiver = server_with("receiver", {}, LoadPlan(devices=8, connections=4))
+    receiver = server_with("receiver", {})
     for number in effort.each_round():
-        messages = _messages(int(_MESSAGES_A_SECOND * effort.seconds))
-        without_us, with_us = _least(messages, effort)
+        digests_us = _digests_us(effort)
         whole = receiver(effort)
         whole_us = sum(whole.cpu_us.values())
         faults += whole.faults
-        shares.append((with_us - without_us) / whole_us)
-        say(f"round {number + 1} of {effort.rounds}: {with_us - without_us:.2f} of {whole_us:.1f} µs")
+        shares.append(digests_us / whole_us)
+        say(f"round {number + 1} of {effort.rounds}: {digests_us:.2f} of {whole_us:.1f} µs a message")
         rows += [
-            {"what": "writer without digests", "CPU µs/message": without_us},
-            {"what": "writer with digests", "CPU µs/message": with_us},
+            {"what": "digests kept up", "CPU µs/message": digests_us},
             {"what": "receiver in all", "CPU µs/message": whole_us},
         ]
     return Outcome(
@@ -73,51 +49,18 @@ def run(effort: Effort, say: Say) -> Outcome:
     )
 
 
-def _least(messages: Sequence[RawMessage], effort: Effort) -> tuple[float, float]:
-    """Without and with digests, in turns, the least of a few: whatever disturbs can only add."""
-    pairs = [
-        (_work_off(messages, effort, _NoLedger()), _work_off(messages, effort, MinuteLedger()))
-        for _ in range(_TURNS)
-    ]
-    return min(without_us for without_us, _ in pairs), min(with_us for _, with_us in pairs)
-
-
-def _messages(count: int) -> list[RawMessage]:
-    plan = LoadPlan(devices=8, messages=count)
-    now_us = time.time_ns() // 1000
-    return [
-        RawMessage(f"{device_id}|{second}|{text}||".encode(), "127.0.0.1:5060", now_us)
-        for device_id, second, text in plan.batches()
-    ]
-
-
-def _work_off(messages: Sequence[RawMessage], effort: Effort, ledger: MinuteLedger) -> float:
-    """Processor microseconds a message, all threads of this process."""
-    with effort.fresh_folder() as folder:
-        queue = IntakeQueue(len(messages))
-        for message in messages:
-            queue.put(message)
-        queue.close()
-        page = WorkerPage.create(folder / "receiver-0.page", RECEIVER_FIGURES)
-        writer = _writer(folder, queue, page)
-        writer._ledger = ledger
-        began = time.process_time()
-        writer.run()
-        used_s = time.process_time() - began
+def _digests_us(effort: Effort) -> float:
+    """Processor microseconds a message that a storing thread spends on digests."""
+    plan = renewed(TEXT_FROM_EIGHT, port=1, messages=int(_MESSAGES_A_SECOND * effort.seconds))
+    bodies = [f"{device_id}|{second}|{text}||".encode() for device_id, second, text in plan.batches()]
+    with effort.fresh_folder() as folder, SqliteStore(folder) as store:
+        page = WorkerPage.create(folder / "storing.page", RECEIVER_FIGURES)
+        storing = Storing(store, page, "storing")
+        for first in range(0, len(bodies), A_COMMIT):
+            storing.store(bodies[first : first + A_COMMIT])
+        storing.finish()
         stored = page.figures()["stored"]
         page.close()
-    if stored != len(messages):
-        raise AssertionError(f"{stored} of {len(messages)} messages were stored")
-    return 1e6 * used_s / len(messages)
-
-
-def _writer(folder: Path, queue: IntakeQueue, page: WorkerPage) -> Writer:
-    return Writer(
-        WriterSettings("receiver-0", folder, Limits()),
-        queue,
-        page,
-        partial(SqliteStore, folder),
-        Admission(DeviceDirectory()),
-        Quarantine(folder / "quarantine.jsonl", 0),
-        lambda trouble: None,
-    )
+    if stored != len(bodies):
+        raise AssertionError(f"{stored} of {len(bodies)} batches were stored")
+    return 1e6 * storing.digests_cpu_s / len(bodies)

@@ -48,9 +48,8 @@ class MosquittoPair:
             self.subscriber = stack.enter_context(
                 StoringProgram(
                     "the subscriber",
-                    [PYTHON, "-m", "benchmarks.mqtt_subscriber", str(self.port)],
+                    [PYTHON, "-m", "benchmarks.mqtt_subscriber", str(self.port), str(folder / "data")],
                     folder,
-                    environ={"EC_STORAGE_PATH": str(folder / "data"), "EC_LOG_LEVEL": "warning"},
                 )
             )
             self._stack = stack.pop_all()

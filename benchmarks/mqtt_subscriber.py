@@ -1,79 +1,82 @@
-"""What a user would write instead of this server: a paho-mqtt subscriber, QoS 1, with the same writer.
+"""What a user would write instead of this server: a paho-mqtt subscriber, QoS 1, that stores what comes.
 
-    python -m benchmarks.mqtt_subscriber BROKER_PORT      (configured by EC_ variables, as a receiver is)
+    python -m benchmarks.mqtt_subscriber BROKER_PORT STORAGE_FOLDER
 
-paho's thread puts what it receives into the queue; the server's own writer checks it and stores it in
-the same SQLite rows. So what differs is the way from the network to the queue.
+paho's thread hands messages to a second thread, which checks and stores them in groups, by the server's
+own code and into the same SQLite rows. So what differs is the way from the network to the group.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import time
-from functools import partial
+from collections import deque
+from pathlib import Path
 
 from paho.mqtt import client as mqtt
 
 from benchmarks.mqtt_publisher import TOPIC
-from configuration.devices import DeviceDirectory
-from configuration.properties_reader import read_settings
-from data_receiver import writer_settings
-from ec_server.ingest.admission import Admission
-from ec_server.ingest.intake_queue import IntakeQueue
-from ec_server.ingest.quarantine import Quarantine
-from ec_server.ingest.writer import Writer
-from ec_server.model import RawMessage
+from benchmarks.storing import A_COMMIT, Storing
 from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
 from ec_server.status.worker_page import WorkerPage
-from ec_server.storage.engines import open_store
+from ec_server.storage.sqlite_store import SqliteStore
+
+_MOST_WAITING = 20_000
+_GATHER_S = 0.06
+_LOOK_AGAIN_S = 0.002
 
 
-def main(broker_port: int) -> int:
-    """Serve until SIGTERM, then drain."""
-    settings = read_settings(None, os.environ)
-    page = WorkerPage.create(
-        settings.storage_path / RUN_FOLDER / f"{receiver_name(0)}.page", RECEIVER_FIGURES
-    )
-    queue = IntakeQueue(settings.ingest_queue_batches)
-    writer = Writer(
-        writer_settings(settings, 0),
-        queue,
-        page,
-        partial(open_store, settings),
-        Admission(DeviceDirectory()),
-        Quarantine(settings.storage_path / "quarantine.jsonl", 0),
-        lambda trouble: None,
-    )
-    storing = threading.Thread(target=writer.run)
-    storing.start()
-    client = _subscriber(queue, page)
-    signal.signal(signal.SIGTERM, lambda *_: client.disconnect())
-    client.connect("127.0.0.1", broker_port)
-    client.loop_forever()
-    queue.close()
-    storing.join()
-    return 0
+class Subscriber:
+    """Two threads: paho's receives, the other one stores."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        page_path = folder / RUN_FOLDER / f"{receiver_name(0)}.page"
+        self._page = WorkerPage.create(page_path, RECEIVER_FIGURES)
+        self._waiting: deque[bytes] = deque()
+        self._no_more_come = threading.Event()
 
-def _subscriber(queue: IntakeQueue, page: WorkerPage) -> mqtt.Client:
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="storing")
+    def run(self, broker_port: int) -> int:
+        """Serve until SIGTERM, then store what waits."""
+        storing = threading.Thread(target=self._store_all)
+        storing.start()
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="storing")
+        client.on_connect = lambda *_: client.subscribe(f"{TOPIC}/+", qos=1)
+        client.on_subscribe = lambda *_: self._page.set_state("ready")
+        client.on_message = self._on_message
+        signal.signal(signal.SIGTERM, lambda *_: client.disconnect())
+        client.connect("127.0.0.1", broker_port)
+        client.loop_forever()
+        self._no_more_come.set()
+        storing.join()
+        return 0
 
-    def on_connect(*_: object) -> None:
-        client.subscribe(f"{TOPIC}/+", qos=1)
+    def _on_message(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+        while len(self._waiting) >= _MOST_WAITING:
+            time.sleep(_LOOK_AGAIN_S)
+        self._page.count_received()
+        self._waiting.append(message.payload)
 
-    def on_subscribe(*_: object) -> None:
-        page.set_state("ready")
+    def _store_all(self) -> None:
+        with SqliteStore(self._folder) as store:
+            storing = Storing(store, self._page, receiver_name(0))
+            while group := self._next_group():
+                storing.store(group)
+            storing.finish()
 
-    def on_message(_client: object, _data: object, message: mqtt.MQTTMessage) -> None:
-        page.count_received()
-        queue.put(RawMessage(message.payload, "mqtt:0", time.time_ns() // 1000))
-
-    client.on_connect, client.on_subscribe, client.on_message = on_connect, on_subscribe, on_message
-    return client
+    def _next_group(self) -> list[bytes]:
+        """Up to a thousand messages that came within a moment; [] once no more come."""
+        while not self._waiting and not self._no_more_come.is_set():
+            time.sleep(_LOOK_AGAIN_S)
+        deadline = time.monotonic() + _GATHER_S
+        while len(self._waiting) < A_COMMIT and time.monotonic() < deadline:
+            if self._no_more_come.is_set():
+                break
+            time.sleep(_LOOK_AGAIN_S)
+        return [self._waiting.popleft() for _ in range(min(A_COMMIT, len(self._waiting)))]
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(Subscriber(Path(sys.argv[2])).run(int(sys.argv[1])))
