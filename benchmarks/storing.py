@@ -1,0 +1,61 @@
+"""Checks and stores message bodies by the server's own parts, in one thread of whatever program wants to.
+
+What differs from the server is then what stands before it, and that is what a comparison asks about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+
+from ec_server.ingest.message_body import Limits
+from ec_server.ingest.message_group import GroupParser
+from ec_server.ingest.minute_ledger import MinuteLedger
+from ec_server.model import Batch, CommitMark, RawMessage
+from ec_server.status.worker_page import WorkerPage
+from ec_server.storage.contract import Store
+from ec_server.utc import day_of
+
+A_COMMIT = 1_000
+"""Batches of one transaction at most, as the server's default has it."""
+
+
+class Storing:
+    """The same check, the same rows, the same digests, the same account. One thread."""
+
+    def __init__(self, store: Store, page: WorkerPage, writer: str) -> None:
+        self._store, self._page, self._writer = store, page, writer
+        self._parser, self._ledger, self._sequence = GroupParser(Limits()), MinuteLedger(), 0
+        self.digests_cpu_s = 0.0
+        """Processor time spent on keeping digests up."""
+
+    def store(self, bodies: Sequence[bytes]) -> None:
+        """One group; committed when it returns. ValueError for a body that is refused: none should be."""
+        now_us = time.time_ns() // 1000
+        messages = [RawMessage(body, "", now_us) for body in bodies]
+        found = self._parser.parse(messages, now_us // 1_000_000)
+        batches = [batch for batch in found if isinstance(batch, Batch)]
+        if len(batches) < len(found):
+            raise ValueError(f"{len(found) - len(batches)} messages were refused")
+        for _, of_day in groupby(sorted(batches, key=_day), key=_day):
+            self._commit(list(of_day))
+
+    def finish(self) -> None:
+        """Publish the digests that are open."""
+        self._store.publish(self._ledger.end_all())
+
+    def _commit(self, batches: list[Batch]) -> None:
+        self._sequence += 1
+        result = self._store.write(batches, CommitMark(self._writer, self._sequence))
+        self._page.apply({"stored": result.stored, "duplicate": result.duplicate, "commits": 1})
+        began = time.thread_time()
+        changed = [batch for batch, is_new in zip(batches, result.changed) if is_new]
+        finished = self._ledger.add(changed, result.opened, time.monotonic())
+        if finished:
+            self._store.publish(finished)
+        self.digests_cpu_s += time.thread_time() - began
+
+
+def _day(batch: Batch) -> int:
+    return day_of(batch.second)
