@@ -227,7 +227,7 @@ class CassandraStore(Store):
         self,
         batches: Sequence[Batch],
         mark: CommitMark | None = None,
-        inserted_us: int | None = None,
+        inserted_us: int | Sequence[int] | None = None,
     ) -> WriteResult:
         """See the contract and rules 1 to 4. Minutes of a replay (``inserted_us``) are not published."""
         if single_day(batches) is None:
@@ -246,18 +246,21 @@ class CassandraStore(Store):
             self._look_after_claims()
             return result
 
-    def _write_blindly(self, batches: Sequence[Batch], inserted_us: int | None) -> WriteResult:
-        first_us = self._stamps.next(len(batches)) if inserted_us is None else inserted_us
+    def _write_blindly(
+        self, batches: Sequence[Batch], inserted_us: int | Sequence[int] | None
+    ) -> WriteResult:
+        at_us = self._stamps.next(len(batches)) if inserted_us is None else inserted_us
+        moments = range(at_us, at_us + len(batches)) if isinstance(at_us, int) else at_us
         rows: dict[Key, list[tuple[Batch, int]]] = {}
         met: list[Batch] = []
         changed = []
         fresh: dict[tuple[str, int, int, int], str] = {}
-        for i, batch in enumerate(batches):
+        for batch, moment_us in zip(batches, moments):
             known = fresh.get(batch.key) or self._recent.get(batch.key)
             changed.append(known != batch.checksum)
             if known is None:
                 fresh[batch.key] = batch.checksum
-                rows.setdefault((batch.device_id, minute_of(batch.second)), []).append((batch, first_us + i))
+                rows.setdefault((batch.device_id, minute_of(batch.second)), []).append((batch, moment_us))
             elif known != batch.checksum:
                 met.append(batch)
         opened = self._store_rows(rows, _chunks(rows))

@@ -72,15 +72,15 @@ class Store(ABC):
         self,
         batches: Sequence[Batch],
         mark: CommitMark | None = None,
-        inserted_us: int | None = None,
+        inserted_us: int | Sequence[int] | None = None,
     ) -> WriteResult:
         """Commit batches of one UTC day, in the order given, all or none.
 
         Also used for repairs: a repair adds rows, it replaces no text in place unless the key is
         the same. ``mark`` is committed with the rows (see ``committed_mark``). The batches of one
         call may belong to many devices. ``inserted_us`` is the moment of insertion (epoch
-        microseconds) where it is not now: a replay from the spool. Raises ValueError for batches
-        of different days.
+        microseconds) where it is not now: a replay from the spool, or one moment for each batch
+        where data is moved. Raises ValueError for batches of different days.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 from ec_server.model import (
     Batch,
@@ -45,14 +46,15 @@ class MemoryStore(Store):
         self,
         batches: Sequence[Batch],
         mark: CommitMark | None = None,
-        inserted_us: int | None = None,
+        inserted_us: int | Sequence[int] | None = None,
     ) -> WriteResult:
         """See the contract."""
         day = single_day(batches)
-        now_us = inserted_us if inserted_us is not None else time.time_ns() // 1000
+        at_us = inserted_us if inserted_us is not None else time.time_ns() // 1000
+        moments = repeat(at_us) if isinstance(at_us, int) else at_us
         minutes = {(b.device_id, minute_of(b.second)) for b in batches}
         fresh = frozenset(m for m in minutes if not self._seconds(m[0], m[1], m[1] + MINUTE_S))
-        changed = tuple(self._insert(batch, now_us) for batch in batches)
+        changed = tuple(self._insert(batch, moment_us) for batch, moment_us in zip(batches, moments))
         if mark is not None and day is not None:
             self._marks[day, mark.writer] = (mark.sequence, sum(changed), len(changed) - sum(changed))
         return WriteResult(changed, fresh)

@@ -145,23 +145,30 @@ class SqliteStore(Store):
         self,
         batches: Sequence[Batch],
         mark: CommitMark | None = None,
-        inserted_us: int | None = None,
+        inserted_us: int | Sequence[int] | None = None,
     ) -> WriteResult:
         """See the contract."""
         day = single_day(batches)
         if day is None:
             return WriteResult(())
         self._guard_space()
-        start_us = max(inserted_us or time.time_ns() // 1000, self._last_insert_us + 1)
-        self._last_insert_us = start_us + len(batches) - 1
+        moments = self._moments(inserted_us, len(batches))
         with translated("writing to", self._path(day)):
             self._know(day)
             result = None
             while result is None:
-                result = self._day(day).write(batches, mark, range(start_us, start_us + len(batches)))
+                result = self._day(day).write(batches, mark, moments)
                 if result is None:
                     self._days.pop(day).close()
         return result
+
+    def _moments(self, inserted_us: int | Sequence[int] | None, count: int) -> Sequence[int]:
+        """A moment for each batch: those given, or one microsecond apart and never stepping back."""
+        if inserted_us is not None and not isinstance(inserted_us, int):
+            return inserted_us
+        start_us = max(inserted_us or time.time_ns() // 1000, self._last_insert_us + 1)
+        self._last_insert_us = start_us + count - 1
+        return range(start_us, start_us + count)
 
     def _know(self, day: int) -> None:
         """The day is on record before its first row is committed, so that its loss is noticed."""
