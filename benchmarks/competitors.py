@@ -119,7 +119,7 @@ def server_with(
             report.answered / elapsed_s,
             samples_a_message(plan) * report.answered / elapsed_s,
             report.cpu_us_per_message,
-            {"SIP thread": sip_us, "other threads": cpu_us - sip_us},
+            {"SIP": sip_us, "writer": cpu_us - sip_us},
             {"receiver": used.peak_mb},
             (*not_answered(name, warm), *not_answered(name, report), *in_words(name, rows.faults())),
             figures,

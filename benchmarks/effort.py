@@ -40,7 +40,7 @@ class Effort:
     def fresh_folder(self) -> Iterator[Path]:
         """An empty folder that is gone afterwards."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix="measured-", dir=self.folder))
+        path = Path(tempfile.mkdtemp(prefix="measured-", dir=self.folder)).resolve()
         try:
             yield path
         finally:

@@ -10,6 +10,8 @@ from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram,
 from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
 from ec_server.status.worker_page import WorkerPage
 
+_START_S = 120.0
+
 
 class StoringProgram(MeasuredProgram):
     """Waits for its workers' pages, and reads from them what was stored."""
@@ -32,7 +34,7 @@ class StoringProgram(MeasuredProgram):
         ]
         super().__init__(name, command, folder / "program.log", environ)
         try:
-            self.wait_until(lambda: all(page.state()[0] == "ready" for page in self.pages))
+            self.wait_until(lambda: all(page.state()[0] == "ready" for page in self.pages), _START_S)
         except BaseException:
             self.kill()
             raise
@@ -64,11 +66,17 @@ class StoringProgram(MeasuredProgram):
 
 
 def this_server(
-    folder: Path, *, receivers: int = 1, whole: bool = False, options: Mapping[str, str] = {}
+    folder: Path,
+    *,
+    receivers: int = 1,
+    whole: bool = False,
+    options: Mapping[str, str] = {},
+    under: Sequence[str] = (),
 ) -> tuple[StoringProgram, int]:
     """Start a lone receiver, or the ``whole`` server; with the port for SIP.
 
-    ``options`` are keys of the configuration beyond or instead of those for a quiet local run.
+    ``options`` are keys of the configuration beyond or instead of those for a quiet local run;
+    ``under`` is the command of a program that runs it, such as a profiler.
     """
     port = free_port()
     chosen = {
@@ -86,5 +94,5 @@ def this_server(
     configuration = folder / "empty.properties"
     configuration.write_text("")
     name = "the server" if whole else "the receiver"
-    command = [PYTHON, *program, "-c", str(configuration)]
+    command = [*under, PYTHON, *program, "-c", str(configuration)]
     return StoringProgram(name, command, folder, receivers, environ), port

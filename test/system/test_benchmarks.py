@@ -14,6 +14,7 @@ from conftest import need
 import benchmarks.__main__ as command
 from benchmarks.competitors import Measured, bare_callback, offer, renewed, server_with
 from benchmarks.effort import Effort
+from benchmarks.instructions import self_costs
 from benchmarks.mosquitto import MosquittoPair, mosquitto_program
 from benchmarks.mqtt_publisher import publish
 from benchmarks.outcome import Outcome, Ratio, medians
@@ -119,3 +120,26 @@ def test_competitors_take_turns_and_change_places():
 
     in_turns({n: competitor(n) for n in "ab"}, Effort(3, 1, Path()), lambda _: None)
     assert "".join(order) == "abbaab"
+
+
+def test_a_profile_s_own_costs_are_summed_by_library_without_those_of_calls():
+    profile = """
+events: Ir
+ob=(1) /lib/one.so
+fn=(1) f
+12 100
++3 20
+cob=(2) /lib/two.so
+cfn=(2) g
+calls=5 7
+-1 900
+* 3
+ob=(2)
+fn=(2) g
+9 450
+ob=(1)
+fn=(3) h
+1 7
+totals: 580
+""".strip().splitlines()
+    assert self_costs(profile) == {"/lib/one.so": 130, "/lib/two.so": 450}
