@@ -53,8 +53,8 @@ from utilities.sip_door import SipDoor
 PACKET_LIMIT_BYTES = 4000
 """What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
 
-NAMELESS = "(no common name)"
-"""Stands for the name of a certificate that has none; no device id looks like it."""
+NAMELESS = "(no single common name)"
+"""Stands for the name of a certificate that has none, or several; no device id looks like it."""
 
 _EXPIRED_TIMERS_A_POLL = 100_000
 _TIMER_J_MS = 2000
@@ -79,6 +79,7 @@ _CONTENT_LENGTH = re.compile(r"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})", 
 _EXPIRES_0 = re.compile(r"^expires[ \t]*:[ \t]*0+[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _END_MARK = b"||"
 _IGNORED_AT_END = b" \r\n"
+_COMMON_NAME = re.compile(r"/CN=([^/]*)(?=/[A-Za-z0-9.]+=|$)")
 
 # The getters themselves: a property of a SWIG class costs a second call.
 _body_of = pj._pjsua2.OnInstantMessageParam_msgBody_get
@@ -229,7 +230,7 @@ class SipReceiver:
             return
         tls = prm.tlsInfo
         if state == pj.PJSIP_TP_STATE_CONNECTED and not tls.remoteCertInfo.isEmpty():
-            self._peer_names[tls.remoteAddr] = tls.remoteCertInfo.subjectCn or NAMELESS
+            self._peer_names[tls.remoteAddr] = common_name(tls.remoteCertInfo.subjectInfo)
         elif state == pj.PJSIP_TP_STATE_DISCONNECTED:
             self._peer_names.pop(tls.remoteAddr, None)
 
@@ -430,6 +431,15 @@ def _tune() -> None:
     library = _library()
     library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
     library.pjsip_tsx_set_timers(0, 0, 0, _TIMER_J_MS)
+
+
+def common_name(subject: str) -> str:
+    """The only common name of a certificate's subject, ``/O=Works/CN=meter-7``; NAMELESS for none.
+
+    PJSIP's own reading takes the first that looks like one, and ends it at a slash.
+    """
+    found = _COMMON_NAME.search(subject)
+    return found[1] if found and found[1] and subject.count("/CN=") == 1 else NAMELESS
 
 
 def _set_tls(config: Any, files: TlsFiles | None) -> None:

@@ -16,6 +16,8 @@ import trustme
 from system.sip_peer import Peer, Tap, free_ports, request
 from system.sip_registrar import Registrar
 
+from utilities.sip_config import NAMELESS, common_name
+
 EVERY_BYTE = bytes(range(256)) * 3 + b"\xed\xa0\x80\xff|;||"
 SUBSCRIBE = "Event: presence\r\nExpires: {}\r\nAccept: application/pidf+xml\r\n"
 PACKET_LIMIT = 4000
@@ -207,6 +209,12 @@ class TestConnections:
         except OSError as error:
             return not isinstance(error, TimeoutError)
 
+    def comes_in(self, port: int) -> None:
+        """A new connection is answered within a while."""
+        deadline = time.monotonic() + 20
+        while self.is_turned_away(port):
+            assert time.monotonic() < deadline
+
     def test_the_63rd_connection_is_refused_and_the_others_go_on(self, started: Callable[..., Tap]) -> None:
         tap = started().started()
         peers = [Peer("TCP", tap.port) for _ in range(62)]
@@ -215,8 +223,7 @@ class TestConnections:
             assert self.is_refused(tap.port)
             assert {peer.ask(b"y||") for peer in peers} == {200}
             peers.pop().close()
-            with Peer("TCP", tap.port) as successor:
-                assert successor.ask(b"z||") == 200
+            self.comes_in(tap.port)
         finally:
             for peer in peers:
                 peer.close()
@@ -229,9 +236,7 @@ class TestConnections:
             for _ in range(130):
                 Peer("TCP", tap.port).close()
             assert stays.ask(b"stays||") == 200
-            deadline = time.monotonic() + 20
-            while self.is_turned_away(tap.port):
-                assert time.monotonic() < deadline
+            self.comes_in(tap.port)
         assert tap.process.poll() is None
 
 
@@ -367,11 +372,26 @@ class TestTls:
                 (seven, "meter-7"),
                 (eight, "meter-8"),
                 (seven, "meter-7"),
-                (nameless, "(no common name)"),
+                (nameless, NAMELESS),
                 (plain, ""),
             ):
                 assert peer.ask(b"x||") == 200
                 assert tap.next()["peer_name"] == name
+
+    @pytest.mark.parametrize(
+        ("subject", "name"),
+        [
+            ("/CN=meter-7", "meter-7"),
+            ("/C=DK/O=Power A/S/CN=meter-7/emailAddress=a@b.dk", "meter-7"),
+            ("/O=Works", NAMELESS),
+            ("/CN=", NAMELESS),
+            ("/CN=meter-7/CN=meter-8", NAMELESS),
+            ("/O=x/CN=meter-8/CN=meter-7", NAMELESS),
+            ("/CN=meter-7/meter-8", NAMELESS),
+        ],
+    )
+    def test_only_a_single_common_name_is_a_name(self, subject: str, name: str) -> None:
+        assert common_name(subject) == name
 
     def is_refused(self, port: int, context: ssl.SSLContext) -> bool:
         """Whether a message over a connection of its own gets no answer but the connection's end."""
