@@ -213,6 +213,15 @@ class TestAMinute:
         assert result.verified.repaired == 1
         assert crossed.figures["samples_repaired"] == 2
 
+    def test_whose_right_row_lies_under_a_wrong_one_is_repaired_too(self, store: Store) -> None:
+        store.write([batch(DEVICE, NOON, {500: "1.0"})])
+        store.write([batch(DEVICE, NOON, {0: "1", 500: "9", 700: "3"})])
+        store.write([batch(DEVICE, NOON, {700: "4"})])
+        right = {0: "1", 500: "1.0", 700: "4"}
+        result, _ = run_round(store, MemoryMeter({NOON: right}), HOUR)
+        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: right}
+        assert (result.verified.repaired, result.verified.unresolved) == (1, 0)
+
     def test_long_ranges_are_asked_for_in_pieces_of_an_hour_oldest_first(self, store: Store) -> None:
         _, crossed = run_round(store, MemoryMeter(), replace(HOUR, stop=NOON + 9000))
         spans = [(r.start, r.stop) for r in crossed.requests if isinstance(r, AskMinutes)]
