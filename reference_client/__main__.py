@@ -6,6 +6,7 @@ and ends them all, on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 whe
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -18,8 +19,10 @@ from multiprocessing.context import SpawnProcess
 
 from reference_client.command_line import plans_of
 from reference_client.meter_figures import Figures, describe, line, total
-from reference_client.meter_process import ProcessPlan, run
+from reference_client.meter_process import Begin, ProcessPlan, run
 
+_READY_S = 60.0
+_AHEAD_S = 0.3
 _END_S = 10.0
 
 
@@ -46,6 +49,7 @@ class Fleet:
                 self._start(plan)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._asked_to_stop)
+            self._begin()
             self._watch()
         finally:
             self._end()
@@ -63,6 +67,19 @@ class Fleet:
     def _asked_to_stop(self, *_: object) -> None:
         self._stop = True
 
+    def _begin(self) -> None:
+        """Wait until every process is ready, or ended, then let all begin at the same moment."""
+        deadline, waiting = time.monotonic() + _READY_S, set(self._processes)
+        while waiting and not self._stop and time.monotonic() < deadline:
+            for pipe in multiprocessing.connection.wait(list(waiting), 0.1):
+                if isinstance(pipe, Connection):
+                    self._take(pipe)
+                    waiting.discard(pipe)
+        begin = begin_of(self._plans[0].start, time.time() + _AHEAD_S)
+        for pipe in self._processes:
+            with suppress(OSError):  # one that has ended; _watch notices
+                pipe.send(begin)
+
     def _watch(self) -> None:
         before, print_at = Figures(), time.monotonic() + 1
         open_pipes = set(self._processes)
@@ -79,9 +96,11 @@ class Fleet:
     def _take(self, pipe: Connection) -> bool:
         """One report; False where the process ended."""
         try:
-            self._figures[self._names[pipe]] = pipe.recv()
+            word = pipe.recv()
         except (EOFError, OSError):
             return False
+        if isinstance(word, Figures):
+            self._figures[self._names[pipe]] = word
         return True
 
     def _end(self) -> None:
@@ -100,6 +119,11 @@ class Fleet:
     @property
     def _devices(self) -> list[str]:
         return [device_id for plan in self._plans for _, device_id in plan.devices]
+
+
+def begin_of(start: int | None, at: float) -> Begin:
+    """Recording from ``start`` begins at once; from "now", at the next whole second."""
+    return Begin(math.ceil(at), float(math.ceil(at))) if start is None else Begin(start, at)
 
 
 if __name__ == "__main__":

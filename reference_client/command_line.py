@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 _HELP_RECORDING = ".npy file to replay, instead of generated power; may be repeated: the next meter's"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
 _HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
-_STARTING_S = 1.5
-"""What a process needs before it can record."""
 
 
 def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
@@ -35,8 +32,6 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
     # A certificate names one device, and a process has one connection.
     most = 1 if given.certificate else MOST_ACCOUNTS
     devices = [(number, f"{given.id_prefix}-{number + 1}") for number in range(given.devices)]
-    begin_at = time.time() + _STARTING_S
-    start = math.ceil(begin_at) if given.start is None else given.start
     groups = [devices[i : i + most] for i in range(0, len(devices), most)]
     return [
         ProcessPlan(
@@ -50,9 +45,8 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
             subscribe=given.subscribe,
             recorded=Recorded(tuple(given.recording), given.loop) if given.recording else None,
             faults=given.faults,
-            start=start,
+            start=given.start,
             seconds=given.seconds,
-            begin_at=start if given.start is None else begin_at,
             speed=given.speed,
             window=given.window or WINDOWS[given.transport],
             stay=given.stay,

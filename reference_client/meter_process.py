@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import count
@@ -76,58 +76,110 @@ class ProcessPlan:
     subscribe: bool
     recorded: Recorded | None
     faults: FaultPlan
-    start: int
-    """Epoch second of the first sample."""
+    start: int | None
+    """Epoch second of the first sample; None: when everybody is ready."""
     seconds: int | None
     """How many to record; None: until stopped, or until the recordings end."""
-    begin_at: float
-    """``time.time()`` when recording begins."""
     speed: float
     window: int
     stay: bool
     """Go on answering the synchronization when everything was sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The moment at which the meters of all processes begin, so that none is late at its first second."""
+
+    start: int
+    """Epoch second of the first sample."""
+    at: float
+    """``time.time()`` at that moment."""
+
+
+READY = "ready"
+"""What a process says first; it then waits for its ``Begin``. After that it sends ``Figures``."""
+
+
 def run(plan: ProcessPlan, parent: Connection) -> None:
-    """Run until the plan is done, the parent says anything, or its pipe closes. Entry of the process."""
+    """Run until the plan is done, the parent says stop, or its pipe closes. Entry of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who then says so
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     log.set_up(plan.name)
     sys.setswitchinterval(0.001)  # the sending thread must not wait for the recording one
     try:
-        process = _MeterProcess(plan, parent)
-        signal.signal(signal.SIGTERM, lambda *_: process.stopping.set())
-        process.run()
+        _run(plan, parent, stopping)
     except BlockingIOError:
         raise SystemExit(f"another meter records into {plan.store}, with one of the same ids") from None
     except EcServerError as error:
         raise SystemExit(str(error)) from None
 
 
+def _run(plan: ProcessPlan, parent: Connection, stopping: threading.Event) -> None:
+    client = SipClient(plan.sip)
+    try:
+        client.start()
+        accounts = [client.add(device_id) for _, device_id in plan.devices]
+        if plan.subscribe:
+            _wait_for_presence(client, stopping)
+        begin = _wait_for_begin(client, parent, stopping)
+        if begin is not None:
+            _MeterProcess(plan, begin, client, accounts, parent, stopping).run()
+    finally:
+        client.stop()
+
+
+def _wait_for_presence(client: SipClient, stopping: threading.Event) -> None:
+    """As the original meters do: send nothing before the server said that it is open."""
+    client.subscribe()
+    deadline = time.monotonic() + _SUBSCRIBE_S
+    while not client.present and not stopping.is_set():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the server did not say that it is open within {_SUBSCRIBE_S:.0f} s")
+        client.poll(20)
+
+
+def _wait_for_begin(client: SipClient, parent: Connection, stopping: threading.Event) -> Begin | None:
+    """Say that this process is ready; None where it is told to stop instead."""
+    try:
+        parent.send(READY)
+        while not parent.poll():
+            client.poll(20)
+            if stopping.is_set():
+                return None
+        word = parent.recv()
+    except (EOFError, OSError):  # the parent is gone
+        return None
+    return word if isinstance(word, Begin) else None
+
+
 class _MeterProcess:
-    def __init__(self, plan: ProcessPlan, parent: Connection) -> None:
-        self.stopping = threading.Event()
-        self._plan, self._parent = plan, parent
-        self._meters = [_meter(plan, number, device_id) for number, device_id in plan.devices]
-        self._client = SipClient(plan.sip)
-        self._pace = Pace(plan.start, time.monotonic() + plan.begin_at - time.time(), plan.speed)
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        begin: Begin,
+        client: SipClient,
+        accounts: Sequence[int],
+        parent: Connection,
+        stopping: threading.Event,
+    ) -> None:
+        self._plan, self._start, self._client, self._accounts = plan, begin.start, client, accounts
+        self._parent, self._stopping = parent, stopping
+        self._meters = [_meter(plan, begin.start, number, device_id) for number, device_id in plan.devices]
+        self._pace = Pace(begin.start, time.monotonic() + begin.at - time.time(), plan.speed)
         delay_s = 1 / plan.speed + _RECORDING_TAKES_S
-        self._sender = SipSender(self._client, self._pace, plan.window, delay_s)
+        self._sender = SipSender(client, self._pace, plan.window, delay_s)
         self._answerers = [_answerer(plan.sync, meter) for meter in self._meters] if plan.sync else []
         self._answering: list[SyncAnswerer] = []
-        self._accounts: list[int] = []
         self._recording = threading.Thread(target=self._record, name="recording", daemon=True)
         self._report_at = 0.0
 
     def run(self) -> None:
-        """Everything, in order; whatever happens, files and sockets are closed."""
+        """Everything, in order; whatever happens, the files are closed."""
         try:
             for meter in self._meters:
                 if self._plan.seconds != 0:
-                    meter.store.begin(self._plan.start)
-            self._client.start()
-            self._accounts = [self._client.add(meter.device_id) for meter in self._meters]
-            if self._plan.subscribe:
-                self._wait_for_presence()
+                    meter.store.begin(self._start)
             for answerer in self._answerers:
                 answerer.start()
                 self._answering.append(answerer)
@@ -137,12 +189,12 @@ class _MeterProcess:
             self._end()
 
     def _send(self) -> None:
-        while not self.stopping.is_set():
+        while not self._stopping.is_set():
             self._tick()
             if not self._recording.is_alive() and self._sender.idle and not self._client.waiting:
                 if not self._plan.stay:
                     return
-                self.stopping.wait(0.2)
+                self._stopping.wait(0.2)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -151,13 +203,13 @@ class _MeterProcess:
             self._report_at = now + _REPORT_S
             self._report()
             if self._parent.poll():  # a word, or the end of the pipe: both mean stop
-                self.stopping.set()
+                self._stopping.set()
 
     def _record(self) -> None:
         """The recording thread: every second of every meter, as soon as it is over."""
         try:
             for second in self._seconds():
-                made = [meter.record(second, second - self._plan.start) for meter in self._meters]
+                made = [meter.record(second, second - self._start) for meter in self._meters]
                 outgoing = list(
                     merge(
                         *(
@@ -167,40 +219,29 @@ class _MeterProcess:
                     )
                 )
                 while not self._sender.offer(outgoing, 0.2):
-                    if self.stopping.is_set():
+                    if self._stopping.is_set():
                         return
         except (OSError, ValueError):
             _log.exception("recording ended")
-            self.stopping.set()
+            self._stopping.set()
         finally:
             for meter in self._meters:
                 meter.store.finish()
 
     def _seconds(self) -> Iterator[int]:
         """The seconds to record, each as soon as it is over."""
-        length = _length(self._plan)
-        for second in (
-            count(self._plan.start) if length is None else range(self._plan.start, self._plan.start + length)
-        ):
+        start, length = self._start, _length(self._plan, self._start)
+        for second in count(start) if length is None else range(start, start + length):
             wait_s = self._pace.at((second + 1) * 1_000_000) - time.monotonic() if self._pace.waits else 0.0
-            if self.stopping.wait(max(0.0, wait_s)):
+            if self._stopping.wait(max(0.0, wait_s)):
                 return
             yield second
-
-    def _wait_for_presence(self) -> None:
-        """As the original meters do: send nothing before the server said that it is open."""
-        self._client.subscribe()
-        deadline = time.monotonic() + _SUBSCRIBE_S
-        while not self._client.present and not self.stopping.is_set():
-            if time.monotonic() > deadline:
-                raise SystemExit(f"the server did not say that it is open within {_SUBSCRIBE_S:.0f} s")
-            self._client.poll(20)
 
     def _report(self, *, finished: bool = False) -> None:
         try:
             self._parent.send(self._figures(finished))
         except OSError:  # the parent is gone
-            self.stopping.set()
+            self._stopping.set()
 
     def _figures(self, finished: bool) -> Figures:
         client, verified = self._client, [answerer.verified for answerer in self._answerers]
@@ -220,40 +261,43 @@ class _MeterProcess:
         )
 
     def _end(self) -> None:
-        self.stopping.set()
+        self._stopping.set()
         if self._recording.is_alive():
             self._recording.join()
         for answerer in self._answering:
             answerer.stop()
         deadline = time.monotonic() + _LAST_ANSWERS_S
-        while self._client.waiting and self._client.running and time.monotonic() < deadline:
+        while self._client.waiting and time.monotonic() < deadline:
             self._client.poll(10)
         self._report(finished=True)
-        self._client.stop()
         for meter in self._meters:
             meter.store.close()
 
 
-def _meter(plan: ProcessPlan, number: int, device_id: str) -> Meter:
+def _meter(plan: ProcessPlan, start: int, number: int, device_id: str) -> Meter:
     # A copy of real time must survive a power cut; a replay can be replayed again.
     folder = store_folder(plan.store, device_id)
     store = LocalStore(folder, keep_hours=plan.keep_hours, durable=plan.speed == 1)
     return Meter(
-        device_id, _source(plan, number, device_id), store, Faults(plan.faults, device_id), binary=plan.binary
+        device_id,
+        _source(plan, start, number, device_id),
+        store,
+        Faults(plan.faults, device_id),
+        binary=plan.binary,
     )
 
 
-def _source(plan: ProcessPlan, number: int, device_id: str) -> SampleSource:
+def _source(plan: ProcessPlan, start: int, number: int, device_id: str) -> SampleSource:
     if plan.recorded is None:
         return Waveform(zlib.crc32(device_id.encode()))
     files = plan.recorded.files
-    return Recording(files[number % len(files)], plan.start, loop=plan.recorded.loop)
+    return Recording(files[number % len(files)], start, loop=plan.recorded.loop)
 
 
-def _length(plan: ProcessPlan) -> int | None:
+def _length(plan: ProcessPlan, start: int) -> int | None:
     if plan.seconds is not None or plan.recorded is None or plan.recorded.loop:
         return plan.seconds
-    return max(Recording(file, plan.start).seconds for file in plan.recorded.files)
+    return max(Recording(file, start).seconds for file in plan.recorded.files)
 
 
 def _answerer(target: SyncTarget, meter: Meter) -> SyncAnswerer:

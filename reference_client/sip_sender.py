@@ -4,7 +4,7 @@ Rules:
 
 1. Recording never waits for sending, unless the pace is "as fast as possible". What cannot be sent in
    time is skipped and counted; the synchronization makes it good.
-2. At most ``window`` messages are unanswered, and at most a few seconds wait in the queue.
+2. At most ``window`` messages are unanswered, and at most ten seconds of messages wait.
 3. After a message without an answer (408, 503) nothing is sent for a second: a server that is away
    is not stormed.
 """
@@ -24,7 +24,7 @@ WINDOWS = {"udp": 64, "tcp": 512, "tls": 512}
 """Unanswered messages at most. Over UDP few, since a server's receive buffer holds about 150."""
 
 _CHUNK = 32
-_QUEUED_SECONDS = 3
+_QUEUED_SECONDS = 10
 _PAUSE_S = 1.0
 _POLL_MS = 3
 _NO_ANSWER = (408, 503)

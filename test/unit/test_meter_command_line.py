@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reference_client.__main__ import begin_of
 from reference_client.command_line import _parser, plans_of
+from reference_client.meter_process import Begin
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,6 @@ def test_meters_are_divided_among_processes():
     plans = plans_of(["--devices", "19", "--id-prefix", "flat"])
     assert [len(plan.devices) for plan in plans] == [8, 8, 3]
     assert [d for plan in plans for _, d in plan.devices] == [f"flat-{i}" for i in range(1, 20)]
-    assert len({plan.begin_at for plan in plans}) == 1
 
 
 def test_a_certificate_names_one_device_so_each_has_its_process():
@@ -27,17 +27,12 @@ def test_a_certificate_names_one_device_so_each_has_its_process():
     assert [len(plan.devices) for plan in plans] == [1, 1, 1]
 
 
-def test_now_begins_at_a_whole_second_that_is_still_to_come():
-    before = time.time()
+def test_now_is_the_next_whole_second_and_another_start_begins_at_once():
     (plan,) = plans_of([])
-    assert before < plan.start < before + 5
-    assert plan.begin_at == plan.start
-
-
-def test_another_start_is_recorded_from_as_soon_as_the_processes_are_up():
-    (plan,) = plans_of(["--start", "1772366400", "--speed", "max", "--format", "binary"])
-    assert plan.start == 1_772_366_400
-    assert time.time() < plan.begin_at < time.time() + 5
+    assert plan.start is None
+    assert begin_of(plan.start, 1_772_366_400.25) == Begin(1_772_366_401, 1_772_366_401.0)
+    (plan,) = plans_of(["--start", "1700000000", "--speed", "max", "--format", "binary"])
+    assert begin_of(plan.start, 1_772_366_400.25) == Begin(1_700_000_000, 1_772_366_400.25)
     assert math.isinf(plan.speed)
     assert plan.binary
 
