@@ -54,7 +54,6 @@ class Measured:
             "messages/s": self.per_second,
             "samples/s": self.samples_per_second,
             "its CPU µs/message": sum(self.cpu_us.values()),
-            "of that": ", ".join(f"{part} {value:.0f}" for part, value in self.cpu_us.items()),
             "its peak MB": sum(self.peak_mb.values()),
             "generator CPU µs/message": self.generator_us,
         }

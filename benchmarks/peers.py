@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -64,7 +65,7 @@ def run(effort: Effort, say: Say) -> Outcome:
             if {of, by} <= competitors.keys()
         ],
         [fault for one in rounds for m in one.values() for fault in m.faults],
-        notes,
+        [*notes, *(_parts(name, [one[name] for one in rounds]) for name in competitors)],
         [one_as_dict(number, m) for number, one in enumerate(rounds) for m in one.values()],
     )
 
@@ -80,6 +81,12 @@ def in_turns(competitors: Mapping[str, Competitor], effort: Effort, say: Say) ->
             say(f"round {number + 1} of {effort.rounds}: {name}: {measured[name].per_second:,.0f} messages/s")
         rounds.append({name: measured[name] for name in competitors})
     return rounds
+
+
+def _parts(name: str, of: Sequence[Measured]) -> str:
+    """Whose processor time it is, in words: medians."""
+    parts = (f"{part} {statistics.median(m.cpu_us[part] for m in of):.1f}" for part in of[0].cpu_us)
+    return f"CPU µs/message, {name}: {', '.join(parts)}"
 
 
 def quotients(
