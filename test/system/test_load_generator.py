@@ -28,6 +28,20 @@ def answer(head: bytes, status: bytes = b"200 OK") -> bytes:
     return b"SIP/2.0 " + status + b"\r\n" + b"".join(_COPIED.findall(head)) + b"Content-Length: 0\r\n\r\n"
 
 
+def both_transports() -> tuple[socket.socket, socket.socket]:
+    """A datagram and a listening socket on one port; another port where somebody has the second."""
+    while True:
+        tcp = socket.create_server(("127.0.0.1", 0), backlog=64)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+
+
 class Responder:
     """Takes MESSAGEs on one port; ``judge(number of the message)`` gives the status, or None for silence."""
 
@@ -41,11 +55,9 @@ class Responder:
         self.most_unanswered = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp, self.tcp = both_transports()
         self.udp.settimeout(0.1)
         self.port = self.udp.getsockname()[1]
-        self.tcp = socket.create_server(("127.0.0.1", self.port), backlog=64)
         self.tcp.settimeout(0.1)
         self.threads = [threading.Thread(target=work) for work in (self._serve_udp, self._serve_tcp)]
         for thread in self.threads:
