@@ -127,10 +127,11 @@ def whole_round(
 
     def task(store: Store) -> RoundTask:
         now_s = clock()
-        if store.device(device_id) is None:
+        record = store.device(device_id)
+        if record is None:
             store.note_devices({device_id: int(now_s * 1e6)})
-        known = store.device(device_id), store.earliest_minute(device_id)
-        return RoundTask(device_id, *round_span(*known, oldest, now_s, rules), last)
+        earliest = store.earliest_minute(device_id)
+        return RoundTask(device_id, *round_span(record, earliest, oldest, now_s, rules), last)
 
     return (yield from compare((yield from use(task)), lambda: int(clock() * 1e6)))
 
