@@ -24,11 +24,11 @@ from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server import log
 from ec_server.errors import ConfigurationError, RetryableStorageError, StorageError
+from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from ec_server.status.figures import RUN_FOLDER, SYNC_FIGURES, SYNC_NAME
 from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.engines import open_store
 from ec_server.supervision.parent_pipe import watch_parent
-from ec_server.supervision.restart_policy import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from ec_server.synchronization import audit
 from ec_server.synchronization.server import SyncServer
 from ec_server.utc import MINUTE_S, parse_minute

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,7 @@ class DeviceRecord:
     extra: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RawMessage:
+class RawMessage(NamedTuple):
     """One SIP MESSAGE as received: its body's exact bytes, who sent it, and when."""
 
     body: bytes

@@ -15,8 +15,8 @@ Tuning that PJSUA2 has no setting for is done through the extension module's exp
 * A UDP transaction is kept 32 s (timer J) at 11.5 KB. Kept 2 s here: a retransmission that comes
   later is the same row once more.
 
-Traps of PJSIP 2.15.1 that Python cannot close; each costs this receiver process, its queue and open
-transaction, and nothing else, because receivers share nothing:
+Traps of PJSIP 2.15.1 that Python cannot close; each costs this process and what the stack has
+in hand, and nothing else, because receivers share nothing and the ring outlives it:
 
 * A malformed multipart body is read out of bounds by the parser, before any callback.
 * A SUBSCRIBE with Expires 0 outside a subscription can use freed memory. It is refused in the

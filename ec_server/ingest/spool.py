@@ -187,8 +187,7 @@ def adopt(path: Path, own: Spool, page_path: Path) -> int:
         empty = not len(left) and not left.set_aside_count
     if moved and page_path.exists():
         with closing(WorkerPage.open(page_path)) as page:
-            page.apply({"spooled": -moved})
-            page.shift_received(-moved)
+            page.apply({"spooled": -moved, "taken_over": -moved})
     if empty:
         for end in ("", "-wal", "-shm"):
             path.with_name(path.name + end).unlink(missing_ok=True)

@@ -1,15 +1,15 @@
-"""The thread between the intake queue and the database: takes, checks, commits, accounts.
+"""What stands between the intake ring and the database: takes, checks, commits, accounts.
 
 Rules:
 
-1. What was taken from the queue is stored, rejected and counted, or still held: a write that fails is
-   tried again until it succeeds or the process has to go. While it is held nothing more is taken,
-   the queue fills, and the SIP thread waits: that is the back-pressure.
-2. The account is settled in one step for each commit, after it. Before it, the page notes which
-   commit is meant (``intend``), and the commit carries the same number, so that a death in between
-   can be accounted for to the unit.
-3. ``tick`` is raised while the thread goes round or waits for a database it knows to be away; it
-   stands still only where the thread is stuck.
+1. What was taken from the ring is stored, rejected and counted, or still in the ring: a write that
+   fails is tried again until it succeeds or the process has to go. Meanwhile nothing more is taken,
+   the ring fills, and the SIP process waits: that is the back-pressure.
+2. The account is settled in one step for each commit, after it, and the ring goes on in the same
+   step. Before it, the page notes which commit is meant (``intend``), and the commit carries the same
+   number: so whoever takes over after a death knows whether it happened, to the unit.
+3. It beats while it goes round or waits for a database that it knows to be away; it stands still
+   only where it is stuck.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ec_server.errors import PermanentStorageError, StorageError
-from ec_server.ingest.intake_queue import IntakeQueue
+from ec_server.ingest.intake_ring import Taker
 from ec_server.ingest.live_figures import LiveFigures
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.message_group import GroupParser
@@ -68,7 +68,7 @@ class Writer:
     def __init__(
         self,
         settings: WriterSettings,
-        queue: IntakeQueue,
+        taker: Taker,
         page: WorkerPage,
         open_store: Callable[[], Store],
         admits: Admits,
@@ -81,7 +81,7 @@ class Writer:
         With a ``spool``, what the database does not take waits there, and the writer goes on.
         """
         self._settings = settings
-        self._queue = queue
+        self._taker = taker
         self._page = page
         self._open_store = open_store
         self._admits = admits
@@ -92,7 +92,9 @@ class Writer:
         self._ledger = MinuteLedger()
         self._live = LiveFigures(settings.run_folder / f"{settings.worker}.devices.json", time.monotonic())
         self._log_limit = RateLimit()
-        self._sequence = max(page.intent()[1], page.figures()["settled_sequence"])
+        self._settled_sequence = page.figures()["settled_sequence"]
+        self._sequence = max(page.intent()[1], self._settled_sequence)
+        self._already = 0
         self._store: Store | None = None
         self._page_lock = threading.Lock()  # the drainer settles too
         self._spooling: Spooling | None = None
@@ -101,8 +103,6 @@ class Writer:
             self._agree_with_spool(len(spool))
         self._next_health_s = 0.0
         self._abandon = threading.Event()
-        self.tick_s = time.monotonic()
-        """When the thread last went round; read by the heartbeat."""
 
     # --- the thread -----------------------------------------------------------------------
 
@@ -112,13 +112,18 @@ class Writer:
         drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         drainer.start()
         try:
+            self._settle_commit_in_doubt()
+            self._already = self._taker.already_settled
             while not self._abandon.is_set():
-                messages = self._queue.take(self._settings.commit_batches, _IDLE_TAKE_S, gather_s)
-                self.tick_s = now_s = time.monotonic()
+                messages = self._taker.take(self._settings.commit_batches, _IDLE_TAKE_S, gather_s)
+                self._taker.beat()
+                now_s = time.monotonic()
                 if messages:
                     self._handle(messages, now_s)
-                elif self._queue.closed:
+                elif self._taker.closed:
                     break
+                if self._taker.parent_is_gone:
+                    break  # the next SIP process brings a writer of its own; the ring waits for it
                 self._look_after(now_s)
             self._publish(self._ledger.end_all())
         finally:
@@ -127,6 +132,24 @@ class Writer:
             drainer.join(_DRAINER_END_S)
             if self._store is not None:
                 self._store.close()
+
+    def _settle_commit_in_doubt(self) -> None:
+        """A writer before may have died between its commit and the account: the database knows."""
+        day, sequence = self._page.intent()
+        if sequence <= self._settled_sequence or not self._taker.in_hand:
+            return
+        mark = None
+        while not self._abandon.is_set():
+            try:
+                mark = self._opened().committed_mark(day, self._settings.worker)
+                break
+            except StorageError as error:
+                self._say_trouble(str(error))
+                self._wait(_LONGEST_RETRY_S)
+        if mark is not None and mark[0] == sequence:
+            step = sequence - self._settled_sequence
+            self._taker.settle_doubt({"stored": mark[1], "duplicate": mark[2], "settled_sequence": step})
+            self._settled_sequence = sequence
 
     def _drain(self) -> None:
         if self._spooling is not None:
@@ -151,10 +174,24 @@ class Writer:
             if refusal is not None:
                 rejected[REJECTED[refusal.reason]] += 1
                 self._report(message, refusal, rejected)
-        if rejected:
-            self._apply(rejected)
-        for day, of_day in _by_day(batches):
-            self._commit(day, of_day, now_s)
+        self._settle_group(batches, rejected, now_s)
+
+    def _settle_group(self, batches: list[Batch], rejected: Counter[str], now_s: float) -> None:
+        """Commit day by day; the last step also settles the rejected and lets the ring go on."""
+        already, self._already = self._already, 0
+        days = _by_day(batches)
+        while days and already >= len(days[0][1]) > 0:
+            already -= len(days.pop(0)[1])
+        self._taker.note_group()
+        rest = {**rejected, **self._taker.advance()}
+        for day, of_day in days[:-1]:
+            if not self._commit(day, of_day, now_s, {}):
+                return
+        if not days:
+            self._apply(rest)
+        elif not self._commit(*days[-1], now_s, rest):
+            return
+        self._taker.went_on()
 
     def _report(self, message: RawMessage, rejection: Rejection, counts: Counter[str]) -> None:
         reason = rejection.reason
@@ -174,55 +211,60 @@ class Writer:
 
     # --- from batch to row ----------------------------------------------------------------
 
-    def _commit(self, day: int, batches: list[Batch], now_s: float) -> None:
-        """Write until it is committed; returns without only when the writer is abandoned."""
+    def _commit(self, day: int, batches: list[Batch], now_s: float, rest: Mapping[str, int]) -> bool:
+        """Write until it is committed or spooled, and settle that with ``rest``; False: abandoned."""
         self._sequence += 1
         wait_s = _FIRST_RETRY_S
         while not self._abandon.is_set():
             began_us = time.time_ns() // 1000
             try:
                 if self._spooling is not None and self._spooling.engaged:
-                    self._to_spool(self._spooling, batches, began_us)
+                    self._to_spool(self._spooling, batches, began_us, rest)
                 else:
-                    self._to_database(day, batches, now_s)
+                    self._to_database(day, batches, now_s, rest)
             except StorageError as error:
                 self._apply({"write_failures": 1})
-                if self._spooling is not None and self._spool_instead(batches, began_us, error):
-                    return
+                if self._spooling is not None and self._spool_instead(batches, began_us, rest, error):
+                    return True
                 self._say_trouble(str(error))
                 if isinstance(error, PermanentStorageError):
                     self._reopen()
                 self._wait(wait_s)
                 wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
             else:
-                return
+                return True
+        return False
 
-    def _to_database(self, day: int, batches: list[Batch], now_s: float) -> None:
+    def _to_database(self, day: int, batches: list[Batch], now_s: float, rest: Mapping[str, int]) -> None:
         began_ns = time.perf_counter_ns()
         store = self._opened()
         self._page.intend(day, self._sequence)
         result = store.write(batches, CommitMark(self._settings.worker, self._sequence))
-        self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000)
+        self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000, rest)
         changed = [b for b, c in zip(batches, result.changed) if c]
         self._publish(self._ledger.add(changed, result.opened, now_s))
         self._say_trouble("")
 
     # --- the spool ------------------------------------------------------------------------
 
-    def _to_spool(self, spooling: Spooling, batches: list[Batch], began_us: int) -> None:
+    def _to_spool(
+        self, spooling: Spooling, batches: list[Batch], began_us: int, rest: Mapping[str, int]
+    ) -> None:
         spooling.append(batches, began_us)
-        self._apply({"spooled": len(batches)})
+        self._apply({**rest, "spooled": len(batches)})
         self._ledger.forget({(b.device_id, minute_of(b.second)) for b in batches})
         for batch in batches:
             self._live.count(batch.device_id, batch.count)
 
-    def _spool_instead(self, batches: list[Batch], began_us: int, why: StorageError) -> bool:
+    def _spool_instead(
+        self, batches: list[Batch], began_us: int, rest: Mapping[str, int], why: StorageError
+    ) -> bool:
         """Whether the spool took what the database did not."""
         assert self._spooling is not None
         if self._spooling.engaged:
             return False  # the spool itself refused
         try:
-            self._to_spool(self._spooling, batches, began_us)
+            self._to_spool(self._spooling, batches, began_us, rest)
         except StorageError as error:
             _log.warning("nor does the spool take it: %s", error)
             return False
@@ -241,31 +283,32 @@ class Writer:
         )
 
     def _agree_with_spool(self, waiting: int) -> None:
-        """Put the account right with what is in the spool: a death may have come between the two.
-
-        What was booked as lost and is in the spool after all is not lost; what left it is stored.
-        """
+        """Put the account right with what is in the spool: a death may have come between the two."""
         figures = self._page.figures()
         more = waiting - figures["spooled"]
         if more < 0:
             self._apply({"spooled": more, "stored": -more})
+        elif 0 < more <= self._taker.in_hand:
+            self._taker.settle_doubt({"spooled": more})
         elif more:
-            known = min(more, figures["lost"])
-            self._apply({"spooled": more, "lost": -known})
-            self._page.shift_received(more - known)  # taken over, or from before this account
+            self._apply({"spooled": more, "taken_over": more})
 
-    def _settle(self, batches: Sequence[Batch], changed: Sequence[bool], commit_us: int) -> None:
+    def _settle(
+        self, batches: Sequence[Batch], changed: Sequence[bool], commit_us: int, rest: Mapping[str, int]
+    ) -> None:
         stored = sum(changed)
         self._apply(
             {
+                **rest,
                 "stored": stored,
                 "duplicate": len(changed) - stored,
                 "samples_stored": sum([b.count for b, c in zip(batches, changed) if c]),
                 "commits": 1,
                 "commit_us": commit_us,
-                "settled_sequence": self._sequence - self._page.figures()["settled_sequence"],
+                "settled_sequence": self._sequence - self._settled_sequence,
             }
         )
+        self._settled_sequence = self._sequence
         for batch in batches:
             self._live.count(batch.device_id, batch.count)
 
@@ -320,7 +363,7 @@ class Writer:
         """Wait for a database that is known to be away; the thread is not stuck meanwhile."""
         until_s = time.monotonic() + wait_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._abandon.wait(min(left_s, 0.5)):
-            self.tick_s = time.monotonic()
+            self._taker.beat()
 
 
 def _by_day(batches: list[Batch]) -> list[tuple[int, list[Batch]]]:

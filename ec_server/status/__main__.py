@@ -10,10 +10,10 @@ import tomllib
 from pathlib import Path
 
 from configuration.properties_reader import read_settings
-
 from configuration.settings import Settings
 from ec_server import log
 from ec_server.errors import ConfigurationError
+from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from ec_server.status.database_view import DatabaseView
 from ec_server.status.figures import RUN_FOLDER, STATUS_NAME
 from ec_server.status.http_server import listen, serve
@@ -25,8 +25,6 @@ from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 
-EXIT_CONFIGURATION = 2
-EXIT_CANNOT_BOOT = 78
 _ROOT = Path(__file__).parents[2]
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,9 @@ RECEIVER_FIGURES: tuple[str, ...] = (
     "write_failures",
     "settled_sequence",  # the last write call whose outcome is in these figures
     "quarantined",
+    "taken_over",  # in the spool here, received by a worker that is no more (there it is negative)
+    "ring_position",  # where the ring goes on behind what is settled: bytes
+    "ring_count",  # and messages
     *REJECTED.values(),
 )
 
@@ -56,7 +59,7 @@ def settled(figures: dict[str, int]) -> int:
     """How many received messages a receiver's figures account for; the rest is queued."""
     rejected = sum(figures[name] for name in REJECTED.values())
     parts = ("stored", "duplicate", "spooled", "lost")
-    return rejected + sum(figures[name] for name in parts)
+    return rejected + sum(figures[name] for name in parts) - figures["taken_over"]
 
 
 def queued(figures: dict[str, int]) -> int:

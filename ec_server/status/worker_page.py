@@ -92,9 +92,9 @@ class WorkerPage:
         """One more message taken from the SIP stack; called by the receiving thread alone."""
         self._cells[self._RECEIVED] += 1
 
-    def shift_received(self, amount: int) -> None:
-        """Book messages that another worker received as this one's, or away; while nobody receives."""
-        self._cells[self._RECEIVED] += amount
+    def received(self) -> int:
+        """Messages taken from the SIP stack so far."""
+        return self._cells[self._RECEIVED]
 
     def apply(self, changes: Mapping[str, int]) -> None:
         """Add to several figures in one step.

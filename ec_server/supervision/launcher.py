@@ -2,7 +2,7 @@
 
 lock       nobody else uses storage.path, and nothing of a former run is left
 ports      all can be had
-accounts   what a former run left open is settled
+former run its pages say that it ended; rings that nobody takes from are drained
 workers    started, kept running, ended (supervisor.py)
 """
 
@@ -11,18 +11,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from configuration.check import warnings
 from configuration.settings import Settings
 from ec_server.errors import ConfigurationError
+from ec_server.exit_codes import EXIT_CONFIGURATION
 from ec_server.status.figures import RUN_FOLDER
-from ec_server.supervision.account import settle, settle_former_run
-from ec_server.supervision.commit_lookup import commit_lookup
+from ec_server.supervision.former_run import drain_left_rings, mark_dead
 from ec_server.supervision.plan import child_environment, server_plans, up_line
 from ec_server.supervision.port_probe import probe, server_ports
-from ec_server.supervision.restart_policy import EXIT_CONFIGURATION
 from ec_server.supervision.run_lock import RunLock
 from ec_server.supervision.stop_signals import StopSignals
 from ec_server.supervision.supervisor import Supervisor
@@ -62,13 +60,12 @@ def _ready_to_run(
     signals: StopSignals,
     lock: RunLock,
 ) -> Supervisor:
-    committed_mark = commit_lookup(settings)
-    settle_former_run(settings.storage_path / RUN_FOLDER, committed_mark)
+    mark_dead(settings.storage_path / RUN_FOLDER)
+    drain_left_rings(settings, config, child_environment(environ, root))
     return Supervisor(
         server_plans(settings, config, root),
         child_environment(environ, root),
         signals,
-        settle=partial(settle, committed_mark=committed_mark),
         up_line=up_line(settings),
         keep_open=(lock.descriptor,),
     )

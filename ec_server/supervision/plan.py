@@ -32,7 +32,7 @@ class ChildPlan:
     page: Path
     figures: tuple[str, ...]
     receives: bool = False
-    """It takes messages: it is told first to stop, and its death is accounted for."""
+    """It takes messages: it is told first to stop."""
 
 
 def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[ChildPlan, ...]:

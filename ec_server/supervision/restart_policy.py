@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 LONGEST_PAUSE_AFTER_READY_S = 0.2
@@ -28,8 +30,6 @@ RESTARTS_AT_ONCE = 3
 BOOTS_AT_START = 5
 """Failed boots in a row that end the start, where the process did not say more by its exit code."""
 
-EXIT_CONFIGURATION = 2
-EXIT_CANNOT_BOOT = 78
 REFUSALS = frozenset({EXIT_CONFIGURATION, EXIT_CANNOT_BOOT})
 """Exit codes with which a process says that trying again is pointless until somebody acts."""
 

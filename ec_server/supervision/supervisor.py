@@ -5,7 +5,7 @@ The loop looks, decides and waits; what it decides by is pure (restart_policy.py
 Rules:
 
 1. A worker is a name and a page for good; its processes come and go (child.py). Between a death and
-   the next start the page is the supervisor's: it settles the account and says why it died.
+   the next start the page is the supervisor's: it says why it died.
 2. The start is over when every worker has been ready (or degraded) once. A worker that refuses to
    boot before it ever was ready ends the server: everything is stopped, exit code 2.
 3. A worker that hangs is killed, and treated like one that died by itself.
@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
+from ec_server.exit_codes import EXIT_CONFIGURATION
 from ec_server.status.worker_page import WorkerPage
 from ec_server.supervision.child import Child, Outcome
 from ec_server.supervision.plan import ChildPlan
 from ec_server.supervision.restart_policy import (
-    EXIT_CONFIGURATION,
     Life,
     Limits,
     RestartHistory,
@@ -86,18 +86,14 @@ class Supervisor:
         environ: Mapping[str, str],
         signals: StopSignals,
         *,
-        settle: Callable[[WorkerPage], int],
         up_line: str,
         keep_open: Sequence[int] = (),
         limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
-        """``settle`` accounts for a dead receiver's page and returns what was lost with it.
-
-        Raises OSError where a page cannot be made.
-        """
+        """Raises OSError where a page cannot be made."""
         self._workers = [Worker(plan) for plan in plans]
         self._environ, self._signals, self._keep_open = environ, signals, tuple(keep_open)
-        self._settle, self._up_line, self._limits = settle, up_line, limits
+        self._up_line, self._limits = up_line, limits
         self._up = False
         self._stop: StopPlan | None = None
         self._exit_code = 0
@@ -210,14 +206,13 @@ class Supervisor:
             _log.info("%s is back after %.2f s (process %d)", worker.plan.name, back_s, child.pid)
 
     def _bury(self, worker: Worker, outcome: Outcome, now: float) -> None:
-        """Account for a process that is gone, and plan what comes after it."""
+        """Note that a process is gone, and plan what comes after it."""
         state, reason = worker.look_at_page()
         if outcome.life.ready_s is None and state in {"ready", "degraded"} and worker.child:
             self._note_ready(worker, worker.child, now)
             outcome = worker.child.outcome() or outcome
         worker.child, worker.died_s = None, now
         why = f"{outcome.text}: {reason}" if reason else outcome.text
-        self._account(worker)
         worker.page.set_state("dead", why)
         if self._stop is None:
             pause = self._plan_restart(worker, outcome.life, outcome.code, why)
@@ -232,16 +227,6 @@ class Supervisor:
         elif not outcome.clean:
             self._exit_code = self._exit_code or 1
             _log.error("%s (process %d) %s", worker.plan.name, outcome.pid, why)
-
-    def _account(self, worker: Worker) -> None:
-        lost = self._settle(worker.page) if worker.plan.receives else 0
-        if lost:
-            _log.error(
-                "%s: %d batches were received and not stored; they count as lost, and the "
-                "synchronization brings them back",
-                worker.plan.name,
-                lost,
-            )
 
     def _plan_restart(self, worker: Worker, life: Life, code: int, why: str) -> str:
         """Note a death, and what follows from it; that is returned in words for the log."""

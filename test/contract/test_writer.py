@@ -12,7 +12,7 @@ import apsw
 import pytest
 from contract.store_suite import batch
 
-from ec_server.ingest.intake_queue import IntakeQueue
+from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
@@ -43,12 +43,13 @@ class Bench:
         self.folder = folder
         self.run_folder = folder / "run"
         self.run_folder.mkdir(exist_ok=True)
-        self.queue = IntakeQueue(1000)
         self.page = WorkerPage.create(self.run_folder / "receiver-0.page", RECEIVER_FIGURES)
+        self.ring = IntakeRing(self.run_folder / "receiver-0.ring", self.page, 2000)
+        self.taker = Taker(self.ring.path, self.page)
         self.troubles: list[str] = []
         self.writer = Writer(
             WriterSettings("receiver-0", self.run_folder, Limits()),
-            self.queue,
+            self.taker,
             self.page,
             open_store or (lambda: SqliteStore(folder)),
             lambda device_id, message: (
@@ -65,15 +66,14 @@ class Bench:
 
     def send(self, *bodies: str) -> None:
         for body in bodies:
-            self.page.count_received()
-            self.queue.put(RawMessage(body.encode(), "127.0.0.1:5060", time.time_ns() // 1000))
+            self.ring.put(RawMessage(body.encode(), "127.0.0.1:5060", time.time_ns() // 1000))
 
     def settled(self) -> dict[str, int]:
         until(lambda: queued(self.page.figures()) == 0, "everything to be settled")
         return self.page.figures()
 
     def end(self) -> None:
-        self.queue.close()
+        self.ring.close()
         self.writer.abandon()
         self.thread.join(10)
 
@@ -204,7 +204,7 @@ def test_live_figures_name_the_devices_and_their_rate(benches: Callable[..., Ben
 def test_what_is_in_the_queue_is_committed_before_the_end(benches: Callable[..., Bench]) -> None:
     bench = benches()
     bench.send(*[body("m", NOW, us) for us in range(0, 900_000, 1000)])
-    bench.queue.close()
+    bench.ring.close()
     bench.thread.join(10)
     assert not bench.thread.is_alive()
     assert bench.page.figures()["stored"] == 900

@@ -74,19 +74,6 @@ def degraded() -> None:
     worker.end()
 
 
-def receive_and_wait() -> None:
-    """Seven messages received, four settled, a write of two noted and not known to have committed."""
-    worker = Worker()
-    for _ in range(7):
-        worker.page.count_received()
-    worker.page.intend(1_000, worker.page.figures()["settled_sequence"] + 1)
-    worker.page.apply({"stored": 3, "rejected_empty": 1, "settled_sequence": 1})
-    worker.page.intend(1_000, worker.page.figures()["settled_sequence"] + 1)
-    worker.ready()
-    worker.work()
-    worker.end()
-
-
 def hang_when_ready() -> None:
     worker = Worker(ignore_term=True)
     worker.ready()

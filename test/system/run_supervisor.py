@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from ec_server import log
 from ec_server.status.figures import RECEIVER_FIGURES
-from ec_server.supervision.account import settle
 from ec_server.supervision.plan import ChildPlan, child_environment
 from ec_server.supervision.restart_policy import Limits
 from ec_server.supervision.run_lock import RunLock
@@ -50,7 +48,6 @@ def main() -> int:
             plans,
             child_environment(os.environ, HERE.parent.parent),
             signals,
-            settle=partial(settle, committed_mark=lambda day, writer: tuple(wanted["mark"])),
             up_line="up: all of them",
             keep_open=(lock.descriptor,),
             limits=Limits(**wanted.get("limits", {})),

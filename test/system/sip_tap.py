@@ -39,10 +39,8 @@ class Tap:
     def __init__(self) -> None:
         self.counted = 0
 
-    def count(self) -> None:
-        self.counted += 1
-
     def take(self, message: RawMessage) -> None:
+        self.counted += 1
         if message.body.startswith(b"RAISE"):
             raise RuntimeError("on purpose")
         say(
@@ -64,7 +62,7 @@ def main() -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     tap = Tap()
-    receiver = SipReceiver(options(json.loads(sys.argv[1])), tap.count, tap.take)
+    receiver = SipReceiver(options(json.loads(sys.argv[1])), tap.take)
     receiver.start()
     say({"ready": True})
     receiver.run(lambda: bool(stopped), lambda: None)

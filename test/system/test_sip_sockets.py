@@ -16,7 +16,7 @@ import json, os, socket, sys
 from utilities.sip_config import SipOptions, SipReceiver
 
 port = int(sys.argv[1])
-receiver = SipReceiver(SipOptions("127.0.0.1", "127.0.0.1", port, ("udp", "tcp")), lambda: None, print)
+receiver = SipReceiver(SipOptions("127.0.0.1", "127.0.0.1", port, ("udp", "tcp")), print)
 receiver.start()
 found = []
 for name in os.listdir("/proc/self/fd"):

@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ec_server.status.figures import queued
 from ec_server.status.worker_page import WorkerPage
 
 SCRIPT = Path(__file__).resolve().parent / "run_supervisor.py"
@@ -254,34 +253,6 @@ def test_a_supervisor_that_did_not_run_for_a_while_kills_nobody(run):
     os.kill(worker, signal.SIGCONT)
     assert running.end() == 0
     assert [pid for _, pid in running.events("receiver-0", "boot")] == [worker]
-
-
-# --- accounts -----------------------------------------------------------------------------
-
-
-def test_what_a_killed_receiver_had_not_stored_is_lost_and_known_by_number(run):
-    running = run({"receiver-0": "receive_and_wait"})
-    os.kill(running.wait_ready("receiver-0"), signal.SIGKILL)
-    running.wait_ready("receiver-0", 2)
-    page = running.page("receiver-0")
-    figures = page.figures()
-    page.close()
-    assert figures["received"] == 14
-    assert (figures["stored"], figures["rejected_empty"], figures["lost"]) == (6, 2, 3)
-    assert queued(figures) == 3
-    assert "3 batches were received and not stored" in running.log()
-    assert running.end() == 0
-
-
-def test_a_commit_in_doubt_is_looked_up_before_anything_counts_as_lost(run):
-    running = run({"receiver-0": "receive_and_wait"}, mark=[2, 1, 1])
-    os.kill(running.wait_ready("receiver-0"), signal.SIGKILL)
-    running.wait_ready("receiver-0", 2)
-    page = running.page("receiver-0")
-    figures = page.figures()
-    page.close()
-    assert (figures["stored"], figures["duplicate"], figures["lost"]) == (7, 1, 1)
-    assert running.end() == 0
 
 
 # --- stopping -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PURE = {"ec_server.errors", "ec_server.utc", "ec_server.model", "ec_server.log"}
+PURE = {"ec_server.errors", "ec_server.exit_codes", "ec_server.utc", "ec_server.model", "ec_server.log"}
 BELOW_ALL = {*PURE, "utilities", "configuration"}
 
 # What each part may import of ours, besides itself and BELOW_ALL.

@@ -1,0 +1,153 @@
+"""The writer process of one receiver: ``python -m ec_server.ingest --worker N``; started by it.
+
+It ends when the receiver has closed the ring and everything in it is settled, or after the group in
+hand when the receiver is gone. Signals meant for the receiver (a terminal's, systemd's) are left to
+it: this process takes its end from the ring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from configuration.devices import DeviceDirectory
+from configuration.properties_reader import read_settings
+from configuration.settings import Settings
+from ec_server import log
+from ec_server.errors import ConfigurationError, EcServerError, RetryableStorageError
+from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from ec_server.ingest import message_body
+from ec_server.ingest.admission import Admission
+from ec_server.ingest.intake_ring import Taker, ring_path
+from ec_server.ingest.quarantine import FILE_NAME, MEGABYTE, Quarantine
+from ec_server.ingest.spool import SPOOL_FOLDER, Spool, adopt
+from ec_server.ingest.writer import Writer, WriterSettings
+from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
+from ec_server.status.worker_page import WorkerPage
+from ec_server.storage.contract import Store
+from ec_server.storage.engines import open_store
+from ec_server.utc import DAY_S
+
+_STORE_AGAIN_S = 0.5
+
+_log = logging.getLogger("writer")
+
+
+def main() -> int:
+    """Read the command line and the configuration, then write until the ring is done; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-c", dest="file", type=Path)
+    parser.add_argument("--worker", type=int, required=True, metavar="NUMBER")
+    parser.add_argument("--drain", action="store_true", help="settle what is in the ring, then end")
+    arguments = parser.parse_args()
+    name = receiver_name(arguments.worker)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log.set_up(f"{name}/writer")
+    try:
+        settings = read_settings(arguments.file, os.environ)
+        log.set_up(f"{name}/writer", logging.getLevelNamesMapping()[settings.log_level.upper()])
+        directory = DeviceDirectory.read(settings.devices_file)
+    except ConfigurationError as error:
+        _log.error("%s", error)
+        return EXIT_CONFIGURATION
+    run_folder = settings.storage_path / RUN_FOLDER
+    lock = os.open(run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a writer before this one may have a group in hand
+    page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
+    taker = Taker(ring_path(run_folder, name), page, None if arguments.drain else sys.stdin.fileno())
+    if arguments.drain:
+        taker.expect_no_more()
+    try:
+        return _write(settings, arguments.worker, page, taker, directory)
+    except EcServerError as error:
+        taker.beat(str(error))
+        _log.error("%s", error)
+        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_CANNOT_BOOT
+
+
+def _write(
+    settings: Settings, number: int, page: WorkerPage, taker: Taker, directory: DeviceDirectory
+) -> int:
+    spool = open_spool(settings, number, page)
+    first = _first_store(settings, taker, may_be_away=spool is not None)
+    stores = [first] if first is not None else []
+    again = partial(open_store, settings)
+    writer = Writer(
+        writer_settings(settings, number),
+        taker,
+        page,
+        lambda: stores.pop() if stores else again(),
+        Admission(directory),
+        Quarantine(settings.storage_path / FILE_NAME, settings.storage_quarantine_mb * MEGABYTE),
+        taker.beat,
+        spool,
+    )
+    taker.set_ready()
+    writer.run()
+    left = len(taker)
+    if left and taker.closed and not taker.parent_is_gone:
+        _log.warning("ended with %d messages left in the ring, for the next start", left)
+    return 0
+
+
+def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:
+    """The database; waits for one that is away, unless what comes in can wait in a spool."""
+    while not taker.closed:
+        try:
+            return open_store(settings)
+        except RetryableStorageError as error:
+            _log.warning("cannot open the database yet: %s", error)
+            taker.beat(str(error))
+            if may_be_away:
+                return None
+            time.sleep(_STORE_AGAIN_S)
+    return None
+
+
+def open_spool(settings: Settings, number: int, page: WorkerPage) -> Spool | None:
+    """This worker's spool, for an engine that may be away; none for the embedded one.
+
+    The first worker takes over what is left of workers that are no longer configured.
+    """
+    if settings.storage_engine == "sqlite":
+        return None
+    folder = settings.storage_path / SPOOL_FOLDER
+    own = Spool(folder / f"{receiver_name(number)}.sqlite", settings.storage_spool_mb * MEGABYTE)
+    if number == 0:
+        names = {receiver_name(n) for n in range(settings.sip_receivers)}
+        for path in sorted(folder.glob("receiver-*.sqlite")):
+            if path.stem not in names:
+                moved = adopt(path, own, settings.storage_path / RUN_FOLDER / f"{path.stem}.page")
+                page.apply({"spooled": moved, "taken_over": moved})
+    return own
+
+
+def writer_settings(settings: Settings, number: int) -> WriterSettings:
+    """What the configuration says of committing. What retention would remove at once is not taken."""
+    max_back_days = settings.ingest_max_back_days
+    if settings.storage_retention_days:
+        max_back_days = min(max_back_days, settings.storage_retention_days)
+    limits = message_body.Limits(
+        int(settings.ingest_max_ahead_days * DAY_S),
+        int(max_back_days * DAY_S),
+        settings.ingest_max_samples,
+    )
+    return WriterSettings(
+        receiver_name(number),
+        settings.storage_path / RUN_FOLDER,
+        limits,
+        settings.ingest_commit_batches,
+        settings.ingest_commit_ms,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

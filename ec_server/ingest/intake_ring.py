@@ -1,0 +1,422 @@
+"""The bounded queue between the SIP process and its writer process: a mapped file that outlives both.
+
+Rules:
+
+1. One process puts, one takes. A message is there once it is counted: ``put`` writes its record
+   first and then raises the page's ``received``, a single store. So every message that is counted
+   can be read, whoever dies when.
+2. What was taken leaves the ring only when it is settled: ``ring_position`` and ``ring_count`` are
+   figures of the page and change in one step with the account. A writer that takes over begins
+   exactly where the account ends.
+3. Nothing is dropped: a full ring blocks ``put``, and with it the SIP stack. Only ``close`` ends such
+   a wait, and ``put`` says so.
+4. The file belongs to one boot of the machine: after a power cut its pages are not to be trusted.
+   What was in it then is lost, by number when its writer begins.
+5. Positions count bytes since the file was made; a record stands at its position modulo the size.
+   Each carries its number, so that a record that is not the expected one is never taken for it.
+
+Cells are native signed 64-bit integers, each written by one side only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import struct
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ec_server.model import RawMessage
+from ec_server.status.figures import settled
+from ec_server.status.worker_page import WorkerPage
+
+_MAGIC = b"ECRING01"
+_HEADER_BYTES = 4096
+_CELLS_AT = 512
+_TROUBLE_AT = 1024
+_TROUBLE_BYTES = 2048
+_BYTES_A_MESSAGE = 1600
+_LARGEST_RECORD = 1 << 16
+_ALIGN = 8
+_NOBODY = 1 << 62
+
+# Length with padding, number, received_us, lengths of body, sender and name, whether it was cut.
+_RECORD = struct.Struct("=IqqIHHB")
+_SKIP_MARK = struct.pack("=I", 0xFFFFFFFF)
+
+_SIZE, _BASE_COUNT, _MOST, _TAIL, _TAIL_COUNT, _WAKE_AT, _CLOSED, _BEAT_NS, _READY, _TAKEN, _TAKEN_COUNT = (
+    range(11)
+)
+
+
+def ring_path(run_folder: Path, worker: str) -> Path:
+    """Where a worker's ring stands."""
+    return run_folder / f"{worker}.ring"
+
+
+class RingError(Exception):
+    """The file does not hold what the account says: it was changed by somebody else."""
+
+
+class _Ring:
+    """The mapped file, as both sides see it."""
+
+    def __init__(self, path: Path, page: WorkerPage) -> None:
+        self.path = path
+        self._page = page
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        self._cells = memoryview(self._map)[_CELLS_AT : _CELLS_AT + 128].cast("q")
+        self._size = self._cells[_SIZE]
+
+    def __len__(self) -> int:
+        """Messages that are counted and not settled."""
+        figures = self._page.figures()
+        return figures["received"] - settled(figures)
+
+    def unmap(self) -> None:
+        """Let go of the file; it stays."""
+        self._cells.release()
+        self._map.close()
+
+    def _read(self, position: int, number: int) -> tuple[int, tuple[int, ...]]:
+        """``(position, header)`` of the record with this number; a skip may stand before it."""
+        at = position % self._size
+        if self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + 4] == _SKIP_MARK:
+            position += self._size - at
+            at = 0
+        header = _RECORD.unpack_from(self._map, _HEADER_BYTES + at)
+        if header[1] != number:
+            raise RingError(f"{self.path}: record {header[1]} stands where {number} should")
+        return position, header
+
+
+class IntakeRing(_Ring):
+    """The SIP process's side; one thread puts. Times are of CLOCK_MONOTONIC."""
+
+    def __init__(
+        self,
+        path: Path,
+        page: WorkerPage,
+        most: int,
+        on_wait: Callable[[], None] = lambda: None,
+        wait_interval_s: float = 0.5,
+    ) -> None:
+        """Use the file at ``path``, or make it for ``most`` messages where it does not fit this account.
+
+        ``on_wait`` is called every ``wait_interval_s`` while ``put`` waits for room.
+        """
+        if not _is_usable(path, page, most):
+            _make(path, page, most)
+        super().__init__(path, page)
+        self._on_wait = on_wait
+        self._wait_interval_s = wait_interval_s
+        self._most = most
+        self._wake: int | None = None
+        self._cells[_CLOSED] = 0
+        self._cells[_READY] = 0
+        figures = page.figures()
+        self._count = figures["received"]
+        self._head = figures["ring_position"]
+        first = figures["ring_count"]
+        if first <= self._cells[_BASE_COUNT]:  # the file is new, and its writer has not begun
+            first, self._head = self._cells[_BASE_COUNT], 0
+        for number in range(first, self._count):
+            self._head, header = self._read(self._head, number)
+            self._head += header[0]
+
+    def wakes(self, descriptor: int) -> None:
+        """Write a byte there when the taking process sleeps; it must not block."""
+        os.set_blocking(descriptor, False)
+        self._wake = descriptor
+
+    def wakes_nobody(self) -> None:
+        """The taking process is gone; its descriptor must not be written to any more."""
+        self._wake = None
+
+    def put(self, message: RawMessage) -> bool:
+        """Append and count; waits while the ring is full. False: it was closed, nothing was counted."""
+        body, sender, name = message.body, message.sender.encode(), message.peer_name.encode()
+        length = _RECORD.size + len(body) + len(sender) + len(name)
+        length += -length % _ALIGN
+        at = self._head % self._size
+        fits = self._size - at >= length + _ALIGN  # a skip mark always fits behind a record
+        length_with_skip = length if fits else self._size - at + length
+        cells = self._cells
+        if (
+            self._head + length_with_skip - cells[_TAIL] > self._size
+            or self._count - cells[_TAIL_COUNT] >= self._most
+            or cells[_CLOSED]
+        ) and not self._wait_for_room(length_with_skip):
+            return False
+        if not fits:
+            self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + 4] = _SKIP_MARK
+            self._head += self._size - at
+            at = 0
+        head = _RECORD.pack(
+            length, self._count, message.received_us, len(body), len(sender), len(name), message.cut
+        )
+        record = b"".join((head, body, sender, name))
+        self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + len(record)] = record
+        self._head += length
+        self._count += 1
+        self._page.count_received()
+        if self._count >= cells[_WAKE_AT]:
+            self._wake_taker()
+        return True
+
+    def close(self) -> None:
+        """Take no more; a wait for room ends. What is in the ring can still be taken."""
+        self._cells[_CLOSED] = 1
+        self._wake_taker()
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the writer from storing; "" where nothing does."""
+        (length,) = struct.unpack_from("=I", self._map, _TROUBLE_AT)
+        raw = self._map[_TROUBLE_AT + 4 : _TROUBLE_AT + 4 + min(length, _TROUBLE_BYTES - 4)]
+        return raw.decode("utf-8", "replace")
+
+    @property
+    def writer_is_ready(self) -> bool:
+        """Whether the writer of now has opened what it needs."""
+        return bool(self._cells[_READY])
+
+    def writer_silent_for_s(self) -> float:
+        """Seconds since the writer last went round."""
+        return (time.monotonic_ns() - self._cells[_BEAT_NS]) / 1e9
+
+    def expect_writer(self) -> None:
+        """A new writer is being started: not ready, and its silence counts from now."""
+        self._cells[_READY] = 0
+        self._cells[_BEAT_NS] = time.monotonic_ns()
+
+    def _wake_taker(self) -> None:
+        self._cells[_WAKE_AT] = _NOBODY
+        if self._wake is not None:
+            with suppress(BlockingIOError, BrokenPipeError):  # woken already, or dead and soon replaced
+                os.write(self._wake, b"w")
+
+    def _wait_for_room(self, length: int) -> bool:
+        cells, next_call_s = self._cells, time.monotonic() + self._wait_interval_s
+        while not cells[_CLOSED]:
+            if (
+                self._head + length - cells[_TAIL] <= self._size
+                and self._count - cells[_TAIL_COUNT] < self._most
+            ):
+                return True
+            time.sleep(0.001)
+            if time.monotonic() >= next_call_s:
+                self._on_wait()
+                next_call_s = time.monotonic() + self._wait_interval_s
+        return False
+
+
+class Taker(_Ring):
+    """The writer process's side; one thread takes. Beats and troubles are for the SIP process to see."""
+
+    def __init__(self, path: Path, page: WorkerPage, wake: int | None = None) -> None:
+        """Begin where the account ends. ``wake`` is the descriptor that ``IntakeRing`` writes to.
+
+        Raises OSError or ValueError where there is no ring at ``path``.
+        """
+        super().__init__(path, page)
+        self._wake = wake
+        self._parent_gone = False
+        self._settle_what_is_gone()
+        figures = page.figures()
+        self.position, self.count = self._settled = figures["ring_position"], figures["ring_count"]
+        self._mark_tail()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more will come: closed, or the SIP process is gone."""
+        return bool(self._cells[_CLOSED]) or self._parent_gone
+
+    @property
+    def parent_is_gone(self) -> bool:
+        """Whether the SIP process has ended: another one will take over, with a writer of its own."""
+        return self._parent_gone
+
+    def take(self, limit: int, timeout_s: float, gather_s: float = 0.0) -> list[RawMessage]:
+        """Up to ``limit`` messages after those that are settled; [] where none came in time.
+
+        After the first it waits up to ``gather_s`` more for ``limit`` of them. They stay in the ring
+        until the account's next step has passed ``position`` and ``count``.
+        """
+        self._mark_tail()
+        if self._sleep(1, timeout_s) and gather_s > 0:
+            self._sleep(limit, gather_s)
+        taken: list[RawMessage] = []
+        available = min(limit, self._received() - self.count)
+        whole, size, data = self._map, self._size, _HEADER_BYTES
+        for _ in range(available):
+            position, header = self._read(self.position, self.count)
+            length, _, received_us, body, sender, name, cut = header
+            at = data + position % size + _RECORD.size
+            end = at + body + sender
+            taken.append(
+                RawMessage(
+                    whole[at : at + body],
+                    whole[at + body : end].decode(),
+                    received_us,
+                    whole[end : end + name].decode() if name else "",
+                    bool(cut),
+                )
+            )
+            self.position = position + length
+            self.count += 1
+        return taken
+
+    @property
+    def in_hand(self) -> int:
+        """Messages of the group that a writer before had in hand and did not settle."""
+        return max(0, self._cells[_TAKEN_COUNT] - settled(self._page.figures()))
+
+    def advance(self) -> dict[str, int]:
+        """The change of the page's figures that says that all taken messages are settled."""
+        return {
+            "ring_position": self.position - self._settled[0],
+            "ring_count": self.count - self._settled[1],
+        }
+
+    def went_on(self) -> None:
+        """The change that ``advance`` gave is on the page."""
+        self._settled = self.position, self.count
+
+    def note_group(self) -> None:
+        """Note where the group in hand ends, before it is committed; see ``settle_doubt``."""
+        self._cells[_TAKEN] = self.position
+        self._cells[_TAKEN_COUNT] = self.count
+
+    def beat(self, trouble: str | None = None) -> None:
+        """The writer goes round; ``trouble``, where given, is what keeps it from storing."""
+        self._cells[_BEAT_NS] = time.monotonic_ns()
+        if trouble is not None:
+            raw = trouble.encode("utf-8", "replace")[: _TROUBLE_BYTES - 4]
+            self._map[_TROUBLE_AT : _TROUBLE_AT + 4 + len(raw)] = struct.pack("=I", len(raw)) + raw
+
+    def expect_no_more(self) -> None:
+        """The SIP process will not come back: what is there is all."""
+        self._cells[_CLOSED] = 1
+
+    def set_ready(self) -> None:
+        """The database is open: messages may come."""
+        self._cells[_READY] = 1
+
+    def _received(self) -> int:
+        return self._page.received()
+
+    def settle_doubt(self, changes: Mapping[str, int]) -> None:
+        """Account for what a writer before did with its group and died before it could say so.
+
+        ``changes`` are the figures of it. Where they complete the group, the ring goes on behind it.
+        Where they are a part of it (some messages were rejected, or it was of several days), it is
+        taken again; ``already_settled`` says how much of it to leave out.
+        """
+        figures = self._page.figures()
+        done = settled(figures) + sum(changes.get(name, 0) for name in ("stored", "duplicate", "spooled"))
+        if done and done == self._cells[_TAKEN_COUNT] > self.count:
+            self.position, self.count = self._cells[_TAKEN], self._cells[_TAKEN_COUNT]
+        self._page.apply(
+            {
+                **changes,
+                "ring_position": self.position - figures["ring_position"],
+                "ring_count": self.count - figures["ring_count"],
+            }
+        )
+        self.went_on()
+        self._mark_tail()
+
+    @property
+    def already_settled(self) -> int:
+        """Messages behind ``count`` that the account has settled: a death came within a group."""
+        return settled(self._page.figures()) - self.count
+
+    def _settle_what_is_gone(self) -> None:
+        """Messages counted before this file was made are nowhere any more: lost."""
+        figures = self._page.figures()
+        base = self._cells[_BASE_COUNT]
+        if figures["ring_count"] <= base:
+            self._page.apply(
+                {
+                    "lost": max(0, base - settled(figures)),
+                    "ring_count": base - figures["ring_count"],
+                    "ring_position": -figures["ring_position"],
+                }
+            )
+
+    def _mark_tail(self) -> None:
+        """Give the room of what is settled back."""
+        figures = self._page.figures()
+        self._cells[_TAIL] = figures["ring_position"]
+        self._cells[_TAIL_COUNT] = figures["ring_count"]
+
+    def _sleep(self, wanted: int, timeout_s: float) -> bool:
+        """Wait for ``wanted`` messages; whether there are any."""
+        until_s = time.monotonic() + timeout_s
+        while self._received() - self.count < wanted and not self.closed:
+            self._cells[_WAKE_AT] = self.count + wanted
+            left_s = until_s - time.monotonic()
+            if self._received() - self.count >= wanted or left_s <= 0:
+                break
+            self._wait(left_s)
+        self._cells[_WAKE_AT] = _NOBODY
+        return self._received() > self.count
+
+    def _wait(self, left_s: float) -> None:
+        if self._wake is None:
+            time.sleep(min(left_s, 0.01))
+        elif select.select([self._wake], [], [], left_s)[0]:
+            self._parent_gone = not os.read(self._wake, 4096)
+
+
+def _boot() -> bytes:
+    """What tells one boot of the machine from another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+
+
+def _size_for(most: int) -> int:
+    return max(most * _BYTES_A_MESSAGE, 4 * _LARGEST_RECORD) // _ALIGN * _ALIGN
+
+
+def _is_usable(path: Path, page: WorkerPage, most: int) -> bool:
+    """Whether the file is of this boot, of this size, and agrees with the account."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+            whole = path.stat().st_size == _HEADER_BYTES + _size_for(most)
+    except OSError:
+        return False
+    base, most_then = struct.unpack_from("=qq", head, _CELLS_AT + 8 * _BASE_COUNT) if whole else (0, 0)
+    figures = page.figures()
+    return (
+        whole
+        and head.startswith(_MAGIC + _boot())
+        and most_then == most
+        and base <= figures["received"]
+        and figures["ring_count"] <= figures["received"]
+    )
+
+
+def _make(path: Path, page: WorkerPage, most: int) -> None:
+    size = _size_for(most)
+    header = bytearray(_HEADER_BYTES)
+    header[: len(_MAGIC)] = _MAGIC
+    boot = _boot()
+    header[len(_MAGIC) : len(_MAGIC) + len(boot)] = boot
+    received = page.figures()["received"]
+    cells = {_SIZE: size, _BASE_COUNT: received, _MOST: most, _TAIL_COUNT: received, _WAKE_AT: _NOBODY}
+    for cell, value in cells.items():
+        struct.pack_into("=q", header, _CELLS_AT + 8 * cell, value)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with temporary.open("wb") as file:
+        file.write(header)
+        file.truncate(_HEADER_BYTES + size)
+    temporary.replace(path)

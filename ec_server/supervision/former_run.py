@@ -1,0 +1,64 @@
+"""What a former run left: its pages say so, and rings that nobody will take from any more are drained.
+
+For the launcher's start, when no worker is alive. A configured receiver goes on with its own ring; one
+that is no longer configured (``sip.receivers`` was lowered) is drained by a writer process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from configuration.settings import Settings
+from ec_server.status.figures import RUN_FOLDER, queued, receiver_name
+from ec_server.status.worker_page import WorkerPage
+
+_DRAIN_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+def mark_dead(run_folder: Path) -> None:
+    """Every worker's page says that its process is gone. A file that is no page is named and left alone."""
+    for path in sorted(run_folder.glob("*.page")):
+        try:
+            page = WorkerPage.open(path)
+            if page.state()[0] != "dead":
+                page.set_state("dead", "ended with a former run")
+            page.close()
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            _log.warning("%s is not a usable page, its figures are left as they are: %s", path, error)
+
+
+def drain_left_rings(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> None:
+    """Store what is in rings of receivers that are no longer configured; what cannot be, stays there."""
+    run_folder = settings.storage_path / RUN_FOLDER
+    configured = {receiver_name(n) for n in range(settings.sip_receivers)}
+    for ring in sorted(run_folder.glob("receiver-*.ring")):
+        if ring.stem not in configured and _waiting(ring.with_suffix(".page")):
+            _drain(ring.stem, config, environ)
+
+
+def _waiting(path: Path) -> int:
+    try:
+        page = WorkerPage.open(path)
+    except (OSError, ValueError):
+        return 0
+    try:
+        return queued(page.figures())
+    finally:
+        page.close()
+
+
+def _drain(name: str, config: Path | None, environ: Mapping[str, str]) -> None:
+    number = name.removeprefix("receiver-")
+    command = [sys.executable, "-u", "-m", "ec_server.ingest", "--drain", "--worker", number]
+    command += ["-c", str(config)] if config is not None else []
+    try:
+        subprocess.run(command, env=dict(environ), stdin=subprocess.DEVNULL, timeout=_DRAIN_S, check=True)
+        _log.info("%s is no longer configured; what was in its ring is stored", name)
+    except subprocess.SubprocessError as error:
+        _log.error("%s is no longer configured, and its ring could not be drained: %s", name, error)

@@ -1,0 +1,219 @@
+"""The ring hands every counted message on, once and in order, whoever dies when."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ec_server.ingest.intake_ring import IntakeRing, RingError, Taker
+from ec_server.model import RawMessage
+from ec_server.status.figures import RECEIVER_FIGURES, queued
+from ec_server.status.worker_page import WorkerPage
+
+Make = Callable[..., tuple[IntakeRing, Taker, WorkerPage]]
+
+
+def message(number: int, size: int = 40, **more: object) -> RawMessage:
+    return RawMessage(b"%d|" % number + b"x" * size, f"127.0.0.1:{number}", number, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[WorkerPage]:
+    made = WorkerPage.create(tmp_path / "receiver-0.page", RECEIVER_FIGURES)
+    yield made
+    made.close()
+
+
+def settle(taker: Taker, page: WorkerPage, count: int) -> None:
+    """What the writer does once a group is committed."""
+    taker.note_group()
+    page.apply({"stored": count, **taker.advance()})
+    taker.went_on()
+
+
+def test_messages_come_out_as_they_went_in(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 100)
+    taker = Taker(ring.path, page)
+    sent = [
+        RawMessage(bytes(range(256)), "10.0.0.1:5060", 123, "meter-7", True),
+        RawMessage(b"", "[::1]:1", 1 << 60),
+        message(3, 3900),
+    ]
+    assert all(ring.put(m) for m in sent)
+    assert taker.take(10, 0) == sent
+    assert taker.take(10, 0) == []
+
+
+def test_counting_is_what_makes_a_message_be_there(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 100)
+    ring.put(message(1))
+    assert page.figures()["received"] == len(ring) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4000), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 10**6))
+def test_any_sizes_and_groups_wrap_around_in_order(sizes: list[int], limit: int, seed: int) -> None:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        page = WorkerPage.create(folder / "receiver-0.page", RECEIVER_FIGURES)
+        ring = IntakeRing(folder / "ring", page, 50)
+        taker = Taker(ring.path, page)
+        chance, put, got = random.Random(seed), 0, []
+        while len(got) < len(sizes):
+            if put < len(sizes) and put - len(got) < 50 and chance.random() < 0.6:
+                ring.put(message(put, sizes[put]))
+                put += 1
+            else:
+                taken = taker.take(limit, 0)
+                got += taken
+                settle(taker, page, len(taken))
+            if chance.random() < 0.05:
+                taker = Taker(ring.path, page)  # another writer takes over
+            if chance.random() < 0.05:
+                ring = IntakeRing(folder / "ring", page, 50)  # another SIP process takes over
+        assert got == [message(n, size) for n, size in enumerate(sizes)]
+        page.close()
+
+
+def test_a_full_ring_blocks_calls_back_and_goes_on_when_there_is_room(
+    tmp_path: Path, page: WorkerPage
+) -> None:
+    waited = threading.Event()
+    ring = IntakeRing(tmp_path / "ring", page, 3, waited.set, 0.01)
+    taker = Taker(ring.path, page)
+    for number in range(3):
+        ring.put(message(number))
+    fourth = threading.Thread(target=ring.put, args=(message(3),))
+    fourth.start()
+    assert waited.wait(5)
+    assert page.figures()["received"] == 3
+    settle(taker, page, len(taker.take(3, 0)))
+    taker.take(3, 0)
+    fourth.join(5)
+    assert not fourth.is_alive()
+    assert page.figures()["received"] == 4
+
+
+def test_a_closed_ring_takes_nothing_and_counts_nothing(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 3)
+    taker = Taker(ring.path, page)
+    ring.put(message(0))
+    ring.close()
+    assert ring.put(message(1)) is False
+    assert taker.closed
+    assert taker.take(10, 5) == [message(0)]
+    assert page.figures()["received"] == 1
+
+
+def test_what_was_taken_and_not_settled_is_taken_again_by_the_next_writer(
+    tmp_path: Path, page: WorkerPage
+) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    for number in range(5):
+        ring.put(message(number))
+    first = Taker(ring.path, page)
+    settle(first, page, len(first.take(2, 0)))
+    assert len(first.take(10, 0)) == 3  # and then it dies
+    assert Taker(ring.path, page).take(10, 0) == [message(n) for n in (2, 3, 4)]
+
+
+def test_a_commit_in_doubt_is_settled_and_not_taken_again(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    for number in range(5):
+        ring.put(message(number))
+    first = Taker(ring.path, page)
+    assert len(first.take(3, 0)) == 3
+    first.note_group()  # it commits, and dies before it can say so
+    second = Taker(ring.path, page)
+    assert second.in_hand == 3
+    second.settle_doubt({"stored": 2, "duplicate": 1})
+    assert second.already_settled == 0
+    assert second.take(10, 0) == [message(3), message(4)]
+
+
+def test_a_part_of_a_group_that_is_settled_is_known_by_number(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    for number in range(5):
+        ring.put(message(number))
+    first = Taker(ring.path, page)
+    first.take(5, 0)
+    first.note_group()
+    page.apply({"stored": 2})  # the group's first day
+    second = Taker(ring.path, page)
+    assert second.already_settled == 2
+    assert len(second.take(10, 0)) == 5
+
+
+def test_messages_of_a_ring_that_is_gone_are_lost_by_number(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    for number in range(5):
+        ring.put(message(number))
+    taker = Taker(ring.path, page)
+    settle(taker, page, len(taker.take(2, 0)))
+    ring.path.unlink()
+    again = IntakeRing(ring.path, page, 10)
+    again.put(message(5))
+    assert Taker(ring.path, page).take(10, 0) == [message(5)]
+    assert page.figures()["lost"] == 3
+    assert queued(page.figures()) == 1
+
+
+def test_a_ring_of_another_boot_is_not_trusted(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    ring.put(message(0))
+    with ring.path.open("r+b") as file:
+        file.seek(8)
+        file.write(b"0" * 36)
+    IntakeRing(ring.path, page, 10)
+    assert Taker(ring.path, page).take(10, 0) == []
+    assert page.figures()["lost"] == 1
+
+
+def test_a_record_that_was_changed_is_never_taken_for_a_message(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    ring.put(message(0))
+    with ring.path.open("r+b") as file:
+        file.seek(4096 + 4)
+        file.write(b"\x07" * 8)
+    with pytest.raises(RingError, match="stands where 0 should"):
+        Taker(ring.path, page).take(10, 0)
+
+
+def test_a_sleeping_taker_is_woken_and_sees_the_end_of_the_putting_process(
+    tmp_path: Path, page: WorkerPage
+) -> None:
+    readable, writable = os.pipe()
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    taker = Taker(ring.path, page, readable)
+    ring.wakes(writable)
+    threading.Timer(0.05, ring.put, (message(0),)).start()
+    began = time.monotonic()
+    assert taker.take(1, 10.0) == [message(0)]
+    assert time.monotonic() - began < 5
+    threading.Timer(0.05, os.close, (writable,)).start()
+    assert taker.take(1, 10.0) == []
+    assert taker.parent_is_gone
+    os.close(readable)
+
+
+def test_beats_and_troubles_are_seen_on_the_other_side(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    taker = Taker(ring.path, page)
+    taker.beat("disk full: é")
+    assert ring.trouble == "disk full: é"
+    assert ring.writer_silent_for_s() < 5
+    taker.beat("")
+    assert ring.trouble == ""
+    assert not ring.writer_is_ready
+    taker.set_ready()
+    assert ring.writer_is_ready
