@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.competitors import TEXT_FROM_EIGHT, in_words, not_answered, offer, renewed
@@ -42,18 +42,27 @@ def run(effort: Effort, say: Say) -> Outcome:
     say("the bare callback under callgrind")
     bare = _of_bare_callback(effort, valgrind)
     say("this server under callgrind")
-    server, faults = _of_this_server(effort, valgrind)
-    owners = [owner for owner in dict.fromkeys([*(o for o, _ in _OWNERS), "other"]) if server[owner]]
+    sip, writer, faults = _of_this_server(effort, valgrind)
+    owners = [owner for owner, _ in (*_OWNERS, ("other", ())) if (bare + sip + writer)[owner]]
     rows: list[dict[str, Value]] = [
-        {"code of": owner, "bare callback": bare[owner] / 1000, "this server": server[owner] / 1000}
+        {
+            "code of": owner,
+            "bare callback": bare[owner] / 1000,
+            "this server, SIP": sip[owner] / 1000,
+            "this server, writer": writer[owner] / 1000,
+        }
         for owner in [*owners, "all"]
     ]
     return Outcome(
         "Thousand instructions a message outside the kernel: TCP, text of 44 samples, 8 devices",
         rows,
-        [Ratio("instructions a message, bare callback / this server", (bare["all"] / server["all"],))],
+        [
+            Ratio("instructions a message, bare callback / SIP process", (bare["all"] / sip["all"],)),
+            Ratio("instructions a message, bare callback / all of this server",
+                  (bare["all"] / (sip + writer)["all"],)),
+        ],
         faults,
-    )
+    )  # fmt: skip
 
 
 def _of_bare_callback(effort: Effort, valgrind: str) -> Counter[str]:
@@ -67,23 +76,25 @@ def _of_bare_callback(effort: Effort, valgrind: str) -> Counter[str]:
             _control("--zero", program)
             run_load(renewed(TEXT_FROM_EIGHT, port=port, messages=_MESSAGES))
             _control("--dump", program)
-        return _by_owner(folder)
+        return _by_owner(folder.glob("callgrind.*.1"))
 
 
-def _of_this_server(effort: Effort, valgrind: str) -> tuple[Counter[str], tuple[str, ...]]:
-    """Transactions are allowed more time, so that they are as large as at full speed."""
+def _of_this_server(effort: Effort, valgrind: str) -> tuple[Counter[str], Counter[str], tuple[str, ...]]:
+    """Of its first process, of all others; transactions have the time to be as large as at full speed."""
     name = "this server"
     with effort.fresh_folder() as folder:
-        program, port = this_server(
-            folder, options={"ingest.commit_ms": "5000"}, under=_under(valgrind, folder)
-        )
+        under = _under(valgrind, folder)
+        program, port = this_server(folder, options={"ingest.commit_ms": "5000"}, under=under)
         with program:
             _, warm_sent, _ = offer(program, renewed(TEXT_FROM_EIGHT, port=port, messages=_WARM_UP))
             _control("--zero", program)
             report, sent, _ = offer(program, renewed(TEXT_FROM_EIGHT, port=port, messages=_MESSAGES))
             _control("--dump", program)
         rows = count_rows(program.storage, [warm_sent, sent])
-        return _by_owner(folder), (*not_answered(name, report), *in_words(name, rows.faults()))
+        of_first = folder / f"callgrind.{program.process.pid}.1"
+        others = [path for path in folder.glob("callgrind.*.1") if path != of_first]
+        faults = (*not_answered(name, report), *in_words(name, rows.faults()))
+        return _by_owner([of_first]), _by_owner(others), faults
 
 
 def _under(valgrind: str, folder: Path) -> list[str]:
@@ -101,11 +112,11 @@ def _control(what: str, program: MeasuredProgram) -> None:
             raise BenchmarkError(f"callgrind_control {what}: {done.stdout}{done.stderr}")
 
 
-def _by_owner(folder: Path) -> Counter[str]:
-    """Instructions a message by whose code they are, of all processes, with the sum as ``all``."""
+def _by_owner(profiles: Iterable[Path]) -> Counter[str]:
+    """Instructions a message by whose code they are, of all profiles, with the sum as ``all``."""
     found: Counter[str] = Counter()
-    for dump in folder.glob("callgrind.*.1"):
-        for library, cost in self_costs(dump.read_text("utf-8", "replace").splitlines()).items():
+    for profile in profiles:
+        for library, cost in self_costs(profile.read_text("utf-8", "replace").splitlines()).items():
             found[_owner(library)] += cost
     found["all"] = sum(found.values())
     return Counter({owner: cost // _MESSAGES for owner, cost in found.items()})

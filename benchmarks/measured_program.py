@@ -20,7 +20,7 @@ from ec_server.status.process_usage import read_usage
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
-_MEGABYTE = 2**20
+_PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 class BenchmarkError(Exception):
@@ -33,7 +33,7 @@ class Usage:
 
     cpu_s: float
     peak_mb: float
-    """Highest resident memory of any moment, summed over its processes."""
+    """Highest resident memory of any moment, summed over its processes: what they share counts in each."""
 
 
 class MeasuredProgram:
@@ -91,10 +91,9 @@ class MeasuredProgram:
         used = read_usage(pid, Path(f"/proc/{pid}/task"))
         return used.cpu_s if used else 0.0
 
-    def resident_mb(self) -> float:
-        """At this moment."""
-        used = [usage for pid in self.pids() if (usage := read_usage(pid))]
-        return sum(usage.resident_bytes for usage in used) / _MEGABYTE
+    def memory_mb(self) -> float:
+        """Resident at this moment, over all its processes; what they share is counted once."""
+        return sum(map(_proportional_mb, self.pids()))
 
     def stop(self, within_s: float = 30.0) -> int:
         """SIGTERM and the exit code; what does not end is killed, and that is an error."""
@@ -155,6 +154,14 @@ def peak_mb(pid: int) -> float:
     """Highest resident memory of a process so far."""
     try:
         found = _PEAK.search(Path(f"/proc/{pid}/status").read_text("ascii", "replace"))
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _proportional_mb(pid: int) -> float:
+    try:
+        found = _PROPORTIONAL.search(Path(f"/proc/{pid}/smaps_rollup").read_text("ascii", "replace"))
     except OSError:
         return 0.0
     return int(found[1]) / 1024 if found else 0.0

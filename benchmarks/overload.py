@@ -1,6 +1,6 @@
 """Offered half to five times of what the server can take: what it stores, and at what memory.
 
-How it is offered. Generator and server have a core each, so that flooding costs the server nothing but
+How it is offered. The generator has a core of its own, so that flooding costs the server nothing but
 what arrives. Over UDP the rate is sent whatever comes back, and sent again as RFC 3261 asks for; what is
 unanswered after two seconds is given up, as its meter has no place to keep it. Over TCP a sender that is
 not taken from cannot send: the rate is what it tries, with thousands of messages open on each connection.
@@ -29,6 +29,7 @@ Say = Callable[[str], None]
 TIMES_CAPACITY = (0.5, 1.0, 2.0, 5.0)
 _GIVE_UP_S: Mapping[str, float] = {"tcp": 32.0, "udp": 2.0}
 _OPEN_MESSAGES: Mapping[str, int] = {"tcp": 2_000, "udp": 50_000}
+_INTAKE_HOLDS = 20_000
 _PROBE_MS = 100.0
 _PROBE_AGAIN_S = 0.05
 _STILL_NOT_S = 30.0
@@ -62,7 +63,7 @@ def run(effort: Effort, say: Say) -> Outcome:
             say(f"round {number + 1} of {effort.rounds}: {transport}: {reached}")
         ratios += _ratios(transport, rounds)
     return Outcome(
-        "Overload: text of 44 samples, 8 devices, one receiver, a core for the server",
+        "Overload: text of 44 samples, 8 devices, one receiver; the generator on a core of its own",
         medians(rows, "offered"),
         ratios,
         faults,
@@ -114,15 +115,14 @@ def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Lev
                 report = run_load(chosen)
             recovery_s, probes = time_to_recover(program, port)
             program.wait_until_settled(report.answered)
-            peak_mb, figures = program.usage().peak_mb, program.figures()
+            peak_mb, figures = course.peak_mb(), program.figures()
         rows = count_rows(program.storage, [Sent(chosen, report.unanswered), *probes])
-    # Over UDP the load comes for so long; over TCP until all of it was taken.
-    lasted_s = effort.seconds if plan.transport == "udp" else report.elapsed_s
-    goodput = course.goodput(0.2 * lasted_s, lasted_s)
+    lasts_s = _lasts_s(chosen, report)
+    goodput = course.goodput(0.2 * lasts_s, lasts_s)
     title = f"{plan.transport.upper()} {times:g} x"
     row: dict[str, Value] = {
         "offered": title,
-        "offered/s": _brought_out(chosen, report, effort.seconds),
+        "offered/s": _brought_out(chosen, report),
         "goodput/s": goodput,
         "answered": report.answered,
         "rows": rows.stored,
@@ -131,28 +131,37 @@ def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Lev
         "most queued": course.most_queued(),
         "peak MB": peak_mb,
         "p99 ms": report.latency_ms["p99"],
-        "recovery s": recovery_s,
+        "recovery s": round(recovery_s, 3),
     }
     faults = in_words(f"overload {title}", rows.faults() + account_faults(figures))
     return Level(goodput, peak_mb, row, faults)
 
 
 def _offered(plan: LoadPlan, times: float, capacity: float, seconds: float, port: int) -> LoadPlan:
-    """Over UDP all that falls into ``seconds``; over TCP as many messages as are taken in about that."""
+    """Over UDP all that falls into ``seconds``; over TCP as many messages as are taken in about that.
+
+    At least as many as the intake holds, so that its memory is in use at each level.
+    """
     taken = times if plan.transport == "udp" else min(times, 1.2)
     return replace(
-        renewed(plan, port=port, messages=int(capacity * seconds * taken)),
+        renewed(plan, port=port, messages=max(int(capacity * seconds * taken), _INTAKE_HOLDS)),
         rate=times * capacity,
         window=_OPEN_MESSAGES[plan.transport],
         give_up_s=_GIVE_UP_S[plan.transport],
     )
 
 
-def _brought_out(plan: LoadPlan, report: LoadReport, seconds: float) -> float:
+def _brought_out(plan: LoadPlan, report: LoadReport) -> float:
     """Messages a second that the generator really sent, each once."""
-    if plan.transport == "tcp":
+    if plan.transport == "tcp" or not report.lost:
         return report.messages / report.elapsed_s
-    return report.messages / max(seconds, report.elapsed_s - plan.give_up_s)
+    return report.messages / max(_lasts_s(plan, report), report.elapsed_s - plan.give_up_s)
+
+
+def _lasts_s(plan: LoadPlan, report: LoadReport) -> float:
+    """How long the load comes: over UDP as the rate has it, over TCP until all of it was taken."""
+    assert plan.rate is not None
+    return plan.messages / plan.rate if plan.transport == "udp" else report.elapsed_s
 
 
 def account_faults(figures: Mapping[str, int]) -> list[str]:
@@ -178,14 +187,15 @@ def time_to_recover(program: StoringProgram, port: int) -> tuple[float, list[Sen
 
 @contextmanager
 def apart(program: StoringProgram) -> Iterator[None]:
-    """Meanwhile the program keeps to one core and this process, the generator, to another."""
+    """Meanwhile this process, the generator, has one core, and the program all others."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         yield
         return
-    for task in Path(f"/proc/{program.process.pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cores[:1])
-    os.sched_setaffinity(0, cores[1:])
+    for pid in program.pids():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores[:-1])
+    os.sched_setaffinity(0, cores[-1:])
     try:
         yield
     finally:
