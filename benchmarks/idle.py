@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.effort import Effort
-from benchmarks.measured_program import MeasuredProgram, peak_mb
+from benchmarks.measured_program import MeasuredProgram, free_port, peak_mb
 from benchmarks.outcome import Outcome, Value
 from benchmarks.storing_program import this_server
 from ec_server.status.process_usage import read_usage
@@ -21,7 +21,7 @@ def run(effort: Effort, say: Say) -> Outcome:
     """Processor time and memory of each process of an idle server."""
     seconds = 4 * effort.seconds
     with effort.fresh_folder() as folder:
-        program, _ = this_server(folder, whole=True)
+        program, _ = this_server(folder, whole=True, options={"status.port": str(free_port())})
         with program:
             time.sleep(_SETTLE_S)
             before = _cpu_s(program)
