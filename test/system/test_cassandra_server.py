@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from real_cassandra import RealCassandra
+from real_cassandra import RealCassandra, forget_everything
 from running_server import ROOT, RunningServer, wait_for
 from sync_meter import MemoryMeter, stored_samples, text_of, waveform
 from sync_process import SyncProcess, an_hour_ago
@@ -37,12 +37,14 @@ pytestmark = pytest.mark.cassandra
 
 
 class Keyspace:
-    """A keyspace of its own on the session's Cassandra."""
+    """The keyspace of these tests on the session's Cassandra, emptied."""
 
     def __init__(self, cassandra: RealCassandra) -> None:
-        self.name = f"ec_{uuid.uuid4().hex[:12]}"
+        self.name = "ec_server"
         self.cassandra = cassandra
         self.environ = cassandra.settings(self.name)
+        with self.store() as store:
+            forget_everything(store)
 
     def store(self, *_folder: object, read_only: bool = False) -> CassandraStore:
         """A store of the tests' own; also where a check would open a SQLite file."""
@@ -94,6 +96,8 @@ class OnCassandra(RunningServer):
     def _is_ready(self) -> bool:
         if self.waits_for_database:
             return super()._is_ready()
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
         with suppress(OSError, httpx.HTTPError):
             socket.create_connection(("127.0.0.1", self.sip_port), 1).close()
             return self.get("/healthz").status_code == 503

@@ -135,6 +135,7 @@ def test_what_meters_lose_on_the_way_is_proven_and_repaired_after_a_round(
     try:
         through = minute_text(minute + 60)
         devices = ("meter-1", "meter-2")
+        server.wait_for_figure("ec_batches_stored_total", 20_000, 100)  # a round before it proves nothing
         wait_for(
             lambda: all(
                 (server.devices().get(d, {}).get("verified_through") or "") >= through for d in devices

@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
 from contract.store_suite import MIDNIGHT, NOON, batch, check, run_of
-from real_cassandra import RealCassandra
+from real_cassandra import RealCassandra, forget_everything
 
 from ec_server.model import Batch, MinuteState
 from ec_server.storage.cassandra_store import CassandraStore
@@ -27,11 +26,13 @@ DEVICES = ("meter-1", "meter-2")
 
 class Mover:
     def __init__(self, folder: Path, cassandra: RealCassandra) -> None:
-        self.keyspace = f"ec_{uuid.uuid4().hex[:12]}"
+        self.keyspace = "ec_move"
         self.cassandra = cassandra
         self.environ = {**os.environ, **cassandra.settings(self.keyspace)}
         del self.environ["EC_STORAGE_ENGINE"]
         self.folder = folder
+        with self.store() as store:
+            forget_everything(store)
 
     def begin(self, source: str, target: str, folder: Path, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "ec_server.storage.move_data", "--from", source, "--to", target]
