@@ -111,6 +111,16 @@ class Node:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def nodetool(self, *arguments: str) -> str:
+        """What Cassandra's nodetool says; NodeError where it fails. The node needs a ``jmx_port``."""
+        tool = "org.apache.cassandra.tools.NodeTool"
+        modules = [option for option in _jvm_options() if option.startswith("--add")]
+        command = [java(), *modules, "-cp", jars.classpath(), tool, "-p", str(self.jmx_port), *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NodeError(f"nodetool {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the node's log."""
         try:
@@ -167,10 +177,9 @@ auto_snapshot: false
 
     def _command(self) -> list[str]:
         conf, data = self.folder / "conf", self.folder / "data"
-        options = [line for line in _JVM_OPTIONS.read_text("ascii").split() if line[:1] == "-" or "=" in line]
         jmx = [f"-Dcassandra.jmx.local.port={self.jmx_port}"] if self.jmx_port else []
         return [
-            java(), *options, *jmx,
+            java(), *_jvm_options(), *jmx,
             f"-Xms{self.heap_mb}M", f"-Xmx{self.heap_mb}M",
             f"-Dcassandra.config=file://{conf / 'cassandra.yaml'}",
             f"-Dcassandra.storagedir={data}",
@@ -207,6 +216,10 @@ def answers(address: str, port: int) -> bool:
             return bool(connection.recv(1))
     except OSError:
         return False
+
+
+def _jvm_options() -> list[str]:
+    return _JVM_OPTIONS.read_text("ascii").split()
 
 
 def _java_major(path: str) -> int:
