@@ -417,6 +417,7 @@ def _make(path: Path, page: WorkerPage, most: int) -> None:
         struct.pack_into("=q", header, _CELLS_AT + 8 * cell, value)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     with temporary.open("wb") as file:
+        # Every page has its block: a mapped page without one would end the process on a full disk.
+        os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + size)
         file.write(header)
-        file.truncate(_HEADER_BYTES + size)
     temporary.replace(path)

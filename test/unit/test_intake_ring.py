@@ -217,3 +217,11 @@ def test_beats_and_troubles_are_seen_on_the_other_side(tmp_path: Path, page: Wor
     assert not ring.writer_is_ready
     taker.set_ready()
     assert ring.writer_is_ready
+
+
+def test_every_page_of_the_file_has_its_block_so_that_a_full_disk_cannot_end_the_process(
+    tmp_path: Path, page: WorkerPage
+) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 1000)
+    found = ring.path.stat()
+    assert found.st_blocks * 512 >= found.st_size
