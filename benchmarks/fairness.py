@@ -20,8 +20,10 @@ Say = Callable[[str], None]
 
 _RATE = 1_000.0
 """Messages of 44 samples a second: one meter in real time."""
+_LEAST_S = 4.0
+"""Shorter, and the wait for the last answer would count as load that was not kept."""
 _FLOOD_CONNECTIONS = 8
-_FLOOD_LASTS = 2.0
+_FLOOD_LASTS = 1.5
 """Times as long as the light device sends, so that it never sends alone."""
 
 
@@ -55,6 +57,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 def _measure(transport: str, effort: Effort) -> tuple[dict[str, Value], tuple[str, ...]]:
     plan = LoadPlan(transport=transport, devices=1, connections=1)
+    seconds = max(effort.seconds, _LEAST_S)
     context = multiprocessing.get_context("spawn")
     with effort.fresh_folder() as folder, ProcessPoolExecutor(1, mp_context=context) as other:
         program, port = this_server(folder)
@@ -62,10 +65,8 @@ def _measure(transport: str, effort: Effort) -> tuple[dict[str, Value], tuple[st
             wide = replace(plan, connections=_FLOOD_CONNECTIONS, spread=True)
             warm, warm_sent, _ = offer(program, renewed(wide, port=port, messages=4_000))
             other.submit(run_load, replace(plan, port=port, messages=0)).result()  # it is up then
-            flood = renewed(wide, port=port, messages=int(warm.per_second * _FLOOD_LASTS * effort.seconds))
-            light = replace(
-                renewed(plan, port=port, messages=int(_RATE * effort.seconds)), rate=_RATE, window=2_000
-            )
+            flood = renewed(wide, port=port, messages=int(warm.per_second * _FLOOD_LASTS * seconds))
+            light = replace(renewed(plan, port=port, messages=int(_RATE * seconds)), rate=_RATE, window=2_000)
             beside, of_flood = _together(other, light, flood)
             program.wait_until_settled(warm.answered + beside.answered + of_flood.answered)
         sent = [warm_sent, Sent(light, beside.unanswered), Sent(flood, of_flood.unanswered)]
