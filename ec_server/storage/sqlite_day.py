@@ -396,6 +396,12 @@ class DayFile:
                     verdict.seen is None and row_count
                 ):
                     changed.append(verdict.minute)
+                elif row_count is None and verdict.state is MinuteState.UNRESOLVED:
+                    cursor.execute(
+                        "INSERT INTO ec_minute (device_id, ec_time, state, check_time, check_times)"
+                        " VALUES (?, ?, ?, ?, 1)",
+                        (*at, verdict.state.value, iso(compared_us)),
+                    )
                 elif row_count is None:
                     elsewhere.append(verdict)
                 else:

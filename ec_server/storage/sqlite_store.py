@@ -70,7 +70,7 @@ class SqliteStore(Store):
         self._progress: ProgressFile | None = None
         self._known: set[int] = set()
         self._last_insert_us = 0
-        self._settled: dict[int, tuple[tuple[int, ...], _Notable]] = {}
+        self._settled: dict[int, tuple[tuple[int, ...], dict[str, _Notable]]] = {}
         if not read_only:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -282,8 +282,13 @@ class SqliteStore(Store):
             with translated("reading", self._path(day)):
                 if time.time() - max(stamp) / 1e9 < _SETTLED_AFTER_S:
                     return self._day(day).notable(device_id)
-                kept = self._settled[day] = (stamp, self._day(day).notable())
-        return [line for line in kept[1] if device_id in (None, line[0])]
+                by_device: dict[str, _Notable] = {}
+                for line in self._day(day).notable():
+                    by_device.setdefault(line[0], []).append(line)
+                kept = self._settled[day] = (stamp, by_device)
+        if device_id is not None:
+            return kept[1].get(device_id, [])
+        return [line for lines in kept[1].values() for line in lines]
 
     def _stamp(self, day: int) -> tuple[int, ...]:
         """What changes whenever the day's file does."""
@@ -341,8 +346,10 @@ class SqliteStore(Store):
         add: list[int] = []
         for day, group in groupby(sorted(verdicts, key=_minute), key=lambda v: day_of(v.minute)):
             of_day = list(group)
-            if self._path(day).exists():
+            unresolved = any(v.state is MinuteState.UNRESOLVED and v.seen is None for v in of_day)
+            if self._path(day).exists() or unresolved:
                 with translated("writing verdicts to", self._path(day)):
+                    self._know(day)
                     elsewhere, moved = self._day(day).record_verdicts(device_id, of_day, compared_us)
             else:
                 elsewhere = [v for v in of_day if v.seen is None]

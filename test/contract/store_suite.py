@@ -242,6 +242,17 @@ class StoreSuite:
         assert record is not None
         assert record.unresolved_minutes == 1
 
+    def test_an_unresolved_minute_of_which_nothing_is_stored_is_on_record(self, store: Store) -> None:
+        store.note_devices({"m": 1})
+        assert check(store, "m", NOON, MinuteState.UNRESOLVED) == []
+        record = store.device("m")
+        assert record is not None
+        assert record.unresolved_minutes == 1
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        store.write([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+
     def test_an_empty_minute_is_put_on_record_once(self, store: Store) -> None:
         assert check(store, "m", NOON, MinuteState.UNCONFIRMABLE) == []
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
