@@ -26,6 +26,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from ec_server.model import (
     Batch,
@@ -196,7 +197,7 @@ class Store(ABC):
     def close(self) -> None:
         """Let go of every file or connection. The object cannot be used afterwards."""
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         """The store itself, so that ``with open_store(...) as store`` closes it."""
         return self
 

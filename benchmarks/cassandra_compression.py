@@ -1,0 +1,109 @@
+"""Bytes on disk a sample for each way Cassandra can compress the rows, with recordings of real power.
+
+    python -m benchmarks.cassandra_compression --recording laptop.npy --recording fridge.npy
+
+A recording is a NumPy file of 44,000 values a second. Its samples become rows as they arrive from a
+meter, 44 a message; each way gets the same rows, is flushed and compacted, and read back in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ec_server.model import Batch, CommitMark
+from ec_server.storage.cassandra_store import CassandraStore
+from ec_server.storage.merge import batch_of
+from reference_cluster.cluster import Cluster
+from utilities.cassandra_util import Target
+
+RATE = 44_000
+PER_MESSAGE = 44
+START = 1_772_366_400
+MARK = CommitMark("benchmark", 1)
+
+WAYS: dict[str, str] = {
+    "none": "{'enabled': 'false'}",
+    "LZ4, 16 KB (Cassandra's default)": "{'class': 'LZ4Compressor', 'chunk_length_in_kb': 16}",
+    "LZ4, 64 KB": "{'class': 'LZ4Compressor', 'chunk_length_in_kb': 64}",
+    "Zstd 1, 64 KB": "{'class': 'ZstdCompressor', 'compression_level': 1, 'chunk_length_in_kb': 64}",
+    "Zstd 3, 16 KB": "{'class': 'ZstdCompressor', 'compression_level': 3, 'chunk_length_in_kb': 16}",
+    "Zstd 3, 64 KB": "{'class': 'ZstdCompressor', 'compression_level': 3, 'chunk_length_in_kb': 64}",
+    "Zstd 3, 256 KB": "{'class': 'ZstdCompressor', 'compression_level': 3, 'chunk_length_in_kb': 256}",
+    "Zstd 9, 64 KB": "{'class': 'ZstdCompressor', 'compression_level': 9, 'chunk_length_in_kb': 64}",
+}
+
+
+def batches(device_id: str, values: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Iterator[Batch]:
+    """A recording as the messages of a meter."""
+    micros = np.arange(RATE) * 1_000_000 // RATE
+    for second in range(len(values) // RATE):
+        samples = [f"{us:06d},{v:.9g}" for us, v in zip(micros, values[second * RATE : (second + 1) * RATE])]
+        for at in range(0, RATE, PER_MESSAGE):
+            yield batch_of(device_id, START + second, ";".join(samples[at : at + PER_MESSAGE]))
+
+
+def measure(cluster: Cluster, way: str, rows: Sequence[Batch]) -> tuple[int, float, float]:
+    """``(bytes on disk, seconds to flush and compact, seconds to read all)`` of one way."""
+    keyspace = f"c{abs(hash(way)) % 10**9}"
+    with CassandraStore(Target(("127.0.0.1",), cluster.native_port, keyspace)) as store:
+        store.wait(60)
+        alter = f"ALTER TABLE {keyspace}.ec_consumption WITH compression = {WAYS[way]}"
+        store._db._session.execute(alter, timeout=30)
+        for at in range(0, len(rows), 1000):
+            store.write(rows[at : at + 1000], MARK)
+        began = time.monotonic()
+        node = cluster.nodes[0]
+        node.nodetool("flush", keyspace)
+        node.nodetool("compact", keyspace, "ec_consumption")
+        kept_s = time.monotonic() - began
+        folder = node.folder / "data" / "data" / keyspace
+        size = sum(f.stat().st_size for f in folder.glob("ec_consumption-*/*") if f.is_file())
+        began = time.monotonic()
+        read = sum(
+            1 for device in {batch.device_id for batch in rows} for _ in store.rows(device, START, START + 60)
+        )
+        assert read == len(rows), f"{read} rows read of {len(rows)}"
+        return size, kept_s, time.monotonic() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recording", type=Path, action="append", required=True, metavar="FILE.npy")
+    parser.add_argument("--seconds", type=int, default=15, help="of each recording; default 15")
+    options = parser.parse_args(arguments)
+    rows = [
+        batch
+        for path in options.recording
+        for batch in batches(path.stem[:32], np.load(path)[: options.seconds * RATE])
+    ]
+    samples = sum(batch.count for batch in rows)
+    table = Table(title=f"{samples / 1e6:.1f} million samples in {len(rows)} rows")
+    for name in ("compression", "bytes a sample", "GB a device a day", "flush + compact s", "read all s"):
+        table.add_column(name, justify="left" if name == "compression" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(Path(folder), 1, 9342, 7342, heap_mb=1024, jmx_port=7343)
+        try:
+            cluster.start()
+            for way in WAYS:
+                size, kept_s, read_s = measure(cluster, way, rows)
+                each = size / samples
+                a_day = each * RATE * 86_400 / 1e9
+                table.add_row(way, f"{each:.2f}", f"{a_day:.1f}", f"{kept_s:.1f}", f"{read_s:.1f}")
+        finally:
+            cluster.clean()
+    Console(width=100).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
