@@ -5,13 +5,14 @@
 
 1. The file never grows beyond its bound. When the next line would, the file takes no more; nothing
    is removed from it. Whoever has repaired its messages moves the file away, and it takes again.
-2. Several receivers append to it: each line is one write at the file's end, so lines stay whole.
+2. Several receivers append to it, one at a time (a lock on the file), so lines stay whole.
 3. It is a courtesy, not storage: a full disk or a missing folder is logged once, and stops nothing.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ class Quarantine:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed
                 return self._append(descriptor, line)
             finally:
                 os.close(descriptor)
