@@ -116,6 +116,11 @@ def test_every_recorded_sample_is_stored_and_every_digest_is_the_recording_s(
     assert server.account_is_exact()
 
 
+def _minute_samples(folder: Path, device: str, minute: int) -> int:
+    with SqliteStore(folder / "data", read_only=True) as store:
+        return sum(digest.count for _, digest in store.minute_digests(device, minute, minute + 60))
+
+
 def test_what_meters_lose_on_the_way_is_proven_and_repaired_after_a_round(
     server: RunningServer, tmp_path: Path
 ) -> None:
@@ -136,12 +141,17 @@ def test_what_meters_lose_on_the_way_is_proven_and_repaired_after_a_round(
         through = minute_text(minute + 60)
         devices = ("meter-1", "meter-2")
         server.wait_for_figure("ec_batches_stored_total", 20_000, 100)  # a round before it proves nothing
+        # A round before the first sample proves the time until now; the meters' minutes come after it.
+        wait_for(lambda: all(_minute_samples(tmp_path, d, minute) for d in devices), "samples", 60)
         wait_for(
-            lambda: all(
-                (server.devices().get(d, {}).get("verified_through") or "") >= through for d in devices
-            ),
-            "the first minute of both to be proven",
+            lambda: all(_minute_samples(tmp_path, d, minute) == 6 * RATE for d in devices),
+            "the first minute of both to be whole",
             100,
+        )
+        wait_for(
+            lambda: all((server.devices()[d]["verified_through"] or "") >= through for d in devices),
+            "it to be proven",
+            60,
         )
     finally:
         meter.terminate()
