@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import real_cassandra
@@ -107,3 +109,31 @@ def test_one_node_after_the_other_is_killed_and_nothing_is_lost_or_refused(three
             cached = reader.minute_digests(f"meter-{device}", NOON, last + 60)
             assert sum(digest.count for _, digest in cached) == 2 * len(expected) // DEVICES
     print(f"{len(expected)} rows, slowest write {load.slowest_s:.2f} s")
+
+
+def test_a_snapshot_brings_back_what_was_removed_and_keeps_what_came_since(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 1, free_port(), free_port(), heap_mb=768, jmx_port=free_port())
+    try:
+        cluster.start()
+        node = cluster.nodes[0]
+        with CassandraStore(Target(("127.0.0.1",), cluster.native_port, "ec_backup")) as store:
+            store.wait(60)
+            store.write([batch_of("meter-1", NOON, "000000,1;000005,2")], MARK)
+            node.nodetool("snapshot", "-t", "monday", "ec_backup")
+            tables = {folder.name.split("-")[0]: folder for folder in
+                      (node.folder / "data/data/ec_backup").iterdir()}  # fmt: skip
+            kept = {name: folder / "snapshots" / "monday" for name, folder in tables.items()}
+            for name, folder in kept.items():
+                if any(folder.glob("*-Data.db")):
+                    shutil.copytree(folder, tmp_path / "away" / "ec_backup" / name)
+            for name in tables:
+                store._db._session.execute(f"TRUNCATE ec_backup.{name}", timeout=30)
+            store.write([batch_of("meter-1", NOON + 61, "000000,3")], MARK)
+            assert store.second_text("meter-1", NOON) == ""
+            for folder in (tmp_path / "away" / "ec_backup").iterdir():
+                node.nodetool("import", "ec_backup", folder.name, str(folder))
+            assert store.second_text("meter-1", NOON) == "000000,1;000005,2"
+            assert store.second_text("meter-1", NOON + 61) == "000000,3"
+            assert [m for m, _ in store.minute_digests("meter-1", NOON, NOON + 120)] == [NOON, NOON + 60]
+    finally:
+        cluster.clean()
