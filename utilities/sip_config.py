@@ -12,7 +12,7 @@ Tuning that PJSUA2 has no setting for is done through the extension module's exp
 
 * The endpoint handles 10 expired timers a poll. A message makes about two, so finished transactions
   would pile up under load until memory ends. Raised to 100,000.
-* A UDP transaction is kept 32 s (timer J) at 11.5 KB. Kept 2 s here: a retransmission that comes
+* A UDP transaction is kept 32 s (timer J) at 11.5 KB. Kept 0.5 s here: a retransmission that comes
   later is the same row once more.
 
 Traps of PJSIP 2.15.1 that Python cannot close; each costs this process and what the stack has
@@ -57,7 +57,7 @@ NAMELESS = "(no single common name)"
 """Stands for the name of a certificate that has none, or several; no device id looks like it."""
 
 _EXPIRED_TIMERS_A_POLL = 100_000
-_TIMER_J_MS = 2000
+_TIMER_J_MS = 500
 _SOCKET_BUFFER_BYTES = 4 << 20
 _POLL_MS = 50
 _UNREGISTER_S = 1.0
