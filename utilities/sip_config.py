@@ -58,7 +58,8 @@ NAMELESS = "(no single common name)"
 
 _EXPIRED_TIMERS_A_POLL = 100_000
 _TIMER_J_MS = 500
-_SOCKET_BUFFER_BYTES = 4 << 20
+# Over UDP what waits longer than the sender's retransmission timer, 0.5 s, is answered for nothing.
+_SOCKET_BUFFER_BYTES = {"udp": 512 << 10, "tcp": 4 << 20, "tls": 4 << 20}
 _POLL_MS = 50
 _UNREGISTER_S = 1.0
 _TLS_RESERVE = 16
@@ -262,7 +263,7 @@ class SipReceiver:
         config.publicAddress = "" if port is not None else _published(options)
         socket_options = [
             (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
-            (socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES),
+            (socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES[transport]),
         ]
         if transport != "udp":  # else answers wait up to 40 ms for the peer to acknowledge earlier ones
             socket_options.append((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
