@@ -20,7 +20,6 @@ Thread safety: ``Database`` may be used by several threads.
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import ssl
 import threading
@@ -40,6 +39,7 @@ from ec_server.errors import (
     RetryableStorageError,
     StorageError,
 )
+from utilities import cassandra_schema
 
 LONGEST_PAUSE_S = 5.0
 _SCHEMA_TIMEOUT_S = 30.0
@@ -49,6 +49,7 @@ _HEARTBEAT_S = 5
 _SPECULATIVE_DELAY_S = 1.0
 _IN_FLIGHT = 24
 _TICK_S = 1.0
+_PROBE = "SELECT device_id FROM ec_device WHERE device_id = '?'"
 _PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
 
 _log = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ class Database:
         prepared = self._prepared.get(statement.cql)
         if prepared is None:
             with self._preparing, _Translated(self):
-                prepared = session.prepare(_qualified(statement.cql, self.target.keyspace))
+                prepared = session.prepare(cassandra_schema.qualified(statement.cql, self.target.keyspace))
                 prepared.is_idempotent = True
                 self._prepared[statement.cql] = prepared
         return prepared.bind(statement.values)
@@ -255,7 +256,11 @@ class Database:
 
     def _connect(self) -> None:
         self._cluster = _cluster_of(self.target)
-        session = self._cluster.connect()
+        try:
+            session = self._cluster.connect()
+        except cluster.NoHostAvailable:
+            _refuse_unknown_data_centre(self._cluster, self.target)
+            raise
         _ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
         self._prepared.clear()
         self._session = session
@@ -265,7 +270,7 @@ class Database:
     def _probe(self) -> None:
         """Ask for a row that is not there, at the consistency of everything else."""
         try:
-            cql = _qualified("SELECT device_id FROM ec_device WHERE device_id = '?'", self.target.keyspace)
+            cql = cassandra_schema.qualified(_PROBE, self.target.keyspace)
             asked = query.SimpleStatement(cql, is_idempotent=True)
             self._session.execute(asked, timeout=_PROBE_TIMEOUT_S)
         except Exception as error:
@@ -446,97 +451,41 @@ def _tls_context(target: Target) -> ssl.SSLContext | None:
 
 
 def _ensure_schema(owner: Any, session: Any, target: Target, tables: str, *, read_only: bool) -> None:
-    """Make what is missing, and refuse what is there in another shape."""
-    wanted = {shape.name: shape for shape in map(_shape_of_cql, _statements(tables))}
+    """Refuse what is there in another shape, and make what is missing."""
+    schema = cassandra_schema.Schema(tables, target.keyspace)
+    schema.refuse_other_shapes(owner.metadata)
+    if not schema.missing(owner.metadata):
+        return
     if read_only:
-        _require_tables(owner, target, wanted)
-    elif _missing(owner, target, wanted):
-        _make(owner, session, target, tables)
-    for name, shape in wanted.items():
-        found = _shape_of_table(owner.metadata.keyspaces[target.keyspace].tables[name])
-        if found != shape:
-            raise ConfigurationError(
-                f"table {target.keyspace}.{name} has another shape: {_difference(shape, found)}; "
-                "choose another cassandra.keyspace, or move that table's data away and drop it"
-            )
-
-
-def _missing(owner: Any, target: Target, wanted: Iterable[str]) -> bool:
-    keyspace = owner.metadata.keyspaces.get(target.keyspace)
-    return keyspace is None or any(name not in keyspace.tables for name in wanted)
-
-
-def _require_tables(owner: Any, target: Target, wanted: Iterable[str]) -> None:
-    if _missing(owner, target, wanted):
         raise RetryableStorageError(
             f"keyspace {target.keyspace} has not all tables yet; the server makes them when it starts"
         )
-
-
-def _make(owner: Any, session: Any, target: Target, tables: str) -> None:
-    """Everyone asks the same node, so that servers that start at once do not make a table twice."""
-    up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
-    chosen = up[0] if up else None
-    if target.keyspace not in owner.metadata.keyspaces:
-        session.execute(_keyspace_cql(target), host=chosen, timeout=_SCHEMA_TIMEOUT_S)
-    for statement in _statements(tables):
-        session.execute(_qualified(statement, target.keyspace), host=chosen, timeout=_SCHEMA_TIMEOUT_S)
+    _make(owner, session, target, schema)
     owner.refresh_schema_metadata(max_schema_agreement_wait=_SCHEMA_TIMEOUT_S)
-    if _missing(owner, target, [_shape_of_cql(statement).name for statement in _statements(tables)]):
+    schema.refuse_other_shapes(owner.metadata)
+    if schema.missing(owner.metadata):
         raise RetryableStorageError(f"the nodes do not yet agree on keyspace {target.keyspace}")
 
 
-def _keyspace_cql(target: Target) -> str:
-    parts = [part.partition(":") for part in target.replication.replace(" ", "").split(",")]
-    copies = {name: count for name, colon, count in parts if colon}
-    options = copies or {"replication_factor": target.replication.strip()}
-    listed = ", ".join(f"'{name}': {count}" for name, count in options.items())
-    return (
-        f'CREATE KEYSPACE IF NOT EXISTS "{target.keyspace}" '
-        f"WITH replication = {{'class': 'NetworkTopologyStrategy', {listed}}}"
-    )
+def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Schema) -> None:
+    """Everyone asks the same node, so that servers that start at once do not make a table twice."""
+    up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
+    chosen = up[0] if up else None
+    try:
+        if target.keyspace not in owner.metadata.keyspaces:
+            cql = schema.keyspace_cql(target.replication)
+            session.execute(cql, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
+    except (cassandra.InvalidRequest, protocol.ConfigurationException) as error:
+        raise ConfigurationError(
+            f"keyspace {target.keyspace} cannot be made: {error}; correct cassandra.replication"
+        ) from error
+    for statement in schema.statements:
+        session.execute(statement, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
 
 
-class _Shape(NamedTuple):
-    """A table as far as this program depends on it."""
-
-    name: str
-    columns: frozenset[tuple[str, str]]
-    partition_key: tuple[str, ...]
-    clustering: tuple[str, ...]
-
-
-def _qualified(cql: str, keyspace: str) -> str:
-    """The CQL with its table's name preceded by the keyspace's."""
-    return re.sub(r"\b(FROM|INTO|UPDATE|EXISTS) (ec_\w+)", rf'\1 "{keyspace}".\2', cql, count=1)
-
-
-def _statements(tables: str) -> list[str]:
-    bare = re.sub(r"--.*", "", tables)
-    return [statement.strip() for statement in bare.split(";") if statement.strip()]
-
-
-def _shape_of_cql(statement: str) -> _Shape:
-    head = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", statement, re.DOTALL)
-    if head is None:
-        raise ValueError(f"not a CREATE TABLE of the form used here: {statement[:60]}")
-    columns = re.findall(r"^\s+(\w+)\s+(text|int|bigint|timeuuid)\b", head[2], re.MULTILINE)
-    single = re.search(r"(\w+)\s+text PRIMARY KEY", head[2])
-    keyed = re.search(r"PRIMARY KEY \(\(([^)]*)\)(?:, )?([^)]*)\)", head[2])
-    partition = (single[1],) if single else tuple(keyed[1].split(", ")) if keyed else ()
-    clustering = tuple(keyed[2].split(", ")) if keyed and keyed[2] else ()
-    return _Shape(head[1], frozenset(columns), partition, clustering)
-
-
-def _shape_of_table(table: Any) -> _Shape:
-    columns = frozenset((name, column.cql_type) for name, column in table.columns.items())
-    partition = tuple(column.name for column in table.partition_key)
-    return _Shape(table.name, columns, partition, tuple(column.name for column in table.clustering_key))
-
-
-def _difference(wanted: _Shape, found: _Shape) -> str:
-    if (wanted.partition_key, wanted.clustering) != (found.partition_key, found.clustering):
-        keys = (found.partition_key, found.clustering, wanted.partition_key, wanted.clustering)
-        return "its key is ({}), {}, not ({}), {}".format(*(", ".join(key) for key in keys))
-    columns = [f"{name} {kind}" for name, kind in sorted(wanted.columns ^ found.columns)]
-    return f"differing in the columns {', '.join(columns)}"
+def _refuse_unknown_data_centre(owner: Any, target: Target) -> None:
+    known = sorted({str(host.datacenter) for host in owner.metadata.all_hosts() if host.datacenter})
+    if target.local_dc and known and target.local_dc not in known:
+        raise ConfigurationError(
+            f"no node is in cassandra.local_dc = {target.local_dc}; there are: {', '.join(known)}"
+        )

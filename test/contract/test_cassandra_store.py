@@ -151,7 +151,7 @@ class TestProof:
         doomed.write([run_of("m", NOON, 0)], MARK)
         assert check(reader, "m", NOON, MinuteState.PROVEN) == []
         late = [(run_of("m", NOON, 1000), 1_772_366_400_000_001)]
-        doomed._db.write([[doomed._insert(*row) for row in late]])  # and no new version after it
+        doomed._db.write([[doomed._rows.insert(*row) for row in late]])  # and no new version after it
         assert reader.unproven_ranges("m", NOON, NOON + 60) == []
         long_ago = (int(time.time()) - 1000) * 1_000_000
         line = (
@@ -178,13 +178,13 @@ class TestProof:
     ) -> None:
         writer, reader = opens(), opens()
         writer.write([run_of("m", NOON, 0)], MARK)
-        read = reader._unknown_seconds
+        read = reader._uncached_seconds
 
         def slowly(*arguments):
             yield from list(read(*arguments))
             writer.write([run_of("m", NOON, 1000)], MARK)
 
-        monkeypatch.setattr(reader, "_unknown_seconds", slowly)
+        monkeypatch.setattr(reader, "_uncached_seconds", slowly)
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
         monkeypatch.undo()
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
@@ -195,11 +195,28 @@ class TestProof:
         check(store, "m", NOON, MinuteState.PROVEN)
         for minute in (NOON, NOON + 60):
             foreign = (run_of("m", minute, 5000), 1_772_366_400_000_001)
-            store._db.write([[store._insert(*foreign)]])
+            store._db.write([[store._rows.insert(*foreign)]])
         counts = [d.count for _, d in store.minute_digests("m", NOON, NOON + 180, from_rows=True)]
         assert counts == [8, 4]
         assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
         assert [d.count for _, d in opens().minute_digests("m", NOON, NOON + 180)] == [8, 4]
+
+    def test_a_row_stored_while_an_audit_finds_foreign_rows_is_in_the_digest(
+        self, opens: Opens, monkeypatch
+    ) -> None:
+        writer, auditor = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        check(auditor, "m", NOON, MinuteState.PROVEN)
+        writer._db.write([[writer._rows.insert(run_of("m", NOON, 5000), 1_772_366_400_000_001)]])
+        count = auditor._count_as_written
+
+        def slowly(*arguments):
+            writer.write([run_of("m", NOON, 1000)], MARK)
+            return count(*arguments)
+
+        monkeypatch.setattr(auditor, "_count_as_written", slowly)
+        assert auditor.minute_digests("m", NOON, NOON + 60, from_rows=True)[0][1].count == 12
+        assert opens().minute_digests("m", NOON, NOON + 60)[0][1].count == 12
 
     def test_a_day_that_is_final_as_a_whole_is_read_once(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
@@ -211,7 +228,7 @@ class TestProof:
             check(reader, "m", minute, MinuteState.PROVEN)
         tomorrow = MIDNIGHT + DAY_S
         assert reader.unproven_ranges("m", evening, tomorrow) == []
-        assert reader._days("m")["20260301"].proven_from == "2358"
+        assert reader._records.days("m")["20260301"].proven_from == "2358"
         assert reader.unproven_ranges("m", evening + 60, tomorrow) == []
         assert reader.unproven_ranges("m", evening - 60, tomorrow) == [(evening - 60, evening)]
         writer.write([run_of("m", evening, 5000)], MARK)
@@ -220,9 +237,9 @@ class TestProof:
     def test_leases_end_by_themselves_when_nothing_is_written(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
         writer.write([run_of("m", NOON, 0)], MARK)
-        assert reader._lines("m", NOON, NOON + 60)[NOON].is_leased
+        assert reader._records.lines("m", NOON, NOON + 60)[NOON].is_leased
         deadline = time.monotonic() + 15
-        while reader._lines("m", NOON, NOON + 60)[NOON].is_leased:
+        while reader._records.lines("m", NOON, NOON + 60)[NOON].is_leased:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert writer.write([run_of("m", NOON, 1000)], MARK).changed == (True,)

@@ -62,9 +62,9 @@ class Keyspace:
                 text = row.values.replace(",", ",9")
                 if statement.startswith("UPDATE"):
                     altered = replace(row, values=text, checksum=md5_hex(text))
-                    store._db.write([[store._insert(altered, inserted_us + 1)]])
+                    store._db.write([[store._rows.insert(altered, inserted_us + 1)]])
                 else:
-                    key = store._insert(row, 0).values[:6]
+                    key = store._rows.insert(row, 0).values[:6]
                     store._db.write([[_delete_row(*key)]])
 
 

@@ -98,6 +98,16 @@ class TestRefusals:
         with pytest.raises(ConfigurationError, match="columns first_seen text, first_seen timeuuid"):
             store.wait(60)
 
+    def test_an_unknown_data_centre_is_named_and_those_that_there_are(self, cassandra: RealCassandra) -> None:
+        store = CassandraStore(cassandra.target("ec_trouble", local_dc="nowhere"))
+        with pytest.raises(ConfigurationError, match=r"cassandra\.local_dc = nowhere.*datacenter1"):
+            store.wait(60)
+
+    def test_copies_in_an_unknown_data_centre_are_refused(self, cassandra: RealCassandra) -> None:
+        store = CassandraStore(cassandra.target("ec_copies", replication="nowhere:3"))
+        with pytest.raises(ConfigurationError, match=r"cassandra\.replication"):
+            store.wait(60)
+
     def test_a_node_with_another_authority_is_refused(self, cassandra: RealCassandra, tmp_path: Path) -> None:
         if cassandra.tls_ca is None:
             pytest.skip("this Cassandra offers no TLS")
@@ -193,6 +203,7 @@ class TestOutage:
             assert store.write([run_of("hang", NOON, 1000)], MARK).changed == (True,)
             assert len(list(store.rows("hang", NOON, NOON + 1))) == 2
 
+    @pytest.mark.soak
     def test_a_node_that_is_killed_comes_back_with_everything_acknowledged(
         self, cassandra: RealCassandra
     ) -> None:

@@ -1,0 +1,277 @@
+"""What is on record of minutes and days: writers' lines, cached digests, verdicts; read and written.
+
+The rules are at the head of cassandra_minutes.py. Everything of a minute lies in one partition
+(``ec_minute`` and ``ec_checksum`` share its key), so that what belongs together is one mutation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ec_server.model import Digest, MinuteState, Verdict
+from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, Stamps
+from ec_server.storage.cassandra_minutes import SETTLED, MinuteLines, fingerprint, minutes_of_rows
+from ec_server.storage.timeuuid import timeuuid
+from ec_server.utc import DAY_S, day_of, ec_date, ec_time, parse_ec
+from utilities.cassandra_util import Database, Statement
+from utilities.checksum_util import minute_digest
+
+_DIGESTS = (
+    "SELECT ec_time, ec_type, values_count, values_checksum, check_times FROM ec_checksum"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
+)
+_CACHE = (
+    "INSERT INTO ec_checksum (device_id, ec_date, ec_time, ec_type, values_count, values_checksum,"
+    " check_time, check_times) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
+)
+_CHECKED = (
+    "UPDATE ec_checksum USING TTL ? AND TIMESTAMP ? SET check_time = ?, check_times = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND ec_type = ?"
+)
+_KNOWN = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET digest_version = ?, minute_count = ?, minute_md5 = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+_SETTLE = (
+    "UPDATE ec_minute USING TTL ? SET version = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
+)
+_COMPARED = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET check_time = ?, check_times = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+_VERDICT = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET state = ?, state_version = ?, extra = ?,"
+    " conflicts = ?, check_time = ?, check_times = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+_NOTE = (
+    "INSERT INTO ec_notable (device_id, ec_date, ec_time, state, extra, conflicts)"
+    " VALUES (?, ?, ?, ?, ?, ?) USING TTL ?"
+)
+_UNNOTE = "DELETE FROM ec_notable WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
+_DAYS = (
+    "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version FROM ec_day"
+    " WHERE device_id = ?"
+)
+_CHANGES = (
+    "SELECT count(version) AS lines, sum(CAST(version AS varint)) AS versions, sum(check_times) AS checks"
+    " FROM ec_minute WHERE device_id = ? AND ec_date = ?"
+)
+_DAY_PROVEN = (
+    "UPDATE ec_day USING TTL ? SET proven_from = ?, proven_version = ?"
+    " WHERE device_id = ? AND ec_date = ? AND writer = ''"
+)
+_DAY_SEALED = (
+    "UPDATE ec_day USING TTL ? SET sealed_version = ? WHERE device_id = ? AND ec_date = ? AND writer = ''"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What is on record of one day of one device."""
+
+    fingerprint: str = ""
+    """Of the writers' versions; empty where nobody wrote."""
+    proven_from: str | None = None
+    proven_version: str | None = None
+    sealed_version: str | None = None
+
+    def is_final(self, start: int) -> bool:
+        """Whether every minute from ``start`` to the day's end is on record as final."""
+        return self.proven_version == self.fingerprint and (self.proven_from or "~") <= ec_time(start)[:4]
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the digest of every minute is cached."""
+        return self.sealed_version == self.fingerprint
+
+
+NO_DAY = Day()
+
+
+class Records:
+    """The record of minutes and days; a read-only one settles nothing."""
+
+    def __init__(
+        self, database: Database, stamps: Stamps, ttl_s: Callable[[int], int], *, read_only: bool
+    ) -> None:
+        """``ttl_s`` gives the seconds that the record of a moment's day is kept; 0 for ever."""
+        self._db = database
+        self._stamps = stamps
+        self._ttl_s = ttl_s
+        self._read_only = read_only
+
+    # --- minutes --------------------------------------------------------------------------
+
+    def lines(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
+        """What is on record of the minutes of ``[start, stop)``, abandoned lines settled."""
+        found = self._read(device_id, start, stop)
+        now_us = now()
+        abandoned = [(minute, *one) for minute, lines in found.items() for one in lines.abandoned(now_us)]
+        if not abandoned or self._read_only:
+            return found
+        self._db.write(
+            [Statement(_SETTLE, (self._ttl_s(minute), version, *at(device_id, minute), writer + SETTLED))]
+            for minute, writer, version in abandoned
+        )
+        return self._read(device_id, start, stop)
+
+    def of_minute(self, device_id: str, minute: int) -> MinuteLines:
+        """What is on record of one minute."""
+        return self.lines(device_id, minute, minute + 60).get(minute, MinuteLines(minute))
+
+    def _read(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
+        found: dict[int, MinuteLines] = {}
+        for first, last in by_day(start, stop):
+            span = (ec_time(first), ec_time(last - 1))
+            rows = self._db.read(LINES, device_id, ec_date(first), *span)
+            found |= minutes_of_rows(ec_date(first), rows)
+        return found
+
+    def cached_seconds(self, device_id: str, minute: int) -> dict[int, Digest]:
+        """The digests of seconds that stand in ``ec_checksum``, true or not."""
+        rows = self._digest_rows(device_id, minute)
+        return {s: Digest(row.values_count, row.values_checksum) for s, row in rows if row.ec_type == "S"}
+
+    def _digest_rows(self, device_id: str, minute: int) -> list[tuple[int, Any]]:
+        date = ec_date(minute)
+        found = self._db.read(_DIGESTS, device_id, date, ec_time(minute), ec_time(minute + 59))
+        return [(parse_ec(date, row.ec_time), row) for row in found if row.values_checksum is not None]
+
+    def keep(
+        self,
+        lines: MinuteLines,
+        device_id: str,
+        seconds: Collection[tuple[int, Digest]],
+        *,
+        complete: bool,
+    ) -> list[Statement]:
+        """The mutation that caches digests which are true of the rows at ``lines.fingerprint``.
+
+        ``complete``: these are all non-empty seconds of the minute, so that its digest is known too.
+        """
+        minute, ttl_s, stamp = lines.minute, self._ttl_s(lines.minute), self._stamps.next(2)
+        where, time_text = (device_id, ec_date(minute)), ec_time(minute)
+        whole = digest_of_minute(seconds) if complete else None
+        kept: list[tuple[Any, ...]] = [(ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds]
+        if whole is not None:
+            checked = timeuuid(lines.check_time_us) if lines.check_time_us else None
+            kept.append((time_text, "P", whole.count, whole.md5, checked, lines.check_times))
+        statements = [Statement(_CACHE, (*where, *row, stamp + 1, ttl_s)) for row in kept]
+        if lines.digest_version is not None:
+            values = (stamp, *where, time_text, ec_time(minute + 59))
+            statements.insert(0, Statement(DELETE_DIGESTS, values))
+        known = (whole.count, whole.md5) if whole else (0, "") if complete else (None, None)
+        values = (ttl_s, stamp + 1, lines.fingerprint, *known, *where, time_text)
+        return [*statements, Statement(_KNOWN, values)]
+
+    def compared(self, device_id: str, lines: MinuteLines, compared_us: int) -> list[Statement]:
+        """The mutation that counts a comparison without a verdict."""
+        values = (timeuuid(compared_us), lines.check_times + 1, *at(device_id, lines.minute))
+        return [Statement(_COMPARED, (self._ttl_s(lines.minute), self._stamps.next(), *values))]
+
+    def verdict(
+        self, device_id: str, lines: MinuteLines, verdict: Verdict, compared_us: int
+    ) -> list[list[Statement]]:
+        """The mutations that put a verdict on record, true of the rows at ``lines.fingerprint``."""
+        minute, moment = lines.minute, timeuuid(compared_us)
+        ttl_s, stamp, where = self._ttl_s(minute), self._stamps.next(), at(device_id, minute)
+        conflicts = lines.conflicts + verdict.conflicts
+        outcome = (verdict.state.value, lines.fingerprint, verdict.extra, conflicts)
+        statements = [Statement(_VERDICT, (ttl_s, stamp, *outcome, moment, lines.check_times + 1, *where))]
+        for second, row in self._digest_rows(device_id, minute) if verdict.seen else ():
+            times = lines.check_times + 1 if row.ec_type == "P" else (row.check_times or 0) + 1
+            key = (*where[:2], ec_time(second), row.ec_type)
+            statements.append(Statement(_CHECKED, (ttl_s, stamp, moment, times, *key)))
+        if verdict.extra or conflicts or _is_listed(verdict):
+            note = (*where, verdict.state.value, verdict.extra, conflicts, ttl_s)
+            return [statements, [Statement(_NOTE, note)]]
+        was_noted = lines.extra or lines.conflicts or lines.state not in (None, MinuteState.PROVEN)
+        return [statements, [Statement(_UNNOTE, where)]] if was_noted else [statements]
+
+    # --- days -----------------------------------------------------------------------------
+
+    def device_ids(self) -> list[str]:
+        """Every device that has days on record."""
+        return sorted(row.device_id for row in self._db.read("SELECT DISTINCT device_id FROM ec_day"))
+
+    def days(self, device_id: str) -> dict[str, Day]:
+        """Each ``ec_date`` on record of a device, ascending."""
+        return _days_of_rows(self._db.read(_DAYS, device_id))
+
+    def days_of_each(self, device_ids: Sequence[str]) -> list[dict[str, Day]]:
+        """``days`` of several devices at once."""
+        return [_days_of_rows(rows) for rows in self._db.read_each(_DAYS, [(d,) for d in device_ids])]
+
+    def changes(self, dates: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
+        """For each ``(device, ec_date)`` a value that every write and every comparison changes."""
+        return [tuple(row) for (row,) in self._db.read_each(_CHANGES, dates)]
+
+    def day_is_final(self, device_id: str, start: int, day: Day) -> None:
+        """Put on record that from ``start`` to its end the day is final, as it was read."""
+        values = (self._ttl_s(start), ec_time(start)[:4], day.fingerprint, device_id, ec_date(start))
+        self._db.write([[Statement(_DAY_PROVEN, values)]])
+
+    def day_is_sealed(self, device_id: str, start: int, day: Day) -> None:
+        """Put on record that every digest of the day is cached, as it was read."""
+        values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
+        self._db.write([[Statement(_DAY_SEALED, values)]])
+
+    def reopen_days(self, device_id: str, minutes: Iterable[int]) -> None:
+        """A day with an unresolved minute is not final, whatever was known of it."""
+        days = {day_of(minute) for minute in minutes}
+        values = [(self._ttl_s(day), None, None, device_id, ec_date(day)) for day in days]
+        self._db.write([Statement(_DAY_PROVEN, one)] for one in values)
+
+    def remove_day(self, device_id: str, day: int) -> None:
+        """Forget a day; the day's own line last, so that a removal broken off is found again."""
+        for table in ("ec_minute", "ec_checksum", "ec_notable", "ec_day"):
+            cql = f"DELETE FROM {table} WHERE device_id = ? AND ec_date = ?"  # noqa: S608
+            self._db.write([[Statement(cql, (device_id, ec_date(day)))]])
+
+
+def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
+    found: dict[str, Day] = {}
+    for date, group in groupby(rows, key=lambda row: row.ec_date):
+        of_day = list(group)
+        whole = fingerprint((row.writer, row.version) for row in of_day if row.writer and row.version)
+        own = [row for row in of_day if not row.writer]
+        record = (own[0].proven_from, own[0].proven_version, own[0].sealed_version) if own else ()
+        found[date] = Day(whole, *record)
+    return found
+
+
+def _is_listed(verdict: Verdict) -> bool:
+    """Whether a verdict is to be counted for its device: unresolved, or not confirmable though stored."""
+    if verdict.state is MinuteState.UNCONFIRMABLE:
+        return verdict.seen is not None
+    return verdict.state is not MinuteState.PROVEN
+
+
+def by_day(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """``[start, stop)`` cut at midnights."""
+    while start < stop:
+        last = min(stop, day_of(start) + DAY_S)
+        yield start, last
+        start = last
+
+
+def at(device_id: str, minute: int) -> tuple[str, str, str]:
+    """The key of a minute in ``ec_minute`` and ``ec_notable``."""
+    return device_id, ec_date(minute), ec_time(minute)
+
+
+def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
+    """The minute digest of its non-empty seconds; None for none."""
+    digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
+    return Digest(*digest) if digest else None
+
+
+def now() -> int:
+    """This moment in epoch microseconds."""
+    return time.time_ns() // 1000

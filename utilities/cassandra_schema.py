@@ -1,0 +1,93 @@
+"""Which tables a keyspace must have, told from their CQL, and whether those that are there are the same.
+
+Knows the driver's description of a keyspace by its attributes and imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from ec_server.errors import ConfigurationError
+
+
+class Shape(NamedTuple):
+    """A table as far as this program depends on it."""
+
+    name: str
+    columns: frozenset[tuple[str, str]]
+    """Name and CQL type."""
+    partition_key: tuple[str, ...]
+    clustering: tuple[str, ...]
+
+
+class Schema:
+    """The tables of one keyspace."""
+
+    def __init__(self, tables: str, keyspace: str) -> None:
+        """``tables`` is CQL: CREATE TABLE IF NOT EXISTS, a column a line, comments after ``--``."""
+        bare = re.sub(r"--.*", "", tables)
+        listed = [statement.strip() for statement in bare.split(";") if statement.strip()]
+        self._keyspace = keyspace
+        self._wanted = [shape_of_cql(statement) for statement in listed]
+        self.statements = [qualified(statement, keyspace) for statement in listed]
+
+    def keyspace_cql(self, replication: str) -> str:
+        """The CQL that makes the keyspace; ``3`` copies in each data centre, or ``dc1:3,dc2:2``."""
+        parts = [part.partition(":") for part in replication.replace(" ", "").split(",")]
+        copies = {name: count for name, colon, count in parts if colon}
+        options = copies or {"replication_factor": replication.strip()}
+        listed = ", ".join(f"'{name}': {count}" for name, count in options.items())
+        return (
+            f'CREATE KEYSPACE IF NOT EXISTS "{self._keyspace}" '
+            f"WITH replication = {{'class': 'NetworkTopologyStrategy', {listed}}}"
+        )
+
+    def missing(self, metadata: Any) -> list[str]:
+        """Names of the tables that the cluster's keyspace lacks."""
+        keyspace = metadata.keyspaces.get(self._keyspace)
+        return [shape.name for shape in self._wanted if keyspace is None or shape.name not in keyspace.tables]
+
+    def refuse_other_shapes(self, metadata: Any) -> None:
+        """Raise ConfigurationError where a table of one of the names is another than this program's."""
+        keyspace = metadata.keyspaces.get(self._keyspace)
+        for wanted in self._wanted if keyspace is not None else ():
+            table = keyspace.tables.get(wanted.name)
+            if table is not None and (found := shape_of_table(table)) != wanted:
+                raise ConfigurationError(
+                    f"table {self._keyspace}.{wanted.name} has another shape: {_difference(wanted, found)}; "
+                    "choose another cassandra.keyspace, or move that table's data away and drop it"
+                )
+
+
+def qualified(cql: str, keyspace: str) -> str:
+    """The CQL with its table's name preceded by the keyspace's."""
+    return re.sub(r"\b(FROM|INTO|UPDATE|EXISTS) (ec_\w+)", rf'\1 "{keyspace}".\2', cql, count=1)
+
+
+def shape_of_cql(statement: str) -> Shape:
+    """The shape that a CREATE TABLE statement gives."""
+    head = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", statement, re.DOTALL)
+    if head is None:
+        raise ValueError(f"not a CREATE TABLE of the form used here: {statement[:60]}")
+    columns = re.findall(r"^\s+(\w+)\s+(text|int|bigint|timeuuid)\b", head[2], re.MULTILINE)
+    single = re.search(r"(\w+)\s+text PRIMARY KEY", head[2])
+    keyed = re.search(r"PRIMARY KEY \(\(([^)]*)\)(?:, )?([^)]*)\)", head[2])
+    partition = (single[1],) if single else tuple(keyed[1].split(", ")) if keyed else ()
+    clustering = tuple(keyed[2].split(", ")) if keyed and keyed[2] else ()
+    return Shape(head[1], frozenset(columns), partition, clustering)
+
+
+def shape_of_table(table: Any) -> Shape:
+    """The shape of a table as the driver describes it."""
+    columns = frozenset((name, column.cql_type) for name, column in table.columns.items())
+    partition = tuple(column.name for column in table.partition_key)
+    return Shape(table.name, columns, partition, tuple(column.name for column in table.clustering_key))
+
+
+def _difference(wanted: Shape, found: Shape) -> str:
+    if (wanted.partition_key, wanted.clustering) != (found.partition_key, found.clustering):
+        keys = (found.partition_key, found.clustering, wanted.partition_key, wanted.clustering)
+        return "its key is ({}), {}, not ({}), {}".format(*(", ".join(key) for key in keys))
+    columns = [f"{name} {kind}" for name, kind in sorted(wanted.columns ^ found.columns)]
+    return f"differing in the columns {', '.join(columns)}"
