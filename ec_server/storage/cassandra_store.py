@@ -24,7 +24,6 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +49,7 @@ from ec_server.storage.cassandra_record import NO_DAY, Records, by_day, digest_o
 from ec_server.storage.cassandra_rows import Inserted, Rows, pieces, text_of
 from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
 from ec_server.storage.merge import merged_batch, single_day
+from ec_server.storage.recent_rows import RecentRows
 from ec_server.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of, parse_ec
 from utilities.cassandra_util import Database, Statement, Target
 from utilities.checksum_util import second_digest
@@ -73,7 +73,7 @@ class CassandraStore(Store):
         self._read_only = read_only
         self._retention_s = retention_days * DAY_S
         self._lock = threading.RLock()
-        self._recent: OrderedDict[_RowKey, str] = OrderedDict()
+        self._recent = RecentRows(_REMEMBERED_ROWS)
         self._next_upkeep_s = 0.0
         self._stamps = Stamps()
         tables = Template(_SCHEMA.read_text("utf-8")).substitute(window_hours=_window_hours(retention_days))
@@ -150,20 +150,19 @@ class CassandraStore(Store):
         at_us = self._stamps.next(len(batches)) if inserted_us is None else inserted_us
         moments = range(at_us, at_us + len(batches)) if isinstance(at_us, int) else at_us
         rows: dict[Key, list[Inserted]] = {}
-        fresh: dict[_RowKey, str] = {}
+        fresh: dict[_RowKey, Batch] = {}
         met: list[Batch] = []
         changed = []
         for batch, moment_us in zip(batches, moments):
-            key = batch.key
-            known = fresh.get(key) or self._recent.get(key)
-            changed.append(known != batch.checksum)
-            if known is None:
-                fresh[key] = batch.checksum
+            earlier = fresh.setdefault(batch.key, batch)
+            is_same = self._recent.is_same(batch) if earlier is batch else earlier.checksum == batch.checksum
+            changed.append(not is_same)
+            if is_same is None:
                 rows.setdefault((batch.device_id, minute_of(batch.second)), []).append((batch, moment_us))
-            elif known != batch.checksum:
+            elif not is_same:
                 met.append(batch)
         opened = self._store_rows(rows, pieces(rows))
-        self._remember(fresh)
+        self._recent.add(batch for of_minute in rows.values() for batch, _ in of_minute)
         if met:
             self._write_carefully(met)
         return WriteResult(tuple(changed), opened)
@@ -183,7 +182,7 @@ class CassandraStore(Store):
                 result.setdefault((after.device_id, after.second), {})[after.key] = (after, at_us)
         keys = {(device_id, minute_of(second)) for device_id, second in result}
         opened = self._store_rows(keys, [list(rows.values()) for rows in result.values()])
-        self._remember({key: stored[key].checksum for rows in result.values() for key in rows})
+        self._recent.add(batch for rows in result.values() for batch, _ in rows.values())
         return WriteResult(tuple(changed), opened)
 
     def _stored_seconds(self, seconds: Iterable[tuple[str, int]]) -> tuple[dict[_RowKey, Batch], int]:
@@ -203,11 +202,6 @@ class CassandraStore(Store):
         self._claims.hold(keys)
         self._rows.write(groups)
         return self._claims.touch(keys)
-
-    def _remember(self, rows: Mapping[_RowKey, str]) -> None:
-        self._recent.update(rows)
-        while len(self._recent) > _REMEMBERED_ROWS:
-            self._recent.popitem(last=False)
 
     def _look_after_claims(self) -> None:
         """What the background thread finds no room for while one write follows another."""

@@ -1,0 +1,45 @@
+"""The rows that a process wrote last, as fingerprints: what tells a repeated message where nothing is read.
+
+Two generations of at most half the limit each: when the younger is full it becomes the older one, and
+what that held is forgotten. A row takes two 64-bit numbers; two rows are taken for the same only where
+both agree. Where only the key's does, the caller looks at what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ec_server.model import Batch
+
+
+class RecentRows:
+    """One writer's memory; one thread."""
+
+    def __init__(self, limit: int) -> None:
+        """Between half of ``limit`` and all of it is remembered."""
+        self._half = limit // 2
+        self._younger: dict[int, int] = {}
+        self._older: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Rows remembered."""
+        return len(self._younger) + len(self._older)
+
+    def is_same(self, batch: Batch) -> bool | None:
+        """Whether the row of the batch's key has its samples; None: no such row is remembered."""
+        key = hash(batch.key)
+        known = self._younger.get(key)
+        if known is None:
+            known = self._older.get(key)
+        return None if known is None else known == _samples(batch)
+
+    def add(self, batches: Iterable[Batch]) -> None:
+        """Remember rows that are stored."""
+        for batch in batches:
+            if len(self._younger) >= self._half:
+                self._older, self._younger = self._younger, {}
+            self._younger[hash(batch.key)] = _samples(batch)
+
+
+def _samples(batch: Batch) -> int:
+    return int(batch.checksum[:16], 16)
