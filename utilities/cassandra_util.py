@@ -22,10 +22,12 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +111,7 @@ class Database:
         self._on_tick = on_tick
         self._cluster: Any = None
         self._session: Any = None
-        self._prepared: dict[str, Any] = {}
+        self._prepared: dict[str, tuple[Any, _Encoders]] = {}
         self._preparing = threading.Lock()
         self._trouble: StorageError | ConfigurationError = RetryableStorageError(
             f"not yet connected to {self._place()}"
@@ -205,22 +207,38 @@ class Database:
             return outcomes
 
     def _statement(self, session: Any, statement: Statement) -> Any:
-        prepared = self._prepared.get(statement.cql)
-        if prepared is None:
-            with self._preparing, _Translated(self):
-                prepared = session.prepare(cassandra_schema.qualified(statement.cql, self.target.keyspace))
-                prepared.is_idempotent = True
-                self._prepared[statement.cql] = prepared
-        return prepared.bind(statement.values)
+        prepared, encoders = self._prepare(session, statement.cql)
+        bound = query.BoundStatement(prepared)
+        bound.values = _encoded(encoders, statement.values)
+        return bound
 
     def _together(self, session: Any, mutation: Mutation) -> Any:
+        """One request; bound statements are made once for each CQL, as making them costs the most."""
         if len(mutation) == 1:
             return self._statement(session, mutation[0])
         batch = query.BatchStatement(batch_type=query.BatchType.UNLOGGED)
         batch.is_idempotent = True
+        cql = ""
+        encoders: _Encoders = ()
+        bound: Any = None
         for statement in mutation:
-            batch.add(self._statement(session, statement))
+            if statement.cql != cql:
+                cql = statement.cql
+                prepared, encoders = self._prepare(session, cql)
+                bound = query.BoundStatement(prepared)
+            bound.values = _encoded(encoders, statement.values)
+            batch.add(bound)
         return batch
+
+    def _prepare(self, session: Any, cql: str) -> tuple[Any, _Encoders]:
+        known = self._prepared.get(cql)
+        if known is None:
+            with self._preparing, _Translated(self):
+                prepared = session.prepare(cassandra_schema.qualified(cql, self.target.keyspace))
+                prepared.is_idempotent = True
+                encoders = tuple(_encoder(column.type) for column in prepared.column_metadata)
+                known = self._prepared[cql] = (prepared, encoders)
+        return known
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -317,6 +335,30 @@ class _Translated:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, _DRIVER_ERRORS):
             raise self._database.lost(error) from error
+
+
+# --- values -------------------------------------------------------------------------------
+
+_Encoders = tuple[Callable[[Any], bytes], ...]
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "varchar": str.encode,
+    "text": str.encode,
+    "int": struct.Struct(">i").pack,
+    "bigint": struct.Struct(">q").pack,
+    "timeuuid": attrgetter("bytes"),
+}
+"""The types of the schema. The driver's own binding is general, and seven times slower."""
+
+
+def _encoder(kind: Any) -> Callable[[Any], bytes]:
+    return _ENCODERS.get(kind.typename) or (lambda value: kind.serialize(value, _PROTOCOL))
+
+
+def _encoded(encoders: _Encoders, values: tuple[Any, ...]) -> list[bytes | None]:
+    if len(encoders) != len(values):
+        raise ValueError(f"{len(values)} values for {len(encoders)} columns")
+    return [None if value is None else encode(value) for encode, value in zip(encoders, values)]
 
 
 # --- errors -------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from utilities.checksum_util import join_rows
 Inserted = tuple[Batch, int]
 """A batch and the moment of its insertion in epoch microseconds."""
 
-_ROWS_A_BATCH = 64
+_ROWS_A_PIECE = 128
+_CHARACTERS_A_PIECE = 256 * 1024
 
 _INSERT = (
     "INSERT INTO ec_consumption (device_id, ec_date, ec_minute, ec_time, start_us, end_us,"
@@ -110,8 +111,10 @@ def partition(device_id: str, minute: int) -> tuple[str, str, str]:
 def pieces(rows: Mapping[Any, Sequence[Inserted]]) -> Iterator[Sequence[Inserted]]:
     """The rows of each minute in pieces of a size that one mutation carries well."""
     for of_minute in rows.values():
-        for i in range(0, len(of_minute), _ROWS_A_BATCH):
-            yield of_minute[i : i + _ROWS_A_BATCH]
+        longest = max(len(batch.values) for batch, _ in of_minute)
+        step = max(1, min(_ROWS_A_PIECE, _CHARACTERS_A_PIECE // longest))
+        for i in range(0, len(of_minute), step):
+            yield of_minute[i : i + step]
 
 
 def text_of(rows: Iterable[Any]) -> str:
