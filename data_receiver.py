@@ -30,6 +30,7 @@ from utilities.sip_config import Registration, SipOptions, SipReceiver, TlsFiles
 
 _FULL_RING_AT_STOP_S = 3.0
 _DRAIN_S = 10.0
+_WRITER_BEHIND_S = 0.7
 
 _log = logging.getLogger("data_receiver")
 
@@ -92,9 +93,14 @@ class Receiver:
         return self._end()
 
     def _start(self) -> None:
-        """The writer first, then listen: what comes in can be written. Returns early where told to stop."""
+        """The writer first, then listen: what comes in can be written. Returns early where told to stop.
+
+        A receiver that takes over from one that died does not let the senders wait long for its
+        writer: the ring takes what comes.
+        """
         self._writer.start()
-        while not self._stop.is_set() and not self._ring.writer_is_ready:
+        until_s = time.monotonic() + (_WRITER_BEHIND_S if len(self._ring) else float("inf"))
+        while not self._stop.is_set() and not self._ring.writer_is_ready and time.monotonic() < until_s:
             self._page.beat()
             if refusal := self._writer.refusal():
                 raise refusal

@@ -21,6 +21,7 @@ from ec_server.ingest.intake_ring import IntakeRing
 _ROOT = Path(__file__).resolve().parents[2]
 _STUCK_S = 15.0
 _SHORT_LIFE_S = 2.0
+_FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,10 @@ class WriterProcess:
 
     def _bury(self, child: subprocess.Popen[bytes], now_s: float) -> None:
         code = child.wait()
-        short = now_s - self._started_s < _SHORT_LIFE_S
-        self._pause_s = min(2 * self._pause_s or 0.2, _LONGEST_PAUSE_S) if short else 0.0
+        if self._ring.writer_is_ready:  # an accident: whoever sends is waiting
+            self._pause_s = _FIRST_PAUSE_S if now_s - self._started_s < _SHORT_LIFE_S else 0.0
+        else:
+            self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._not_before_s = now_s + self._pause_s
         _log.error("the writer ended with %d; what it had in hand is still in the ring", code)
         self._let_go(child)
