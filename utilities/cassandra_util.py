@@ -444,6 +444,13 @@ class _AsksAnotherNode(policies.RetryPolicy):  # type: ignore[misc]
     on_read_timeout = on_write_timeout = on_unavailable = on_request_error = _decide
 
 
+class _Connection(LibevConnection):  # type: ignore[misc]
+    """Hands a batch to the socket as a whole, not in pieces of 4 KB."""
+
+    out_buffer_size = 256 * 1024
+    in_buffer_size = 32 * 1024
+
+
 def _cluster_of(target: Target) -> Any:
     nodes = policies.TokenAwarePolicy(policies.DCAwareRoundRobinPolicy(target.local_dc))
     profile = cluster.ExecutionProfile(
@@ -463,7 +470,7 @@ def _cluster_of(target: Target) -> Any:
         ssl_context=_tls_context(target),
         execution_profiles={cluster.EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=_NeverGivesUp(),
-        connection_class=LibevConnection,
+        connection_class=_Connection,
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         connect_timeout=REQUEST_TIMEOUT_S,
         control_connection_timeout=REQUEST_TIMEOUT_S,

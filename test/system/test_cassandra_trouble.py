@@ -13,9 +13,12 @@ import trustme
 from contract.store_suite import NOON, run_of
 from real_cassandra import RealCassandra, free_port
 
+from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
-from ec_server.model import CommitMark
+from ec_server.ingest.spool import Spool
+from ec_server.ingest.spooling import Drained, Spooling
+from ec_server.model import Batch, CommitMark
 from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
 from utilities.cassandra_util import Statement, Target
 
@@ -237,10 +240,32 @@ class TestOutage:
             assert store.health().writable
             assert store.write([run_of("after", NOON, 0)], MARK).changed == (True,)
 
+    def test_a_row_too_large_for_cassandra_is_set_aside_and_the_rest_goes_on(
+        self, cassandra: RealCassandra, tmp_path: Path
+    ) -> None:
+        spool = Spool(tmp_path / "spool.sqlite", 10**9)
+        good = [run_of("poisoned", NOON + i, 0) for i in range(3)]
+        poison = Batch("poisoned", NOON + 9, 0, 5, "1" * 20_000_000, 1, "0" * 32)
+        spool.append([good[0], poison, good[1]], 1_772_366_400_000_000)
+        spool.append([good[2]], 1_772_366_400_000_100)
+        drained: list[Drained] = []
+        spooling = Spooling(
+            spool,
+            lambda: open_cassandra_store(read_settings(None, cassandra.settings("ec_trouble"))),
+            drained.append,
+            lambda _trouble: None,
+        )
+        thread = threading.Thread(target=spooling.run, daemon=True)
+        thread.start()
+        until(lambda: len(drained) == 2)
+        spooling.stop()
+        thread.join(30)
+        assert [(d.stored, d.set_aside) for d in drained] == [(2, 1), (1, 0)]
+        with opened(cassandra.target("ec_trouble")) as store:
+            assert [row for row, _ in store.rows("poisoned", NOON, NOON + 60)] == good
+
 
 def test_open_cassandra_store_takes_the_settings(cassandra: RealCassandra, monkeypatch) -> None:
-    from configuration.properties_reader import read_settings
-
     environ = cassandra.settings("ec_trouble")
     with open_cassandra_store(read_settings(None, environ)) as store:
         assert store.health().writable
