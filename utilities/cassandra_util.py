@@ -3,7 +3,7 @@
 Rules:
 
 1. ``Database`` never blocks its maker for long: it connects in a thread of its own, and goes on
-   trying for ever, never waiting longer than 5 s between two attempts. Until it has a session, and
+   trying for ever, never waiting longer than 2 s between two attempts. Until it has a session, and
    whenever the cluster stops answering, every call fails at once with RetryableStorageError; the
    same thread asks until it answers again. So one call at most waits for a timeout of an outage.
 2. Every statement is prepared and idempotent, so that the driver may repeat it on another node: a
@@ -43,7 +43,7 @@ from ec_server.errors import (
 )
 from utilities import cassandra_schema
 
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 2.0
 _SCHEMA_TIMEOUT_S = 30.0
 REQUEST_TIMEOUT_S = 4.0
 _PROBE_TIMEOUT_S = 2.0
@@ -422,7 +422,7 @@ def _host_errors(error: BaseException) -> list[tuple[Any, Any]]:
 
 
 class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
-    """Waits 1, 2, 4 and then always 5 seconds between attempts to reach a node."""
+    """Waits one second, and then always two, between attempts to reach a node."""
 
     def new_schedule(self) -> Iterator[float]:
         pause_s = 1.0
