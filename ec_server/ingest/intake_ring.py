@@ -149,11 +149,9 @@ class IntakeRing(_Ring):
         fits = self._size - at >= length + _ALIGN  # a skip mark always fits behind a record
         length_with_skip = length if fits else self._size - at + length
         cells = self._cells
-        if (
-            self._head + length_with_skip - cells[_TAIL] > self._size
-            or self._count - cells[_TAIL_COUNT] >= self._most
-            or cells[_CLOSED]
-        ) and not self._wait_for_room(length_with_skip):
+        if (cells[_CLOSED] or not self._has_room(length_with_skip)) and not self._wait_for_room(
+            length_with_skip
+        ):
             return False
         if not fits:
             self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + 4] = _SKIP_MARK
@@ -203,13 +201,16 @@ class IntakeRing(_Ring):
             with suppress(BlockingIOError, BrokenPipeError):  # woken already, or dead and soon replaced
                 os.write(self._wake, b"w")
 
+    def _has_room(self, length: int) -> bool:
+        cells = self._cells
+        return (
+            self._head + length - cells[_TAIL] <= self._size and self._count - cells[_TAIL_COUNT] < self._most
+        )
+
     def _wait_for_room(self, length: int) -> bool:
         cells, next_call_s = self._cells, time.monotonic() + self._wait_interval_s
         while not cells[_CLOSED]:
-            if (
-                self._head + length - cells[_TAIL] <= self._size
-                and self._count - cells[_TAIL_COUNT] < self._most
-            ):
+            if self._has_room(length):
                 return True
             time.sleep(0.001)
             if time.monotonic() >= next_call_s:
@@ -338,6 +339,11 @@ class Taker(_Ring):
     def already_settled(self) -> int:
         """Messages behind ``count`` that the account has settled: a death came within a group."""
         return settled(self._page.figures()) - self.count
+
+    @property
+    def rest_of_group(self) -> int:
+        """Messages of a group that is settled in part; it must be taken whole, and nothing with it. Or 0."""
+        return self._cells[_TAKEN_COUNT] - self.count if self.already_settled else 0
 
     def _settle_what_is_gone(self) -> None:
         """Messages counted before this file was made are nowhere any more: lost."""

@@ -114,8 +114,10 @@ class Writer:
         try:
             self._settle_commit_in_doubt()
             self._already = self._taker.already_settled
+            limit = self._taker.rest_of_group or self._settings.commit_batches
             while not self._abandon.is_set():
-                messages = self._taker.take(self._settings.commit_batches, _IDLE_TAKE_S, gather_s)
+                messages = self._taker.take(limit, _IDLE_TAKE_S, gather_s)
+                limit = self._settings.commit_batches
                 self._taker.beat()
                 now_s = time.monotonic()
                 if messages:

@@ -17,7 +17,7 @@ from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.writer import Writer, WriterSettings
-from ec_server.model import RawMessage, Rejection, RejectReason
+from ec_server.model import CommitMark, RawMessage, Rejection, RejectReason
 from ec_server.status.figures import RECEIVER_FIGURES, queued
 from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import Store
@@ -217,3 +217,28 @@ def test_rows_are_those_of_the_messages(benches: Callable[..., Bench]) -> None:
     with SqliteStore(bench.folder, read_only=True) as store:
         (row,) = [found for found, _ in store.rows("m", NOW, NOW + 1)]
     assert row == batch("m", NOW, {1: "1", 2: "-2e0"})
+
+
+def test_a_writer_that_died_after_its_commit_leaves_an_exact_account_though_more_came_since(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = benches()
+    bench.end()
+    ring = IntakeRing(bench.ring.path, bench.page, 2000)
+    bodies = [body("m", NOW, 0), "not a message", body("m", NOW, 1000)]
+    for text in bodies:
+        ring.put(RawMessage(text.encode(), "", 0))
+    taker = Taker(ring.path, bench.page)
+    taker.take(10, 1.0)
+    taker.note_group()
+    bench.page.intend(day_of(NOW), bench.page.intent()[1] + 1)
+    with SqliteStore(tmp_path) as store:  # it commits, and dies before the account says so
+        rows = [batch("m", NOW, {us: "0.5", us + 1: "1.5", us + 2: "2.5"}) for us in (0, 1000)]
+        store.write(rows, CommitMark("receiver-0", bench.page.intent()[1]))
+    for us in range(2000, 9000, 1000):
+        ring.put(RawMessage(body("m", NOW, us).encode(), "", 0))
+    again = benches()
+    until(lambda: again.page.figures()["stored"] >= 9, "the rest to be stored")
+    figures = again.settled()
+    assert (figures["received"], figures["stored"], figures["duplicate"], figures["lost"]) == (10, 9, 0, 0)
+    assert queued(figures) == 0
