@@ -26,7 +26,9 @@ from ec_server.ingest.writer_process import WriterProcess
 from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
 from ec_server.status.worker_page import WorkerPage
 from ec_server.supervision.parent_pipe import watch_parent
-from utilities.sip_config import Registration, SipOptions, SipReceiver, TlsFiles
+from utilities.sip_config import SipOptions, SipReceiver
+from utilities.sip_registration import Registration
+from utilities.sip_tls import TlsFiles
 
 _FULL_RING_AT_STOP_S = 3.0
 _DRAIN_S = 10.0

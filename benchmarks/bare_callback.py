@@ -1,4 +1,4 @@
-"""The limit: the SIP stack as the server tunes it, with a callback that does nothing.
+"""The peer: PJSUA2 as the server tunes it, with a callback for messages that does nothing.
 
 python -m benchmarks.bare_callback PORT
 """
@@ -25,7 +25,7 @@ def main(port: int) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     options = SipOptions("127.0.0.1", "127.0.0.1", port, ("udp", "tcp"))
-    receiver = _Bare(options, lambda _message: None)
+    receiver = _Bare(options, lambda _message: None, takes_requests=False)
     receiver.start()
     print("ready", flush=True)
     receiver.run(stop.is_set, lambda: None)

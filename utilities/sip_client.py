@@ -31,7 +31,7 @@ from typing import Any
 import pjsua2 as pj
 
 from ec_server.errors import EcServerError
-from utilities.sip_config import raise_timer_limit
+from utilities.sip_library import library, raise_timer_limit, set_end_of_transactions, silence
 
 MOST_ACCOUNTS = 8
 """Meters a client at most: what PJSUA is built for."""
@@ -108,7 +108,7 @@ class SipClient:
 
     def start(self) -> None:
         """Open one transport on a free port of the address that leads to the server."""
-        _library().pj_log_set_level(0)  # until libInit it would print on stdout
+        silence()
         endpoint = self._endpoint = pj.Endpoint()
         endpoint.libCreate()
         try:
@@ -124,7 +124,7 @@ class SipClient:
                 f"{self._options.port}: {error.reason}"
             ) from None
         raise_timer_limit()
-        _library().pjsip_tsx_set_timers(0, 0, _TIMER_K_MS, 0)
+        set_end_of_transactions(client_ms=_TIMER_K_MS)
 
     def add(self, device_id: str) -> int:
         """Make an account for a device; what ``send`` calls it by."""
@@ -230,19 +230,11 @@ class _PjStr(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.PyDLL:
-    """The extension module as a C library. Calls keep the GIL, since callbacks into Python may follow."""
-    library = ctypes.PyDLL(pj._pjsua2.__file__)
-    library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
-    text = ctypes.POINTER(_PjStr)
-    library.pjsua_im_send.argtypes = [ctypes.c_int, text, text, text, ctypes.c_void_p, ctypes.c_void_p]
-    library.pjsua_im_send.restype = ctypes.c_int
-    return library
-
-
-@cache
 def _send_function() -> Any:
-    return _library().pjsua_im_send
+    send, text = library().pjsua_im_send, ctypes.POINTER(_PjStr)
+    send.argtypes = [ctypes.c_int, text, text, text, ctypes.c_void_p, ctypes.c_void_p]
+    send.restype = ctypes.c_int
+    return send
 
 
 def _endpoint_config() -> Any:

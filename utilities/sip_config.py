@@ -1,19 +1,16 @@
 """The SIP stack (PJSUA2) as one receiver uses it: transports, account, presence, registration.
 
-The only import of pjsua2 in the server. Rules:
+Rules:
 
 1. One thread creates, polls and destroys the endpoint, and every callback runs in it, within ``poll``.
 2. An exception that leaves a callback ends the process: each callback catches everything.
-3. PJSIP answers 200 before the callback runs, and offers no other answer. So "stop taking" means
-   not to poll any more: whoever is not polled for gets no 200 and sends again.
-4. A callback may block. That is the back-pressure: TCP senders slow down, UDP senders send again.
-
-Tuning that PJSUA2 has no setting for is done through the extension module's exported C functions:
-
-* The endpoint handles 10 expired timers a poll. A message makes about two, so finished transactions
-  would pile up under load until memory ends. Raised to 100,000.
-* A UDP transaction is kept 32 s (timer J) at 11.5 KB. Kept 0.5 s here: a retransmission that comes
-  later is the same row once more.
+3. A MESSAGE is answered 200 when it has been taken, and not before: a module of this process (see
+   sip_library.py) sees it first, and answers without a transaction, so that nothing is kept of it.
+   What is sent again is taken again: the same row once more.
+4. What the module leaves alone (a MESSAGE within a dialog, one with an odd head), and every MESSAGE
+   where the stack is not the one known, comes by the account's callback. PJSIP has then answered 200
+   before, and keeps the transaction for timer J, 11.5 KB over UDP; 0.5 s of the standard's 32 here.
+5. Taking may block. That is the back-pressure: TCP senders slow down, UDP senders send again.
 
 Traps of PJSIP 2.15.1 that Python cannot close; each costs this process and what the stack has
 in hand, and nothing else, because receivers share nothing and the ring outlives it:
@@ -30,17 +27,14 @@ Where peers are not trusted, a SIP proxy belongs in front: it parses, authentica
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import ipaddress
 import logging
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pjsua2 as pj
@@ -49,21 +43,24 @@ from ec_server.errors import ConfigurationError, EcServerError
 from ec_server.log import RateLimit
 from ec_server.model import RawMessage
 from utilities.sip_door import SipDoor
+from utilities.sip_library import (
+    LEAVE_TO_STACK,
+    NO_ANSWER,
+    RequestModule,
+    add_request_module,
+    raise_timer_limit,
+    set_end_of_transactions,
+    silence,
+)
+from utilities.sip_registration import Registrar, Registration, transport_of
+from utilities.sip_tls import TlsFiles, common_name, set_tls
+from utilities.unread_answers import UnreadAnswers
 
-PACKET_LIMIT_BYTES = 4000
-"""What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
-
-NAMELESS = "(no single common name)"
-"""Stands for the name of a certificate that has none, or several; no device id looks like it."""
-
-_EXPIRED_TIMERS_A_POLL = 100_000
 _TIMER_J_MS = 500
 # Over UDP what waits longer than the sender's retransmission timer, 0.5 s, is answered for nothing.
 _SOCKET_BUFFER_BYTES = {"udp": 512 << 10, "tcp": 4 << 20, "tls": 4 << 20}
 _POLL_MS = 50
-_UNREGISTER_S = 1.0
 _TLS_RESERVE = 16
-_REGISTER_AGAIN_S = (2.0, 60.0)
 _REGISTRATION_S = 300
 _ADDRESS_IN_USE = 120_000 + errno.EADDRINUSE  # PJ_ERRNO_START_SYS + errno
 
@@ -76,11 +73,12 @@ _TRANSPORTS = {
     ("tls", True): pj.PJSIP_TRANSPORT_TLS6,
 }
 _LEVELS = {0: logging.CRITICAL, 1: logging.WARNING, 2: logging.WARNING}
-_CONTENT_LENGTH = re.compile(r"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})", re.IGNORECASE | re.MULTILINE)
+_CONTENT_LENGTH = re.compile(rb"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})", re.IGNORECASE | re.MULTILINE)
 _EXPIRES_0 = re.compile(r"^expires[ \t]*:[ \t]*0+[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_MESSAGE, _END_OF_HEAD, _TAG = b"MESSAGE ", b"\r\n\r\n", b"tag="
+_OK = 200
 _END_MARK = b"||"
 _IGNORED_AT_END = b" \r\n"
-_COMMON_NAME = re.compile(r"/CN=([^/]*)(?=/[A-Za-z0-9.]+=|$)")
 
 # The getters themselves: a property of a SWIG class costs a second call.
 _body_of = pj._pjsua2.OnInstantMessageParam_msgBody_get
@@ -93,25 +91,6 @@ _log = logging.getLogger(__name__)
 
 class PortInUseError(EcServerError):
     """Another program has the port; a restart would meet it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files; with an ``authority``, peers must show a certificate that it signed."""
-
-    certificate: Path
-    key: Path
-    authority: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """Where to register, so that devices can call an address of record."""
-
-    registrar: str
-    """``HOST[:PORT][;transport=udp|tcp|tls]``."""
-    user: str
-    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +110,28 @@ class SipOptions:
 class SipReceiver:
     """Takes SIP MESSAGEs. Everything is called by one thread; a process has one receiver at a time."""
 
-    def __init__(self, options: SipOptions, take: Callable[[RawMessage], object]):
-        """``take`` gets each message, and may block."""
+    def __init__(
+        self, options: SipOptions, take: Callable[[RawMessage], object], *, takes_requests: bool = True
+    ):
+        """``take`` gets each message and may block; where it returns False the message is not answered.
+
+        Without ``takes_requests`` every message comes by PJSUA2's own callback.
+        """
         self._options = options
+        self._takes_requests = takes_requests
+        self._module: RequestModule | None = None
         self._take = take
         self._endpoint: Any = None
         self._accounts: list[Any] = []
-        self._registered: _Registrar | None = None
+        self._registered: Registrar | None = None
         self._log_writer: Any = None
         self._peer_names: dict[str, str] = {}
         self._door: SipDoor | None = None
+        self._unread: UnreadAnswers | None = None
 
     def start(self) -> None:
         """Listen. Raises PortInUseError, or ConfigurationError where the stack refuses the options."""
-        _library().pj_log_set_level(0)  # until libInit it would print on stdout
+        silence()
         endpoint = self._endpoint = _Endpoint(self._note_connection)
         endpoint.libCreate()
         endpoint.libInit(self._endpoint_config())
@@ -158,7 +145,10 @@ class SipReceiver:
             )
             endpoint.libStart()
             endpoint.audDevManager().setNullDev()
-            _tune()
+            raise_timer_limit()
+            set_end_of_transactions(server_ms=_TIMER_J_MS)
+            if self._takes_requests:
+                self._module = add_request_module(self._answer)
             self._open_account(_account_config(self._options), default=True)
             if self._options.registration:
                 self._register(self._options.registration)
@@ -173,6 +163,7 @@ class SipReceiver:
         """Poll until ``until`` says so; ``on_tick`` is called at least every ``tick_s`` between polls."""
         poll, now = self._endpoint.libHandleEvents, time.monotonic
         next_tick, door = 0.0, self._door
+        self._unread = UnreadAnswers()
         assert door is not None, "start comes first"
         while not until():
             if now() >= next_tick:
@@ -199,23 +190,41 @@ class SipReceiver:
         if self._door:
             self._door.close()
             self._door = None
-        self._log_writer = None
+        if self._unread:
+            self._unread.close()
+            self._unread = None
+        self._log_writer = self._module = None
 
     # --- callbacks ------------------------------------------------------------------------
 
+    def _answer(self, request: bytes, sender: str) -> int:
+        """The status for a request that the stack has just parsed; a MESSAGE outside a dialog is ours."""
+        head, end, body = request.partition(_END_OF_HEAD)
+        if not (head.startswith(_MESSAGE) and end and head.count(_TAG) == 1):
+            return LEAVE_TO_STACK
+        return _OK if self._take(self._read(head, body, sender)) is not False else NO_ANSWER
+
     def receive(self, prm: Any) -> None:
-        """One MESSAGE. Rule 2: whatever happens stays here."""
+        """One MESSAGE that the stack has answered. Rule 2: whatever happens stays here."""
         try:
-            body = _body_of(prm).encode("utf-8", "surrogateescape")
             data = _data_of(prm)
-            sender = _source_of(data)
-            cut = False
-            if not body.rstrip(_IGNORED_AT_END).endswith(_END_MARK):
-                body, cut = _read_again(_whole_of(data), body)
-            name = self._peer_names.get(sender, "")
-            self._take(RawMessage(body, sender, time.time_ns() // 1000, name, cut))
+            body = _body_of(prm).encode("utf-8", "surrogateescape")
+            head, _, rest = _whole_of(data).encode("utf-8", "surrogateescape").partition(_END_OF_HEAD)
+            self._take(self._read(head, body or rest, _source_of(data)))
         except BaseException:
             _log.exception("a message could not be taken")
+
+    def _read(self, head: bytes, body: bytes, sender: str) -> RawMessage:
+        """The message; one without an end mark may have been cut, or have something behind it."""
+        cut = False
+        if body[-2:] != _END_MARK and not body.rstrip(_IGNORED_AT_END).endswith(_END_MARK):
+            announced = _CONTENT_LENGTH.search(head)
+            if announced is not None:
+                length = int(announced[1])
+                cut, body = length > len(body), body[:length]
+        if self._unread:
+            self._unread.count()
+        return RawMessage(body, sender, time.time_ns() // 1000, self._peer_names.get(sender, ""), cut)
 
     def _note_connection(self, prm: Any) -> None:
         """Count connections, and keep the certificate names of TLS peers while theirs last."""
@@ -272,7 +281,8 @@ class SipReceiver:
         for option in kept:
             config.sockOptParams.sockOpts.append(option)
         if transport == "tls":
-            _set_tls(config.tlsConfig, options.tls)
+            set_tls(config.tlsConfig, options.tls)
+            config.tlsConfig.method = pj.PJSIP_TLSV1_2_METHOD
         try:
             return int(self._endpoint.transportCreate(_TRANSPORTS[transport, ":" in options.bind], config))
         except pj.Error as error:
@@ -292,65 +302,16 @@ class SipReceiver:
 
         The answer to a request that leaves from the shared UDP port could reach another receiver.
         """
-        over = _transport_of(registration.registrar)
+        over = transport_of(registration.registrar)
         transport_id = (
             self._listen(over, 0) if over == "udp" or over not in self._options.transports else None
         )
         config = _registering_account_config(self._options, registration, transport_id)
-        self._registered = _Registrar(registration.registrar)
+        self._registered = Registrar(registration.registrar)
         account = self._open_account(config, default=False)
         self._registered.account = account
         account.registrar = self._registered
         self._registered.tick(time.monotonic())
-
-
-class _Registrar:
-    """Keeps one account registered: tries again after a failure, waiting longer each time."""
-
-    def __init__(self, name: str) -> None:
-        self.account: Any = None
-        self._name = name
-        self._again_at: float | None = 0.0
-        self._wait_s = _REGISTER_AGAIN_S[0]
-        self._joined = False
-
-    def tick(self, now: float) -> None:
-        if self._again_at is None or now < self._again_at:
-            return
-        self._again_at = None
-        try:
-            self.account.setRegistration(True)
-        except pj.Error as error:
-            self.answered(0, error.reason, 0)
-
-    def answered(self, code: int, reason: str, expires_s: int) -> None:
-        """The registrar's answer, or what stood in its way; called within a poll."""
-        if code == 200 and expires_s > 0:
-            if not self._joined:
-                _log.info("registered with %s for %d s, renewed before that", self._name, expires_s)
-            self._joined, self._wait_s = True, _REGISTER_AGAIN_S[0]
-        elif code == 200:
-            self._joined = False
-        else:
-            _log.warning(
-                "registrar %s: %s %s; trying again in %.0f s", self._name, code or "", reason, self._wait_s
-            )
-            self._joined = False
-            self._again_at = time.monotonic() + self._wait_s
-            self._wait_s = min(2 * self._wait_s, _REGISTER_AGAIN_S[1])
-
-    def leave(self, endpoint: Any) -> None:
-        """Unregister, waiting a moment for the answer."""
-        if not self._joined:
-            return
-        try:
-            self.account.setRegistration(False)
-            deadline = time.monotonic() + _UNREGISTER_S
-            while self._joined and time.monotonic() < deadline:
-                endpoint.libHandleEvents(_POLL_MS)
-        except pj.Error as error:
-            _log.warning("registrar %s: cannot unregister: %s", self._name, error.reason)
-        self._again_at = None
 
 
 class _Endpoint(pj.Endpoint):  # type: ignore[misc]
@@ -374,7 +335,7 @@ class _Account(pj.Account):  # type: ignore[misc]
         super().__init__()
         self._receiver = receiver
         self.onInstantMessage = receiver.receive
-        self.registrar: _Registrar | None = None
+        self.registrar: Registrar | None = None
 
     def onIncomingSubscribe(self, prm: Any) -> None:  # noqa: N802
         try:
@@ -410,68 +371,6 @@ class _LogWriter(pj.LogWriter):  # type: ignore[misc]
             _log.exception("a line of the SIP stack could not be logged")
 
 
-def _library() -> ctypes.CDLL:
-    """The extension module as a C library, for what it exports beyond PJSUA2."""
-    return ctypes.CDLL(pj._pjsua2.__file__)
-
-
-def raise_timer_limit() -> None:
-    """Let a poll handle all expired timers; see the module's text. After ``libStart``, once."""
-    library = _library()
-    library.pjsua_get_pjsip_endpt.restype = ctypes.c_void_p
-    library.pjsip_endpt_get_timer_heap.restype = ctypes.c_void_p
-    library.pjsip_endpt_get_timer_heap.argtypes = [ctypes.c_void_p]
-    library.pj_timer_heap_set_max_timed_out_per_poll.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-    heap = library.pjsip_endpt_get_timer_heap(library.pjsua_get_pjsip_endpt())
-    library.pj_timer_heap_set_max_timed_out_per_poll(heap, _EXPIRED_TIMERS_A_POLL)
-
-
-def _tune() -> None:
-    """Set what PJSUA2 has no setting for; see the module's text."""
-    raise_timer_limit()
-    library = _library()
-    library.pjsip_tsx_set_timers.argtypes = [ctypes.c_uint] * 4
-    library.pjsip_tsx_set_timers(0, 0, 0, _TIMER_J_MS)
-
-
-def common_name(subject: str) -> str:
-    """The only common name of a certificate's subject, ``/O=Works/CN=meter-7``; NAMELESS for none.
-
-    PJSIP's own reading takes the first that looks like one, and ends it at a slash.
-    """
-    found = _COMMON_NAME.search(subject)
-    return found[1] if found and found[1] and subject.count("/CN=") == 1 else NAMELESS
-
-
-def _set_tls(config: Any, files: TlsFiles | None) -> None:
-    if files is None:
-        raise ConfigurationError("transport tls needs sip.tls_certificate and sip.tls_key")
-    _check_tls(files)
-    config.certFile = str(files.certificate)
-    config.privKeyFile = str(files.key)
-    config.method = pj.PJSIP_TLSV1_2_METHOD
-    if files.authority:
-        config.CaListFile = str(files.authority)
-        config.verifyClient = True
-        config.requireClientCert = True
-
-
-def _check_tls(files: TlsFiles) -> None:
-    """Read the files as PJSIP will only at the first connection, and say then only there."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(files.certificate, files.key, password="")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"sip.tls_certificate {files.certificate} and sip.tls_key {files.key}: {error}"
-        ) from error
-    try:
-        if files.authority:
-            context.load_verify_locations(files.authority)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"sip.tls_ca {files.authority}: {error}") from error
-
-
 def _start_error(error: Any, transport: str, address: str, port: int) -> EcServerError:
     where = f"{transport} on {_in_uri(address)}:{port}"
     if error.status == _ADDRESS_IN_USE:
@@ -493,7 +392,7 @@ def _registering_account_config(
     config = pj.AccountConfig()
     host = registration.registrar.removeprefix("sips:").removeprefix("sip:").partition(";")[0]
     config.idUri = f"sip:{registration.user}@{host}"
-    config.regConfig.registrarUri = f"sip:{host};transport={_transport_of(registration.registrar)}"
+    config.regConfig.registrarUri = f"sip:{host};transport={transport_of(registration.registrar)}"
     config.regConfig.registerOnAdd = False
     config.regConfig.timeoutSec = _REGISTRATION_S
     config.regConfig.retryIntervalSec = 0
@@ -527,27 +426,9 @@ def _contact(options: SipOptions, user: str) -> str:
     )
 
 
-def _transport_of(registrar: str) -> str:
-    return registrar.partition(";transport=")[2] or ("tls" if registrar.startswith("sips:") else "udp")
-
-
 def _in_uri(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
 def _head_of(message: str) -> str:
     return message.partition("\r\n\r\n")[0]
-
-
-def _read_again(message: str, body: bytes) -> tuple[bytes, bool]:
-    """The body by the message's own Content-Length, and whether fewer bytes came than that says.
-
-    PJSIP hands over no body where a Content-Type is missing.
-    """
-    head, _, rest = message.partition("\r\n\r\n")
-    announced = _CONTENT_LENGTH.search(head)
-    if announced is None:
-        return body, False
-    length = int(announced[1])
-    body = body or rest.encode("utf-8", "surrogateescape")[:length]
-    return body, length > len(body)

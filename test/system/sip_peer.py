@@ -51,6 +51,7 @@ def request(
     length: int | None = None,
     call_id: str = "",
     local: str = "127.0.0.1:5999",
+    to_tag: str = "",
 ) -> bytes:
     """One request; ``length`` other than the body's own makes it lie."""
     call_id = call_id or uuid.uuid4().hex
@@ -58,7 +59,7 @@ def request(
         f"{method} sip:server@127.0.0.1 SIP/2.0\r\n"
         f"Via: SIP/2.0/{transport} {local};rport;branch=z9hG4bK{call_id}\r\n"
         "Max-Forwards: 70\r\n"
-        f"From: <sip:meter@127.0.0.1>;tag=1\r\nTo: <sip:server@127.0.0.1>\r\n"
+        f"From: <sip:meter@127.0.0.1>;tag=1\r\nTo: <sip:server@127.0.0.1>{to_tag and f';tag={to_tag}'}\r\n"
         f"Call-ID: {call_id}\r\nCSeq: 1 {method}\r\n"
         f"Contact: <sip:meter@{local};transport={transport}>\r\n{headers}"
         f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
@@ -140,6 +141,7 @@ class Tap:
         if "port" not in given:
             given["port"], given["tls_port"] = free_ports(2, given["bind"])
         self.port, self.tls_port = given["port"], given.get("tls_port", 0)
+        self.takes_requests = given.get("takes_requests", True)
         self.process = subprocess.Popen(
             [sys.executable, str(TAP), json.dumps(given)],
             stdin=subprocess.PIPE,

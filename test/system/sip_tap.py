@@ -1,8 +1,8 @@
 """A program: one SIP receiver as JSON options say; prints ``ready``, then each message as a JSON line.
 
-``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions as JSON; SIGTERM ends it. A body
-that starts with ``WAIT`` blocks the callback until a line comes on standard input; one that starts
-with ``RAISE`` raises in it.
+``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions, and ``takes_requests``, as JSON;
+SIGTERM ends it. A body that starts with ``WAIT`` blocks the callback until a line comes on standard
+input; one that starts with ``RAISE`` raises in it, and one with ``SHUT`` is not taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ec_server import log
 from ec_server.model import RawMessage
-from utilities.sip_config import Registration, SipOptions, SipReceiver, TlsFiles
+from utilities.sip_config import SipOptions, SipReceiver
+from utilities.sip_registration import Registration
+from utilities.sip_tls import TlsFiles
 
 
 def options(given: dict[str, Any]) -> SipOptions:
@@ -39,7 +41,7 @@ class Tap:
     def __init__(self) -> None:
         self.counted = 0
 
-    def take(self, message: RawMessage) -> None:
+    def take(self, message: RawMessage) -> bool:
         self.counted += 1
         if message.body.startswith(b"RAISE"):
             raise RuntimeError("on purpose")
@@ -55,6 +57,7 @@ class Tap:
         )
         if message.body.startswith(b"WAIT"):
             sys.stdin.readline()
+        return not message.body.startswith(b"SHUT")
 
 
 def main() -> None:
@@ -62,7 +65,9 @@ def main() -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     tap = Tap()
-    receiver = SipReceiver(options(json.loads(sys.argv[1])), tap.take)
+    given = json.loads(sys.argv[1])
+    takes_requests = given.pop("takes_requests", True)
+    receiver = SipReceiver(options(given), tap.take, takes_requests=takes_requests)
     receiver.start()
     say({"ready": True})
     receiver.run(lambda: bool(stopped), lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -16,16 +17,18 @@ import trustme
 from system.sip_peer import Peer, Tap, free_ports, request
 from system.sip_registrar import Registrar
 
-from utilities.sip_config import NAMELESS, common_name
+from utilities.sip_tls import NAMELESS, common_name
+from utilities.unread_answers import ROOM_BYTES
 
 EVERY_BYTE = bytes(range(256)) * 3 + b"\xed\xa0\x80\xff|;||"
 SUBSCRIBE = "Event: presence\r\nExpires: {}\r\nAccept: application/pidf+xml\r\n"
 PACKET_LIMIT = 4000
 
 
-@pytest.fixture(scope="module")
-def shared_tap() -> Iterator[Tap]:
-    tap = Tap()
+@pytest.fixture(scope="module", params=[True, False], ids=["before_transactions", "by_callback"])
+def shared_tap(request: pytest.FixtureRequest) -> Iterator[Tap]:
+    """One that takes messages before the stack makes transactions of them, and one on PJSUA2 alone."""
+    tap = Tap(takes_requests=request.param)
     yield tap.started()
     assert tap.stop() == 0
 
@@ -145,12 +148,17 @@ class TestMessages:
             assert peer.ask(b"") == 200
             assert tap.next()["body"] == b""
 
-    def test_a_retransmission_is_the_same_message(self, tap: Tap) -> None:
+    def test_a_retransmission_is_answered_alike_and_perhaps_taken_again(self, tap: Tap) -> None:
         with Peer("UDP", tap.port) as peer:
+            answers = set()
             for _ in range(3):
-                assert peer.ask(b"once||", call_id="retransmitted") == 200
+                peer.send(b"once||", call_id="retransmitted")
+                answers.add(peer.receive())
+            assert len(answers) == 1
+            assert re.search(r"^To: .*;tag=.+$", answers.pop(), re.MULTILINE)
             assert peer.ask(b"then||") == 200
-            assert [tap.next()["body"] for _ in range(2)] == [b"once||", b"then||"]
+            times = 3 if tap.takes_requests else 1
+            assert [tap.next()["body"] for _ in range(times + 1)] == [b"once||"] * times + [b"then||"]
 
     @both
     @pytest.mark.parametrize(
@@ -164,23 +172,40 @@ class TestMessages:
 
     def test_what_goes_wrong_with_one_message_does_not_stop_the_next(self, tap: Tap) -> None:
         with Peer("TCP", tap.port) as peer:
-            assert peer.ask(b"RAISE||") == 200
+            assert peer.ask(b"RAISE||") == (500 if tap.takes_requests else 200)
             tap.wait_for_log("on purpose")
             assert peer.ask(b"next||") == 200
             assert tap.next()["body"] == b"next||"
 
     def test_a_callback_that_waits_makes_every_sender_wait(self, tap: Tap) -> None:
         with Peer("TCP", tap.port) as first, Peer("TCP", tap.port) as second, Peer("UDP", tap.port) as third:
-            assert first.ask(b"WAIT||") == 200
+            first.send(b"WAIT||")
             assert tap.next()["body"] == b"WAIT||"
+            if not tap.takes_requests:
+                assert first.receive().startswith("SIP/2.0 200")
             for peer, body in ((first, b"1||"), (second, b"2||"), (third, b"3||")):
                 peer.send(body)
             assert second.hears_nothing(0.3)
             assert first.hears_nothing(0)
             assert third.hears_nothing(0)
             tap.go_on()
-            assert {peer.receive()[:11] for peer in (first, second, third)} == {"SIP/2.0 200"}
+            waiting = (first, second, third, *([first] if tap.takes_requests else []))
+            assert {peer.receive()[:11] for peer in waiting} == {"SIP/2.0 200"}
             assert {tap.next()["body"] for _ in range(3)} == {b"1||", b"2||", b"3||"}
+
+    @both
+    def test_what_is_not_taken_is_not_answered(self, tap: Tap, transport: str) -> None:
+        with Peer(transport, tap.port) as peer:
+            peer.send(b"SHUT||")
+            assert tap.next()["body"] == b"SHUT||"
+            if not tap.takes_requests:
+                assert peer.receive().startswith("SIP/2.0 200")
+            assert peer.hears_nothing(0.2)
+
+    @both
+    def test_a_message_within_a_dialog_that_nobody_has_is_refused(self, tap: Tap, transport: str) -> None:
+        with Peer(transport, tap.port) as peer:
+            assert peer.ask(b"within||", to_tag="nobodys") == 481
 
     @both
     def test_the_count_is_raised_before_a_message_is_taken(self, tap: Tap, transport: str) -> None:
@@ -193,6 +218,20 @@ class TestMessages:
 
 
 class TestConnections:
+    def test_a_peer_that_does_not_read_its_answers_is_ended_and_others_go_on(
+        self, started: Callable[..., Tap]
+    ) -> None:
+        tap = started().started()
+        with Peer("TCP", tap.port) as deaf, Peer("TCP", tap.port) as other:
+            deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            many = b"".join([request(body=b"deaf||", local=deaf.name) for _ in range(200)])
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                deaf.socket.sendall(many * 1000)
+            assert "does not read its answers" in tap.wait_for_log(deaf.name.replace(":", " port "))
+            assert other.ask(b"other||") == 200
+            statm = Path(f"/proc/{tap.process.pid}/statm").read_text().split()
+            assert int(statm[1]) * resource.getpagesize() < 3 * ROOM_BYTES
+
     def is_refused(self, port: int) -> bool:
         """Whether a connection is closed before anything came over it."""
         try:

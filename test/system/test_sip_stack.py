@@ -1,4 +1,4 @@
-"""What the sockets of the SIP stack are really set to: with a wrong receive buffer they work, but slowly."""
+"""What the SIP stack is really like, asked in a process of its own: its sockets, its version, its layout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from benchmarks.measured_program import free_port
 
@@ -53,3 +55,40 @@ def test_each_listening_socket_has_the_options_that_it_was_asked_for():
         assert one["receive_buffer"] >= min(most, 512 << 10)
         assert one["shared"] == 1
         assert one["no_delay"]
+
+
+_ANOTHER = """
+import ctypes, sys
+from utilities import sip_library
+from utilities.sip_config import SipOptions, SipReceiver
+
+receiver = SipReceiver(SipOptions("127.0.0.1", "127.0.0.1", int(sys.argv[1]), ("udp",)), print)
+receiver.start()
+print(receiver._module is not None)
+{change}
+print(sip_library.add_request_module(lambda *_: 200) is not None)
+receiver.stop()
+"""
+_SHIFTED = """
+class Shifted(ctypes.Structure):
+    _fields_ = [
+        (name, kind * 2 if name == "source" else kind) for name, kind in sip_library._Received._fields_
+    ]
+sip_library._Received = Shifted
+"""
+
+
+@pytest.mark.parametrize(
+    "change", ["sip_library._KNOWN_VERSION = '2.15.2'", _SHIFTED], ids=["version", "layout"]
+)
+def test_another_library_than_the_one_known_is_used_without_a_module(change: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ANOTHER.format(change=change), str(free_port())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stdout.split() == ["True", "False"]
+    assert "is not the one known here" in done.stderr
