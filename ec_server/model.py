@@ -13,8 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The samples of one message: one row of ``ec_consumption``. Its key is all but the values."""
 
     device_id: str
@@ -22,7 +21,7 @@ class Batch:
     start_us: int
     end_us: int
     values: str
-    count: int
+    count: int  # type: ignore[assignment]  # tuple's own count has no use here
     checksum: str
     """MD5 hex of ``values`` (ASCII)."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import calendar
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 
+_SECOND_US = 1_000_000
 MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 86_400
@@ -81,13 +83,24 @@ def parse_ec(ec_date_text: str, ec_time_text: str) -> int:
 
 def iso(moment_us: int) -> str:
     """ISO-8601 UTC text with microseconds of an epoch moment in microseconds."""
-    second, microsecond = divmod(moment_us, 1_000_000)
+    second, microsecond = divmod(moment_us, _SECOND_US)
     return f"{_iso_second(second)}.{microsecond:06d}+00:00"
 
 
 @lru_cache(maxsize=1024)
 def _iso_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def iso_texts(moments_us: Iterable[int]) -> list[str]:
+    """``iso`` of each; quick where many are of one second."""
+    texts, begin, prefix = [], -_SECOND_US, ""
+    for moment_us in moments_us:
+        if not begin <= moment_us < begin + _SECOND_US:
+            begin = moment_us - moment_us % _SECOND_US
+            prefix = _iso_second(begin // _SECOND_US)
+        texts.append(f"{prefix}.{moment_us - begin:06d}+00:00")
+    return texts
 
 
 def parse_iso(text: str) -> int:

@@ -199,26 +199,27 @@ class SipReceiver:
 
     def _answer(self, request: bytes, sender: str) -> int:
         """The status for a request that the stack has just parsed; a MESSAGE outside a dialog is ours."""
-        head, end, body = request.partition(_END_OF_HEAD)
-        if not (head.startswith(_MESSAGE) and end and head.count(_TAG) == 1):
+        end = request.find(_END_OF_HEAD)
+        if end < 0 or not request.startswith(_MESSAGE) or request.count(_TAG, 0, end) != 1:
             return LEAVE_TO_STACK
-        return _OK if self._take(self._read(head, body, sender)) is not False else NO_ANSWER
+        message = self._read(request, request[end + len(_END_OF_HEAD) :], sender)
+        return NO_ANSWER if self._take(message) is False else _OK
 
     def receive(self, prm: Any) -> None:
         """One MESSAGE that the stack has answered. Rule 2: whatever happens stays here."""
         try:
             data = _data_of(prm)
             body = _body_of(prm).encode("utf-8", "surrogateescape")
-            head, _, rest = _whole_of(data).encode("utf-8", "surrogateescape").partition(_END_OF_HEAD)
-            self._take(self._read(head, body or rest, _source_of(data)))
+            whole = _whole_of(data).encode("utf-8", "surrogateescape")
+            self._take(self._read(whole, body or whole.partition(_END_OF_HEAD)[2], _source_of(data)))
         except BaseException:
             _log.exception("a message could not be taken")
 
-    def _read(self, head: bytes, body: bytes, sender: str) -> RawMessage:
+    def _read(self, request: bytes, body: bytes, sender: str) -> RawMessage:
         """The message; one without an end mark may have been cut, or have something behind it."""
         cut = False
         if body[-2:] != _END_MARK and not body.rstrip(_IGNORED_AT_END).endswith(_END_MARK):
-            announced = _CONTENT_LENGTH.search(head)
+            announced = _CONTENT_LENGTH.search(request.partition(_END_OF_HEAD)[0])
             if announced is not None:
                 length = int(announced[1])
                 cut, body = length > len(body), body[:length]

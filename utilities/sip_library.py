@@ -22,6 +22,8 @@ from typing import Any
 
 import pjsua2 as pj
 
+from ec_server.log import RateLimit
+
 PACKET_LIMIT_BYTES = 4000
 """What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
 
@@ -34,6 +36,7 @@ _KNOWN_VERSION = "2.15.1"
 _EXPIRED_TIMERS_A_POLL = 100_000
 _BEFORE_TRANSACTIONS = 12  # PJSIP_MOD_PRIORITY_TRANSPORT_LAYER is 8, ..._TSX_LAYER 16
 _KNOWN_SENDERS = 4096
+_KNOWN_BUFFERS = 256
 _SERVER_ERROR = 500
 
 _log = logging.getLogger(__name__)
@@ -97,11 +100,12 @@ _SAMPLE = (
     b"Call-ID: 1\r\nCSeq: 1 MESSAGE\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n||\0"
 )
 
-_SENDER_AT = _Received.source_name.offset
-_SENDER_BYTES = _Received.source_port.offset + 4 - _SENDER_AT
+# Sender's name and port as they stand there, where the message begins, its length.
+_FIELDS_AT = _Received.source_name.offset
+_SENDER_BYTES = _Received.source_port.offset + 4 - _FIELDS_AT
+_FIELDS = struct.Struct(f"={_SENDER_BYTES}s4xQi")
 _PORT = struct.Struct("=i")
-_MESSAGE_AT = _Received.message.offset
-_MESSAGE = struct.Struct("=Qi")
+assert _FIELDS.size == _Received.message_length.offset + 4 - _FIELDS_AT
 
 
 @cache
@@ -150,7 +154,9 @@ class RequestModule:
         self._endpoint = library().pjsua_get_pjsip_endpt()
         self._handle = handle
         self._respond = library().pjsip_endpt_respond_stateless
+        self._limit = RateLimit()
         self._senders: dict[bytes, str] = {}
+        self._buffers: dict[int, memoryview] = {}
         name = b"mod-energy-consumption"
         self._module = _Module(
             name=_Text(name, len(name)),
@@ -165,20 +171,34 @@ class RequestModule:
     def _on_request(self, received: int) -> int:
         """Called by the stack; whether the request was taken. No exception may leave."""
         try:
-            at, length = _MESSAGE.unpack(ctypes.string_at(received + _MESSAGE_AT, _MESSAGE.size))
-            origin = ctypes.string_at(received + _SENDER_AT, _SENDER_BYTES)
-            sender = self._senders.get(origin) or self._name(origin)
+            fields = self._buffers.get(received) or self._fields_of(received)
+            origin, at, length = _FIELDS.unpack_from(fields)
             try:
-                status = self._handle(ctypes.string_at(at, length), sender)
+                status = self._handle(
+                    ctypes.string_at(at, length), self._senders.get(origin) or self._name(origin)
+                )
             except Exception:
-                _log.exception("a request could not be taken")
+                self._report("taken")
                 status = _SERVER_ERROR
             if status > 0:
                 self._respond(self._endpoint, received, status, None, None, None)
         except BaseException:
-            _log.exception("a request could not be answered")
+            self._report("answered")
             return 1
         return status != LEAVE_TO_STACK
+
+    def _report(self, what: str) -> None:
+        write, held_back = self._limit.allow(what)
+        if write:
+            _log.exception("a request could not be %s (%d more before)", what, held_back)
+
+    def _fields_of(self, received: int) -> memoryview:
+        """The memory of one of PJSIP's few buffers; read only while the stack says that it is there."""
+        if len(self._buffers) >= _KNOWN_BUFFERS:
+            self._buffers.clear()
+        memory = (c_char * _FIELDS.size).from_address(received + _FIELDS_AT)
+        view = self._buffers[received] = memoryview(memory)
+        return view
 
     def _name(self, origin: bytes) -> str:
         """``ip:port`` from PJSIP's two fields, remembered."""

@@ -8,12 +8,15 @@ it: this process takes its end from the ring.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
+import gc
 import logging
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +39,9 @@ from ec_server.storage.engines import open_store
 from ec_server.utc import DAY_S
 
 _STORE_AGAIN_S = 0.5
+_OBJECTS_A_COLLECTION = 50_000
+_KEPT_BYTES = 32 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 
 _log = logging.getLogger("writer")
 
@@ -90,12 +96,26 @@ def _write(
         taker.beat,
         spool,
     )
+    _keep_memory()
     taker.set_ready()
     writer.run()
     left = len(taker)
     if left and taker.closed and not taker.parent_is_gone:
         _log.warning("ended with %d messages left in the ring, for the next start", left)
     return 0
+
+
+def _keep_memory() -> None:
+    """Leave each group's memory to the next one, and do not look for cycles in it: batches hold none.
+
+    The C library would give it back to the system after every group, and ask for it again.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
+    with suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(option, _KEPT_BYTES)
 
 
 def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:

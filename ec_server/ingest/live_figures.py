@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
+
+from ec_server.model import Batch
 
 _WINDOW = 5
 """Intervals over which a rate is taken."""
@@ -30,9 +33,11 @@ class LiveFigures:
         self._intervals: deque[tuple[float, dict[str, int]]] = deque(maxlen=_WINDOW)
         self._last_seen_s: dict[str, float] = {}
 
-    def count(self, device_id: str, samples: int) -> None:
-        """So many samples of a device were received just now."""
-        self._samples[device_id] = self._samples.get(device_id, 0) + samples
+    def count(self, batches: Iterable[Batch]) -> None:
+        """These were received just now."""
+        samples = self._samples
+        for batch in batches:
+            samples[batch.device_id] = samples.get(batch.device_id, 0) + batch.count
 
     def write_when_due(self, now_s: float) -> dict[str, float] | None:
         """Write the file once an interval; returns the devices seen in it, with their moment.

@@ -30,6 +30,8 @@ from ec_server.model import Batch, RawMessage, Rejection
 
 _WORTH_IT = 8
 """Messages from which on the arrays cost less than they save."""
+_AT_ONCE = 128
+"""Messages in one set of arrays: with more, these no longer fit into the processor's cache."""
 _LONGEST_SAMPLE = 200
 """Bytes; no plain number of so few digits is beyond a double."""
 _KNOWN_IDS = 10_000
@@ -38,13 +40,13 @@ _Array = npt.NDArray[np.int64]
 
 # Classes of bytes that are not digits; 0 is any other byte.
 _OTHER, _COMMA, _SIGN, _POINT, _END = range(5)
-_CLASS = np.zeros(256, dtype=np.int64)
+_CLASS = np.zeros(256, dtype=np.uint8)
 _CLASS[[ord(","), ord("+"), ord("-"), ord("."), ord(";")]] = [_COMMA, _SIGN, _SIGN, _POINT, _END]
 
-# Distance from one such byte to the next, by 5 * class before + class: at least, at most.
-_NEVER, _ANY = 1 << 40, 1 << 30
-_LEAST = np.full(25, _NEVER, dtype=np.int64)
-_MOST = np.full(25, _ANY, dtype=np.int64)
+# Which distances from one such byte to the next are wrong, by 5 * class before + class; _FAR is that or more.
+_FAR = 15
+_ANY = _FAR
+_WRONG = np.ones((25, _FAR + 1), dtype=np.bool_)
 _STEPS = (
     (_END, _COMMA, 7, 7),
     (_COMMA, _SIGN, 1, 1),
@@ -55,8 +57,8 @@ _STEPS = (
     (_POINT, _END, 2, _ANY),
 )
 for _before, _byte, _least, _most in _STEPS:
-    _LEAST[5 * _before + _byte] = _least
-    _MOST[5 * _before + _byte] = _most
+    _WRONG[5 * _before + _byte, _least : _most + 1] = False
+_WRONG_AT = _WRONG.reshape(-1)
 
 
 class GroupParser:
@@ -101,20 +103,20 @@ class GroupParser:
                 places.append(place)
                 heads.append((device_id, second))
                 texts.append(fields[2][:-2])
-        if not texts:
-            return
-        good, counts, start_us, end_us = _plain(texts, self._limits.max_samples)
         md5 = hashlib.md5
-        for i in np.flatnonzero(good).tolist():
-            text = texts[i]
-            found[places[i]] = Batch(
-                *heads[i],
-                start_us[i],
-                end_us[i],
-                text.decode("ascii"),
-                counts[i],
-                md5(text, usedforsecurity=False).hexdigest(),
-            )
+        for first in range(0, len(texts), _AT_ONCE):
+            some = texts[first : first + _AT_ONCE]
+            good, counts, start_us, end_us = _plain(some, self._limits.max_samples)
+            for i in np.flatnonzero(good).tolist():
+                text = some[i]
+                found[places[first + i]] = Batch(
+                    *heads[first + i],
+                    start_us[i],
+                    end_us[i],
+                    text.decode("ascii"),
+                    counts[i],
+                    md5(text, usedforsecurity=False).hexdigest(),
+                )
 
 
 def _plain(
@@ -129,9 +131,8 @@ def _plain(
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 1)
     marks = np.flatnonzero((raw - 48) >= 10)  # bytes that are no digits (unsigned, so below "0" too)
     classes = _CLASS[raw[marks]]
-    steps = 5 * classes[:-1] + classes[1:]
-    digits = np.diff(marks)
-    wrong = marks[1:][(digits < _LEAST[steps]) | (digits > _MOST[steps])]
+    steps = classes[:-1] * np.uint8(5) + classes[1:]
+    wrong = marks[1:][_WRONG_AT[steps.astype(np.int64) * (_FAR + 1) + np.minimum(np.diff(marks), _FAR)]]
 
     sample_ends = marks[classes == _END]
     starts = sample_ends[:-1] + 1

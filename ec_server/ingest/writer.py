@@ -255,8 +255,7 @@ class Writer:
         spooling.append(batches, began_us)
         self._apply({**rest, "spooled": len(batches)})
         self._ledger.forget({(b.device_id, minute_of(b.second)) for b in batches})
-        for batch in batches:
-            self._live.count(batch.device_id, batch.count)
+        self._live.count(batches)
 
     def _spool_instead(
         self, batches: list[Batch], began_us: int, rest: Mapping[str, int], why: StorageError
@@ -311,8 +310,7 @@ class Writer:
             }
         )
         self._settled_sequence = self._sequence
-        for batch in batches:
-            self._live.count(batch.device_id, batch.count)
+        self._live.count(batches)
 
     def _publish(self, finished: Sequence[FinishedMinute]) -> None:
         """Digests are a cache: where they cannot be written, the rows say the same."""

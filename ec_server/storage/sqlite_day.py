@@ -36,7 +36,7 @@ from ec_server.model import (
 from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.merge import merged_batch
 from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction
-from ec_server.utc import MINUTE_S, ec_date, ec_time, iso, minute_of, parse_ec, parse_iso
+from ec_server.utc import MINUTE_S, ec_date, ec_time, iso, iso_texts, minute_of, parse_ec, parse_iso
 from utilities.checksum_util import join_rows, minute_digest, second_digest
 
 SCHEMA_VERSION = 1
@@ -115,7 +115,7 @@ class DayFile:
         with transaction(self._db) as cursor:
             if self._version(cursor) == REMOVED:
                 return None
-            effects = self._insert(cursor, batches, [iso(us) for us in insert_times_us])
+            effects = self._insert(cursor, batches, iso_texts(insert_times_us))
             opened = self._touch_minutes(cursor, batches, effects)
             changed = tuple(effect[0] for effect in effects)
             if mark is not None:
@@ -133,8 +133,8 @@ class DayFile:
                 b.device_id,
                 date,
                 ec_time(b.second),
-                f"{b.start_us:06d}",
-                f"{b.end_us:06d}",
+                b.values[:6],
+                b.values[(last := b.values.rfind(";") + 1) : last + 6],
                 b.values,
                 b.count,
                 b.checksum,
