@@ -42,6 +42,7 @@ import pjsua2 as pj
 from ec_server.errors import ConfigurationError, EcServerError
 from ec_server.log import RateLimit
 from ec_server.model import RawMessage
+from utilities.answer_bundles import AnswerBundles
 from utilities.sip_door import SipDoor
 from utilities.sip_library import (
     LEAVE_TO_STACK,
@@ -128,6 +129,7 @@ class SipReceiver:
         self._peer_names: dict[str, str] = {}
         self._door: SipDoor | None = None
         self._unread: UnreadAnswers | None = None
+        self._bundles = AnswerBundles()
 
     def start(self) -> None:
         """Listen. Raises PortInUseError, or ConfigurationError where the stack refuses the options."""
@@ -161,7 +163,7 @@ class SipReceiver:
 
     def run(self, until: Callable[[], bool], on_tick: Callable[[], None], tick_s: float = 0.5) -> None:
         """Poll until ``until`` says so; ``on_tick`` is called at least every ``tick_s`` between polls."""
-        poll, now = self._endpoint.libHandleEvents, time.monotonic
+        poll, poll_ended, now = self._endpoint.libHandleEvents, self._bundles.poll_ended, time.monotonic
         next_tick, door = 0.0, self._door
         self._unread = UnreadAnswers()
         assert door is not None, "start comes first"
@@ -174,6 +176,7 @@ class SipReceiver:
             if door.is_shut:
                 door.look(now())
             poll(_POLL_MS)
+            poll_ended()
 
     def stop(self) -> None:
         """Stop taking: leave the registrar, then close every socket. Nothing gets a 200 afterwards."""
@@ -202,6 +205,7 @@ class SipReceiver:
         end = request.find(_END_OF_HEAD)
         if end < 0 or not request.startswith(_MESSAGE) or request.count(_TAG, 0, end) != 1:
             return LEAVE_TO_STACK
+        self._bundles.note(sender)
         message = self._read(request, request[end + len(_END_OF_HEAD) :], sender)
         return NO_ANSWER if self._take(message) is False else _OK
 
@@ -230,6 +234,7 @@ class SipReceiver:
     def _note_connection(self, prm: Any) -> None:
         """Count connections, and keep the certificate names of TLS peers while theirs last."""
         state = prm.state
+        self._bundles.connections_changed()
         if prm.type.upper().startswith("UDP") or self._door is None:
             return
         if state == pj.PJSIP_TP_STATE_CONNECTED:

@@ -23,8 +23,8 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
+
+from utilities.own_sockets import tcp_sockets
 
 HANDLES = 64
 _WAITING = 512
@@ -88,15 +88,13 @@ class SipDoor:
 
 def _listening(ports: frozenset[int]) -> list[int]:
     """This process's descriptors of TCP sockets that listen on one of the ports."""
-    descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-    return [descriptor for descriptor in descriptors if _listens(descriptor, ports)]
+    return [descriptor for descriptor, one in tcp_sockets() if _listens(one, ports)]
 
 
-def _listens(descriptor: int, ports: frozenset[int]) -> bool:
-    """Whether it is a TCP socket that listens on one of the ports; if so, give it a longer queue."""
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
-        listens = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        if listens and copy.getsockname()[1] in ports:
-            copy.listen(_WAITING)
-            return True
+def _listens(one: socket.socket, ports: frozenset[int]) -> bool:
+    """Whether it listens on one of the ports; if so, give it a longer queue."""
+    listens = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if listens and one.getsockname()[1] in ports:
+        one.listen(_WAITING)
+        return True
     return False

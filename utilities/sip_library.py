@@ -23,6 +23,7 @@ from typing import Any
 import pjsua2 as pj
 
 from ec_server.log import RateLimit
+from utilities.own_sockets import address
 
 PACKET_LIMIT_BYTES = 4000
 """What PJSIP takes of one SIP message, head and body: more is cut (UDP) or closes the connection."""
@@ -206,7 +207,7 @@ class RequestModule:
         (port,) = _PORT.unpack(origin[-_PORT.size :])
         if len(self._senders) >= _KNOWN_SENDERS:
             self._senders.clear()
-        name = self._senders[origin] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        name = self._senders[origin] = address(host, port)
         return name
 
 

@@ -21,7 +21,8 @@ import struct
 import termios
 import time
 from contextlib import suppress
-from pathlib import Path
+
+from utilities.own_sockets import connections
 
 ROOM_BYTES = 64 << 20
 """What answers may take before somebody has to go."""
@@ -76,26 +77,17 @@ class UnreadAnswers:
             self._limit = self._in_use() + self._room_bytes
             _log.warning("memory has grown to %d MB, and not by unread answers", self._in_use() >> 20)
             return
-        for descriptor, length in queues.items():
-            if length >= most / 2:
-                self._has_ended_some = True
-                _end(descriptor)
+        self._has_ended_some = True
+        for _, peer, connection in connections():
+            if queues.get(peer, 0) >= most / 2:
+                _log.warning("connection from %s is ended: its peer does not read its answers", peer)
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
-def _send_queues() -> dict[int, int]:
-    """Descriptor of each connection to its bytes that the peer's machine has not acknowledged."""
+def _send_queues() -> dict[str, int]:
+    """``ip:port`` of each connection's peer to the bytes that its machine has not acknowledged."""
     found = {}
-    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
-            if one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6):
-                one.getpeername()  # OSError: it listens
-                (length,) = struct.unpack("i", fcntl.ioctl(one, termios.TIOCOUTQ, bytes(4)))
-                found[descriptor] = length
+    for _, peer, connection in connections():
+        (found[peer],) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
     return found
-
-
-def _end(descriptor: int) -> None:
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
-        peer = one.getpeername()
-        _log.warning("connection from %s port %d is ended: its peer does not read its answers", *peer[:2])
-        one.shutdown(socket.SHUT_RDWR)

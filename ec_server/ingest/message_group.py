@@ -130,17 +130,18 @@ def _plain(
     raw = np.frombuffer(joined, dtype=np.uint8)[: len(joined) - 8]
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 1)
     marks = np.flatnonzero((raw - 48) >= 10)  # bytes that are no digits (unsigned, so below "0" too)
-    classes = _CLASS[raw[marks]]
+    classes = _CLASS.take(raw.take(marks))
     steps = classes[:-1] * np.uint8(5) + classes[1:]
-    wrong = marks[1:][_WRONG_AT[steps.astype(np.int64) * (_FAR + 1) + np.minimum(np.diff(marks), _FAR)]]
+    digits = np.minimum(marks[1:] - marks[:-1], _FAR)
+    wrong = marks[1:][_WRONG_AT.take(steps.astype(np.int64) * (_FAR + 1) + digits)]
 
-    sample_ends = marks[classes == _END]
+    sample_ends = marks.compress(classes == _END)
     starts = sample_ends[:-1] + 1
-    wrong_samples = starts[np.diff(sample_ends) > _LONGEST_SAMPLE]
+    wrong_samples = starts[sample_ends[1:] - sample_ends[:-1] > _LONGEST_SAMPLE]
     # The eight bytes at each sample's start, as one number that ranks as its first six do.
     eight = np.ndarray((len(joined) - 7,), dtype=">u8", buffer=joined, strides=(1,))
     rank = eight[starts].astype(np.uint64) >> np.uint64(16)
-    last = np.searchsorted(sample_ends, ends) - 1  # index of each text's last sample
+    last = sample_ends.searchsorted(ends) - 1  # index of each text's last sample
     first = np.concatenate(([0], last[:-1] + 1))
     rises = np.ones(len(starts), dtype=bool)
     np.greater(rank[1:], rank[:-1], out=rises[1:])
