@@ -83,6 +83,8 @@ class Statement(NamedTuple):
 
     cql: str
     values: tuple[Any, ...]
+    is_encoded: bool = False
+    """The values are bytes as the protocol has them: for rows by the thousand."""
 
 
 Mutation = Sequence[Statement]
@@ -209,7 +211,7 @@ class Database:
     def _statement(self, session: Any, statement: Statement) -> Any:
         prepared, encoders = self._prepare(session, statement.cql)
         bound = query.BoundStatement(prepared)
-        bound.values = _encoded(encoders, statement.values)
+        bound.values = statement.values if statement.is_encoded else _encoded(encoders, statement.values)
         return bound
 
     def _together(self, session: Any, mutation: Mutation) -> Any:
@@ -226,7 +228,7 @@ class Database:
                 cql = statement.cql
                 prepared, encoders = self._prepare(session, cql)
                 bound = query.BoundStatement(prepared)
-            bound.values = _encoded(encoders, statement.values)
+            bound.values = statement.values if statement.is_encoded else _encoded(encoders, statement.values)
             batch.add(bound)
         return batch
 

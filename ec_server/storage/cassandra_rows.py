@@ -6,12 +6,13 @@ wins over what is earlier, in whatever order they arrive. ``insert_time`` says t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from ec_server.model import Batch
-from ec_server.storage.timeuuid import microseconds, timeuuid
+from ec_server.storage.timeuuid import microseconds, timeuuid_bytes
 from ec_server.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
 from utilities.cassandra_util import Database, Statement
 from utilities.checksum_util import join_rows
@@ -19,6 +20,8 @@ from utilities.checksum_util import join_rows
 Inserted = tuple[Batch, int]
 """A batch and the moment of its insertion in epoch microseconds."""
 
+_INT, _BIGINT = struct.Struct(">i"), struct.Struct(">q")
+_NOTHING = (b"", b"", b"", b"")
 _ROWS_A_PIECE = 128
 _CHARACTERS_A_PIECE = 256 * 1024
 
@@ -50,26 +53,35 @@ class Rows:
 
     def insert(self, batch: Batch, at_us: int) -> Statement:
         """The statement that stores a batch as inserted at a moment."""
-        time_text = ec_time(batch.second)
-        values = (
-            batch.device_id,
-            ec_date(batch.second),
-            time_text[:4],
-            time_text,
-            f"{batch.start_us:06d}",
-            f"{batch.end_us:06d}",
-            batch.values,
-            batch.count,
-            batch.checksum,
-            timeuuid(at_us),
-            at_us,
-            self._ttl_s(batch.second),
-        )
-        return Statement(_INSERT, values)
+        return self._inserts([(batch, at_us)])[0]
+
+    def _inserts(self, group: Sequence[Inserted]) -> list[Statement]:
+        """Encoded here, where it is known what rows of one second have in common."""
+        found = []
+        known, of_second, ttl = ("", -1), _NOTHING, b""
+        for batch, at_us in group:
+            if known != (batch.device_id, batch.second):
+                known = (batch.device_id, batch.second)
+                of_second, ttl = _partition_and_time(*known), _INT.pack(self._ttl_s(batch.second))
+            text = batch.values.encode("ascii")
+            last = text.rfind(b";") + 1
+            values = (
+                *of_second,
+                text[:6],
+                text[last : last + 6],
+                text,
+                _INT.pack(batch.count),
+                batch.checksum.encode("ascii"),
+                timeuuid_bytes(at_us),
+                _BIGINT.pack(at_us),
+                ttl,
+            )
+            found.append(Statement(_INSERT, values, True))
+        return found
 
     def write(self, groups: Iterable[Sequence[Inserted]]) -> None:
         """Store groups of rows, each of one device and minute, and each all or none."""
-        self._db.write([self.insert(batch, at_us) for batch, at_us in group] for group in groups)
+        self._db.write(map(self._inserts, groups))
 
     def between(self, device_id: str, start: int, stop: int) -> Iterator[Inserted]:
         """Rows of seconds ``[start, stop)``, ascending; within a second oldest insertion first."""
@@ -106,6 +118,11 @@ class Rows:
 def partition(device_id: str, minute: int) -> tuple[str, str, str]:
     """The partition of a minute of a device."""
     return device_id, ec_date(minute), ec_time(minute)[:4]
+
+
+def _partition_and_time(device_id: str, second: int) -> tuple[bytes, bytes, bytes, bytes]:
+    time_text = ec_time(second).encode("ascii")
+    return device_id.encode("ascii"), ec_date(second).encode("ascii"), time_text[:4], time_text
 
 
 def pieces(rows: Mapping[Any, Sequence[Inserted]]) -> Iterator[Sequence[Inserted]]:

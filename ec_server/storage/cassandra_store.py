@@ -49,7 +49,7 @@ from ec_server.storage.cassandra_record import NO_DAY, Records, by_day, digest_o
 from ec_server.storage.cassandra_rows import Inserted, Rows, pieces, text_of
 from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
 from ec_server.storage.merge import merged_batch, single_day
-from ec_server.storage.recent_rows import RecentRows
+from ec_server.storage.recent_rows import RecentRows, RowKey
 from ec_server.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of, parse_ec
 from utilities.cassandra_util import Database, Statement, Target
 from utilities.checksum_util import second_digest
@@ -61,7 +61,6 @@ _LONGEST_TTL_S = 20 * 365 * DAY_S  # Cassandra's own limit
 _KEPT_AT_ONCE = 32
 _UPKEEP_S = 1.0
 
-_RowKey = tuple[str, int, int, int]
 _Digests = list[tuple[int, Digest]]
 
 
@@ -150,19 +149,20 @@ class CassandraStore(Store):
         at_us = self._stamps.next(len(batches)) if inserted_us is None else inserted_us
         moments = range(at_us, at_us + len(batches)) if isinstance(at_us, int) else at_us
         rows: dict[Key, list[Inserted]] = {}
-        fresh: dict[_RowKey, Batch] = {}
+        fresh: dict[RowKey, str] = {}
         met: list[Batch] = []
         changed = []
         for batch, moment_us in zip(batches, moments):
-            earlier = fresh.setdefault(batch.key, batch)
-            is_same = self._recent.is_same(batch) if earlier is batch else earlier.checksum == batch.checksum
+            key, checksum = batch.key, batch.checksum
+            earlier = fresh.setdefault(key, checksum)
+            is_same = self._recent.is_same(key, checksum) if earlier is checksum else earlier == checksum
             changed.append(not is_same)
             if is_same is None:
                 rows.setdefault((batch.device_id, minute_of(batch.second)), []).append((batch, moment_us))
             elif not is_same:
                 met.append(batch)
         opened = self._store_rows(rows, pieces(rows))
-        self._recent.add(batch for of_minute in rows.values() for batch, _ in of_minute)
+        self._recent.add((batch.key, batch.checksum) for of_minute in rows.values() for batch, _ in of_minute)
         if met:
             self._write_carefully(met)
         return WriteResult(tuple(changed), opened)
@@ -171,7 +171,7 @@ class CassandraStore(Store):
         """Rule 4: read the seconds, merge, and change each in one mutation."""
         stored, latest_us = self._stored_seconds({(b.device_id, b.second) for b in batches})
         first_us = max(self._stamps.next(len(batches)), latest_us + 1)
-        result: dict[tuple[str, int], dict[_RowKey, Inserted]] = {}
+        result: dict[tuple[str, int], dict[RowKey, Inserted]] = {}
         changed = []
         for at_us, arrived in enumerate(batches, first_us):
             before = stored.get(arrived.key)
@@ -182,12 +182,14 @@ class CassandraStore(Store):
                 result.setdefault((after.device_id, after.second), {})[after.key] = (after, at_us)
         keys = {(device_id, minute_of(second)) for device_id, second in result}
         opened = self._store_rows(keys, [list(rows.values()) for rows in result.values()])
-        self._recent.add(batch for rows in result.values() for batch, _ in rows.values())
+        self._recent.add(
+            (key, batch.checksum) for rows in result.values() for key, (batch, _) in rows.items()
+        )
         return WriteResult(tuple(changed), opened)
 
-    def _stored_seconds(self, seconds: Iterable[tuple[str, int]]) -> tuple[dict[_RowKey, Batch], int]:
+    def _stored_seconds(self, seconds: Iterable[tuple[str, int]]) -> tuple[dict[RowKey, Batch], int]:
         """The rows of some seconds, and the latest moment of insertion among them."""
-        stored: dict[_RowKey, Batch] = {}
+        stored: dict[RowKey, Batch] = {}
         latest_us = 0
         for device_id, second in seconds:
             for batch, at_us in self._rows.between(device_id, second, second + 1):

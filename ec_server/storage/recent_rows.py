@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ec_server.model import Batch
+RowKey = tuple[str, int, int, int]
+"""``Batch.key``."""
 
 
 class RecentRows:
@@ -25,21 +26,17 @@ class RecentRows:
         """Rows remembered."""
         return len(self._younger) + len(self._older)
 
-    def is_same(self, batch: Batch) -> bool | None:
-        """Whether the row of the batch's key has its samples; None: no such row is remembered."""
-        key = hash(batch.key)
-        known = self._younger.get(key)
+    def is_same(self, key: RowKey, checksum: str) -> bool | None:
+        """Whether the row of a key has these samples; None: no such row is remembered."""
+        place = hash(key)
+        known = self._younger.get(place)
         if known is None:
-            known = self._older.get(key)
-        return None if known is None else known == _samples(batch)
+            known = self._older.get(place)
+        return None if known is None else known == hash(checksum)
 
-    def add(self, batches: Iterable[Batch]) -> None:
-        """Remember rows that are stored."""
-        for batch in batches:
+    def add(self, rows: Iterable[tuple[RowKey, str]]) -> None:
+        """Remember rows that are stored: their keys and checksums."""
+        for key, checksum in rows:
             if len(self._younger) >= self._half:
                 self._older, self._younger = self._younger, {}
-            self._younger[hash(batch.key)] = _samples(batch)
-
-
-def _samples(batch: Batch) -> int:
-    return int(batch.checksum[:16], 16)
+            self._younger[hash(key)] = hash(checksum)
