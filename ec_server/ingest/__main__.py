@@ -166,6 +166,7 @@ def writer_settings(settings: Settings, number: int) -> WriterSettings:
         limits,
         settings.ingest_commit_batches,
         settings.ingest_commit_ms,
+        check_meanwhile=settings.storage_engine == "cassandra",
     )
 
 

@@ -219,8 +219,15 @@ class IntakeRing(_Ring):
         return False
 
 
+Place = tuple[int, int]
+"""A place between two messages: its position, and how many there are before it."""
+
+
 class Taker(_Ring):
-    """The writer process's side; one thread takes. Beats and troubles are for the SIP process to see."""
+    """The writer process's side: one thread takes, one settles what was taken.
+
+    Beats and troubles are for the SIP process to see.
+    """
 
     def __init__(self, path: Path, page: WorkerPage, wake: int | None = None) -> None:
         """Begin where the account ends. ``wake`` is the descriptor that ``IntakeRing`` writes to.
@@ -280,21 +287,22 @@ class Taker(_Ring):
         """Messages of the group that a writer before had in hand and did not settle."""
         return max(0, self._cells[_TAKEN_COUNT] - settled(self._page.figures()))
 
-    def advance(self) -> dict[str, int]:
-        """The change of the page's figures that says that all taken messages are settled."""
-        return {
-            "ring_position": self.position - self._settled[0],
-            "ring_count": self.count - self._settled[1],
-        }
+    @property
+    def taken(self) -> Place:
+        """Where the messages end that were taken last."""
+        return self.position, self.count
 
-    def went_on(self) -> None:
+    def advance(self, to: Place) -> dict[str, int]:
+        """The change of the page's figures that says that all messages up to there are settled."""
+        return {"ring_position": to[0] - self._settled[0], "ring_count": to[1] - self._settled[1]}
+
+    def went_on(self, to: Place) -> None:
         """The change that ``advance`` gave is on the page."""
-        self._settled = self.position, self.count
+        self._settled = to
 
-    def note_group(self) -> None:
-        """Note where the group in hand ends, before it is committed; see ``settle_doubt``."""
-        self._cells[_TAKEN] = self.position
-        self._cells[_TAKEN_COUNT] = self.count
+    def note_group(self, end: Place) -> None:
+        """Note where the group ends that is about to be committed; see ``settle_doubt``."""
+        self._cells[_TAKEN], self._cells[_TAKEN_COUNT] = end
 
     def beat(self, trouble: str | None = None) -> None:
         """The writer goes round; ``trouble``, where given, is what keeps it from storing."""
@@ -332,7 +340,7 @@ class Taker(_Ring):
                 "ring_count": self.count - figures["ring_count"],
             }
         )
-        self.went_on()
+        self.went_on(self.taken)
         self._mark_tail()
 
     @property

@@ -3,8 +3,8 @@
 Rules:
 
 1. What was taken from the ring is stored, rejected and counted, or still in the ring: a write that
-   fails is tried again until it succeeds or the process has to go. Meanwhile nothing more is taken,
-   the ring fills, and the SIP process waits: that is the back-pressure.
+   fails is tried again until it succeeds or the process has to go. Meanwhile at most one more group is
+   taken, the ring fills, and the SIP process waits: that is the back-pressure.
 2. The account is settled in one step for each commit, after it, and the ring goes on in the same
    step. Before it, the page notes which commit is meant (``intend``), and the commit carries the same
    number: so whoever takes over after a death knows whether it happened, to the unit.
@@ -19,11 +19,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ec_server.errors import PermanentStorageError, StorageError
-from ec_server.ingest.intake_ring import Taker
+from ec_server.ingest.intake_ring import Place, Taker
 from ec_server.ingest.live_figures import LiveFigures
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.message_group import GroupParser
@@ -60,6 +61,18 @@ class WriterSettings:
     limits: Limits
     commit_batches: int = 1000
     commit_ms: int = 100
+    check_meanwhile: bool = False
+    """Check a group while the one before is being written: for a database that is mostly waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Messages taken and checked, and where they end in the ring."""
+
+    batches: list[Batch]
+    rejected: Counter[str]
+    end: Place
+    taken_s: float
 
 
 class Writer:
@@ -103,6 +116,8 @@ class Writer:
             self._agree_with_spool(len(spool))
         self._next_health_s = 0.0
         self._abandon = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "commit") if settings.check_meanwhile else None
+        self._commit_under_way: Future[None] | None = None
 
     # --- the thread -----------------------------------------------------------------------
 
@@ -120,15 +135,20 @@ class Writer:
                 limit = self._settings.commit_batches
                 self._taker.beat()
                 now_s = time.monotonic()
-                if messages:
-                    self._handle(messages, now_s)
+                group = self._check(messages, now_s) if messages else None
+                self._end_commit()
+                self._look_after(now_s)
+                if group is not None:
+                    self._begin_commit(group)
                 elif self._taker.closed:
                     break
                 if self._taker.parent_is_gone:
                     break  # the next SIP process brings a writer of its own; the ring waits for it
-                self._look_after(now_s)
+            self._end_commit()
             self._publish(self._ledger.end_all())
         finally:
+            if self._pool is not None:
+                self._pool.shutdown()
             if self._spooling is not None:
                 self._spooling.stop()
             drainer.join(_DRAINER_END_S)
@@ -163,7 +183,7 @@ class Writer:
 
     # --- from message to batch ------------------------------------------------------------
 
-    def _handle(self, messages: Sequence[RawMessage], now_s: float) -> None:
+    def _check(self, messages: Sequence[RawMessage], now_s: float) -> _Group:
         batches: list[Batch] = []
         rejected: Counter[str] = Counter()
         for message, found in zip(messages, self._parser.parse(messages, int(time.time()))):
@@ -176,24 +196,38 @@ class Writer:
             if refusal is not None:
                 rejected[REJECTED[refusal.reason]] += 1
                 self._report(message, refusal, rejected)
-        self._settle_group(batches, rejected, now_s)
+        return _Group(batches, rejected, self._taker.taken, now_s)
 
-    def _settle_group(self, batches: list[Batch], rejected: Counter[str], now_s: float) -> None:
+    def _begin_commit(self, group: _Group) -> None:
+        """Commit it, or have that done while the next group is taken and checked, and nothing else."""
+        if self._abandon.is_set():
+            return  # the group before may not be settled, and this one must not pass it
+        if self._pool is None:
+            self._settle_group(group)
+        else:
+            self._commit_under_way = self._pool.submit(self._settle_group, group)
+
+    def _end_commit(self) -> None:
+        under_way, self._commit_under_way = self._commit_under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _settle_group(self, group: _Group) -> None:
         """Commit day by day; the last step also settles the rejected and lets the ring go on."""
         already, self._already = self._already, 0
-        days = _by_day(batches)
+        days = _by_day(group.batches)
         while days and already >= len(days[0][1]) > 0:
             already -= len(days.pop(0)[1])
-        self._taker.note_group()
-        rest = {**rejected, **self._taker.advance()}
+        self._taker.note_group(group.end)
+        rest = {**group.rejected, **self._taker.advance(group.end)}
         for day, of_day in days[:-1]:
-            if not self._commit(day, of_day, now_s, {}):
+            if not self._commit(day, of_day, group.taken_s, {}):
                 return
         if not days:
             self._apply(rest)
-        elif not self._commit(*days[-1], now_s, rest):
+        elif not self._commit(*days[-1], group.taken_s, rest):
             return
-        self._taker.went_on()
+        self._taker.went_on(group.end)
 
     def _report(self, message: RawMessage, rejection: Rejection, counts: Counter[str]) -> None:
         reason = rejection.reason

@@ -35,7 +35,8 @@ def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(limit_bytes: int = 10_000_000) -> Bench:
-        made.append(Bench(tmp_path, spool=Spool(tmp_path / "spool" / "receiver-0.sqlite", limit_bytes)))
+        spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", limit_bytes)
+        made.append(Bench(tmp_path, spool=spool, check_meanwhile=True))
         return made[-1]
 
     yield make
@@ -115,7 +116,7 @@ def test_what_was_spooled_when_the_writer_died_is_not_spooled_again(
         bench.ring.put(RawMessage(body("m", NOW, us).encode(), "", 0))
     taker = Taker(bench.ring.path, bench.page)
     taker.take(10, 1.0)
-    taker.note_group()
+    taker.note_group(taker.taken)
     spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", 10_000_000)
     spool.append(
         [batch_of("m", NOW, f"{us:06d},0.5;{us + 1:06d},1.5;{us + 2:06d},2.5") for us in (1000, 2000)], 1

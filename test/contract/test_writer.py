@@ -12,13 +12,14 @@ import apsw
 import pytest
 from contract.store_suite import batch
 
+from ec_server.errors import RetryableStorageError
 from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.model import CommitMark, RawMessage, Rejection, RejectReason
-from ec_server.status.figures import RECEIVER_FIGURES, queued
+from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, queued
 from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import Store
 from ec_server.storage.sqlite_store import SqliteStore
@@ -38,7 +39,12 @@ class Bench:
     """A writer with its queue, page and database, as a receiver has them."""
 
     def __init__(
-        self, folder: Path, open_store: Callable[[], Store] | None = None, spool: Spool | None = None
+        self,
+        folder: Path,
+        open_store: Callable[[], Store] | None = None,
+        spool: Spool | None = None,
+        *,
+        check_meanwhile: bool = False,
     ) -> None:
         self.folder = folder
         self.run_folder = folder / "run"
@@ -48,7 +54,7 @@ class Bench:
         self.taker = Taker(self.ring.path, self.page)
         self.troubles: list[str] = []
         self.writer = Writer(
-            WriterSettings("receiver-0", self.run_folder, Limits()),
+            WriterSettings("receiver-0", self.run_folder, Limits(), check_meanwhile=check_meanwhile),
             self.taker,
             self.page,
             open_store or (lambda: SqliteStore(folder)),
@@ -78,12 +84,12 @@ class Bench:
         self.thread.join(10)
 
 
-@pytest.fixture
-def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+@pytest.fixture(params=[False, True], ids=["one_by_one", "check_meanwhile"])
+def benches(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(open_store: Callable[[], Store] | None = None) -> Bench:
-        made.append(Bench(tmp_path, open_store))
+        made.append(Bench(tmp_path, open_store, check_meanwhile=request.param))
         return made[-1]
 
     yield make
@@ -219,6 +225,23 @@ def test_rows_are_those_of_the_messages(benches: Callable[..., Bench]) -> None:
     assert row == batch("m", NOW, {1: "1", 2: "-2e0"})
 
 
+def test_a_group_is_not_settled_before_the_one_it_came_after(tmp_path: Path) -> None:
+    def away() -> Store:
+        raise RetryableStorageError("away")
+
+    bench = Bench(tmp_path, away, check_meanwhile=True)
+    bench.send(body("m", NOW, 0))
+    until(lambda: bench.troubles, "the first group to be refused")
+    bench.send("not a message")
+    until(lambda: bench.taker.taken[1] == 2, "the second group to be taken")
+    bench.end()
+    assert queued(bench.page.figures()) == 2
+    again = Bench(tmp_path)
+    figures = again.settled()
+    again.end()
+    assert (figures["stored"], sum(figures[name] for name in REJECTED.values())) == (1, 1)
+
+
 def test_a_writer_that_died_after_its_commit_leaves_an_exact_account_though_more_came_since(
     benches: Callable[..., Bench], tmp_path: Path
 ) -> None:
@@ -230,7 +253,7 @@ def test_a_writer_that_died_after_its_commit_leaves_an_exact_account_though_more
         ring.put(RawMessage(text.encode(), "", 0))
     taker = Taker(ring.path, bench.page)
     taker.take(10, 1.0)
-    taker.note_group()
+    taker.note_group(taker.taken)
     bench.page.intend(day_of(NOW), bench.page.intent()[1] + 1)
     with SqliteStore(tmp_path) as store:  # it commits, and dies before the account says so
         rows = [batch("m", NOW, {us: "0.5", us + 1: "1.5", us + 2: "2.5"}) for us in (0, 1000)]

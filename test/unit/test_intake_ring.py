@@ -34,9 +34,9 @@ def page(tmp_path: Path) -> Iterator[WorkerPage]:
 
 def settle(taker: Taker, page: WorkerPage, count: int) -> None:
     """What the writer does once a group is committed."""
-    taker.note_group()
-    page.apply({"stored": count, **taker.advance()})
-    taker.went_on()
+    taker.note_group(taker.taken)
+    page.apply({"stored": count, **taker.advance(taker.taken)})
+    taker.went_on(taker.taken)
 
 
 def test_messages_come_out_as_they_went_in(tmp_path: Path, page: WorkerPage) -> None:
@@ -133,7 +133,7 @@ def test_a_commit_in_doubt_is_settled_and_not_taken_again(tmp_path: Path, page: 
         ring.put(message(number))
     first = Taker(ring.path, page)
     assert len(first.take(3, 0)) == 3
-    first.note_group()  # it commits, and dies before it can say so
+    first.note_group(first.taken)  # it commits, and dies before it can say so
     second = Taker(ring.path, page)
     assert second.in_hand == 3
     second.settle_doubt({"stored": 2, "duplicate": 1})
@@ -147,7 +147,7 @@ def test_a_part_of_a_group_that_is_settled_is_known_by_number(tmp_path: Path, pa
         ring.put(message(number))
     first = Taker(ring.path, page)
     first.take(5, 0)
-    first.note_group()
+    first.note_group(first.taken)
     page.apply({"stored": 2})  # the group's first day
     second = Taker(ring.path, page)
     assert second.already_settled == 2
