@@ -252,15 +252,17 @@ class Taker(_Ring):
         """Whether the SIP process has ended: another one will take over, with a writer of its own."""
         return self._parent_gone
 
-    def take(self, limit: int, timeout_s: float, gather_s: float = 0.0) -> list[RawMessage]:
+    def take(
+        self, limit: int, timeout_s: float, gather_s: float = 0.0, enough: int | None = None
+    ) -> list[RawMessage]:
         """Up to ``limit`` messages after those that are settled; [] where none came in time.
 
-        After the first it waits up to ``gather_s`` more for ``limit`` of them. They stay in the ring
-        until the account's next step has passed ``position`` and ``count``.
+        After the first it waits up to ``gather_s`` more for ``enough`` of them (None: ``limit``). They
+        stay in the ring until the account's next step has passed them.
         """
         self._mark_tail()
         if self._sleep(1, timeout_s) and gather_s > 0:
-            self._sleep(limit, gather_s)
+            self._sleep(enough or limit, gather_s)
         taken: list[RawMessage] = []
         available = min(limit, self._received() - self.count)
         whole, size, data = self._map, self._size, _HEADER_BYTES

@@ -46,6 +46,8 @@ _HEALTH_INTERVAL_S = 1.0
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
 _DRAINER_END_S = 5.0
+_MOST_MEANWHILE = 4
+"""Times ``commit_batches``: what came while the group before was being written is one group."""
 _SAMPLES_KEPT_FOR = frozenset((RejectReason.TIME_TOO_FAR_AHEAD, RejectReason.TIME_TOO_FAR_BACK))
 
 Admits = Callable[[str, RawMessage], Rejection | None]
@@ -124,15 +126,17 @@ class Writer:
     def run(self) -> None:
         """Go round until the queue is closed and empty, or ``abandon`` is called; then let go."""
         gather_s = self._settings.commit_ms / 1000 * 0.6
+        enough = self._settings.commit_batches
+        most = _MOST_MEANWHILE * enough if self._settings.check_meanwhile else enough
         drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         drainer.start()
         try:
             self._settle_commit_in_doubt()
             self._already = self._taker.already_settled
-            limit = self._taker.rest_of_group or self._settings.commit_batches
+            limit = self._taker.rest_of_group or most
             while not self._abandon.is_set():
-                messages = self._taker.take(limit, _IDLE_TAKE_S, gather_s)
-                limit = self._settings.commit_batches
+                messages = self._taker.take(limit, _IDLE_TAKE_S, gather_s, min(limit, enough))
+                limit = most
                 self._taker.beat()
                 now_s = time.monotonic()
                 group = self._check(messages, now_s) if messages else None
