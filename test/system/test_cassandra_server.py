@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ class Keyspace:
             for row, inserted_us in list(store.rows(device, second, second + 1)):
                 text = row.values.replace(",", ",9")
                 if statement.startswith("UPDATE"):
-                    altered = replace(row, values=text, checksum=md5_hex(text))
+                    altered = row._replace(values=text, checksum=md5_hex(text))
                     store._db.write([[store._rows.insert(altered, inserted_us + 1)]])
                 else:
                     key = store._rows.insert(row, 0).values[:6]
@@ -73,7 +72,7 @@ def _delete_row(*key: Any) -> Any:
 
     columns = ("device_id", "ec_date", "ec_minute", "ec_time", "start_us", "end_us")
     where = " AND ".join(f"{column} = ?" for column in columns)
-    return Statement(f"DELETE FROM ec_consumption WHERE {where}", key)
+    return Statement(f"DELETE FROM ec_consumption WHERE {where}", key, is_encoded=True)
 
 
 @pytest.fixture
