@@ -16,11 +16,11 @@ from __future__ import annotations
 import ctypes
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from utilities.own_sockets import connections
 
 _FEW = 4
-_KNOWN = 4096
 _NO_CONNECTION = -1
 
 
@@ -31,14 +31,14 @@ class AnswerBundles:
         self._messages = 0
         self._under_load = False
         self._corked: dict[str, int] = {}
-        self._descriptors: dict[str, int] = {}
+        self._descriptors: dict[str, int] | None = None
         self._cork, self._uncork = _setter(1), _setter(0)
 
     def note(self, sender: str) -> None:
         """A message came from ``ip:port`` and will be answered."""
         self._messages += 1
         if self._under_load and sender not in self._corked:
-            descriptor = self._descriptors.get(sender) or self._find(sender)
+            descriptor = self._descriptor(sender)
             self._corked[sender] = descriptor
             if descriptor != _NO_CONNECTION:
                 self._cork(descriptor)
@@ -54,15 +54,15 @@ class AnswerBundles:
 
     def connections_changed(self) -> None:
         """Descriptors may belong to others now."""
-        self._descriptors.clear()
+        self._descriptors = None
 
-    def _find(self, sender: str) -> int:
-        """The sender's descriptor; over UDP there is none."""
-        if len(self._descriptors) >= _KNOWN:
-            self._descriptors.clear()
-        found = next((number for number, peer, _ in connections() if peer == sender), _NO_CONNECTION)
-        self._descriptors[sender] = found
-        return found
+    def _descriptor(self, sender: str) -> int:
+        """The sender's descriptor; over UDP there is none, and where the search fails neither."""
+        if self._descriptors is None:
+            self._descriptors = {}
+            with suppress(OSError):
+                self._descriptors.update((peer, number) for number, peer, _ in connections())
+        return self._descriptors.get(sender, _NO_CONNECTION)
 
 
 def _setter(value: int) -> Callable[[int], None]:

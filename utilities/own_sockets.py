@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +14,21 @@ from pathlib import Path
 def tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
     """Each descriptor with a socket object for it, open until the next one is asked for."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
+        with suppress(OSError), _socket_of(descriptor) as one:
             if one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6):
                 yield descriptor, one
+
+
+def _socket_of(descriptor: int) -> socket.socket:
+    """A socket object with a descriptor of its own; OSError where it is no socket, or gone."""
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+    another = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=another)
+    except OSError:
+        os.close(another)
+        raise
 
 
 def connections() -> Iterator[tuple[int, str, socket.socket]]:

@@ -54,7 +54,10 @@ class UnreadAnswers:
             self._left = _EVERY
             if self._in_use() > self._limit and (now_s := time.monotonic()) >= self._next_s:
                 self._next_s = now_s + _REST_S
-                self._relieve()
+                try:
+                    self._relieve()
+                except OSError:  # the message at hand is not to pay for it
+                    _log.exception("connections could not be looked at")
 
     def close(self) -> None:
         """Watch no more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -68,3 +69,18 @@ def test_what_came_over_udp_or_is_gone_is_left_alone(pair):
     bundles.connections_changed()
     bundles.poll_ended()
     bundles.note("127.0.0.1:2")
+
+
+def test_a_search_that_fails_costs_no_message(pair, monkeypatch):
+    connection, client = pair
+    monkeypatch.setattr("utilities.own_sockets.Path", _Unreadable)
+    bundles = under_load()
+    bundles.note(address(*client.getsockname()))
+    assert not is_corked(connection)
+
+
+class _Unreadable:
+    def __init__(self, *_: object) -> None: ...
+
+    def iterdir(self) -> NoReturn:
+        raise OSError("too many open files")
