@@ -210,7 +210,13 @@ def not_answered(name: str, report: LoadReport) -> tuple[str, ...]:
     """A fault where not every message was answered with 200."""
     if report.answered == report.messages:
         return ()
-    return (f"{name}: {report.messages - report.answered} of {report.messages} messages were not answered",)
+    missing = report.messages - report.answered
+    return (f"{name}: {missing} of {report.messages} messages were not answered 200", *refused(name, report))
+
+
+def refused(name: str, report: LoadReport) -> tuple[str, ...]:
+    """A fault where messages were answered otherwise than with 200, which no load here gives reason for."""
+    return tuple(f"{name}: {count} messages were answered {status}" for status, count in report.other.items())
 
 
 def in_words(name: str, faults: list[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-from benchmarks.competitors import in_words, offer, renewed
+from benchmarks.competitors import in_words, offer, refused, renewed
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value, medians
 from benchmarks.stored_rows import Sent, count_rows
@@ -80,7 +80,9 @@ def _measure(transport: str, effort: Effort) -> tuple[dict[str, Value], tuple[st
         "its messages lost": beside.lost,
         "flood/s": of_flood.per_second,
     }
-    return row, in_words(f"fairness {transport}", rows.faults())
+    name = f"fairness {transport}"
+    faults = (*in_words(name, rows.faults()), *refused(name, beside), *refused(name, of_flood))
+    return row, faults
 
 
 def _together(other: ProcessPoolExecutor, light: LoadPlan, flood: LoadPlan) -> tuple[LoadReport, LoadReport]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.competitors import WARM_UP_MESSAGES, in_words, offer, renewed
+from benchmarks.competitors import WARM_UP_MESSAGES, in_words, offer, refused, renewed
 from benchmarks.course import Course
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value, medians
@@ -141,7 +141,8 @@ def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Lev
         "p99 ms": report.latency_ms["p99"],
         "recovery s": round(recovery_s, 3),
     }
-    faults = in_words(f"overload {title}", rows.faults() + account_faults(figures))
+    name = f"overload {title}"
+    faults = (*in_words(name, rows.faults() + account_faults(figures)), *refused(name, report))
     return Level(goodput, peak_mb, row, faults)
 
 

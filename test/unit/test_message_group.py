@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,11 +41,24 @@ def knowing(*devices: str) -> GroupParser:
 GOOD = f"m|{NOW}|" + ";".join(f"{us:06d},{us}.25" for us in range(0, 900, 20)) + "||"
 
 
-def test_good_messages_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def binary(*samples: tuple[int, float], second: int = NOW) -> bytes:
+    packed = b";".join(struct.pack("<if", us, value) for us, value in samples)
+    return b"m|%d|%s||" % (second, packed)
+
+
+def binary_of(values: Iterable[float]) -> bytes:
+    return binary(*((us, value) for us, value in enumerate(values)))
+
+
+ORDINARY = [0.0, -0.0, 1.0, -1.0, 230.1, -0.001, 1.1e-4, 0.1, 9.9999, 10.0, 999_999.94, 1e6, 9_999_999.0]
+
+
+@pytest.mark.parametrize("body", [GOOD.encode(), binary_of(ORDINARY)], ids=["text", "binary"])
+def test_good_messages_take_the_short_way(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = knowing("m")
     asked: list[bytes] = []
     monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: asked.append(body))
-    bodies = [GOOD.replace(str(NOW), str(NOW + i)).encode() for i in range(20)]
+    bodies = [body.replace(b"%d" % NOW, b"%d" % (NOW + i)) for i in range(20)]
     assert all(isinstance(b, Batch) for b in parser.parse([raw(b) for b in bodies], NOW))
     assert asked == []
 
@@ -64,6 +80,13 @@ ODD = [
     b"m|%d|" % NOW + b";".join(b"%06d,1" % i for i in range(51)) + b"||",
     b"m|%d|" % NOW + b";".join(struct.pack("<if", i, 0.1) for i in range(44)) + b"||",
     b"m|%d|" % NOW + struct.pack("<if", 0x2C303030, 1.0) + b"||",
+    binary((-1, 1.0)), binary((1_000_000, 1.0)), binary((999_999, 1.0)), binary((5, 1.0), (5, 2.0)),
+    binary((5, 1.0), (4, 2.0)), binary((1, math.nan)), binary((1, math.inf)), binary((1, -math.inf)),
+    binary((1, 1e-5)), binary((1, 9.9999997e-5)), binary((1, 1e7)), binary((1, 1e38)), binary((1, 1e-45)),
+    binary_of([1.0] * 51), binary_of([1.0] * 50), binary_of([0.5, math.nan, 0.25]),
+    binary((1, 1.0), (2, 2.0)).replace(b";", b","), binary((1, 1.0))[:-3] + b"||", binary() ,
+    binary((1, 1.0)) + b" \r\n", b"n" + binary((1, 1.0))[1:], binary((1, 1.0), second=NOW + 90_000),
+    binary((1, struct.unpack("<f", b"||||")[0])), binary((1, struct.unpack("<f", b",,,,")[0])),
 ]  # fmt: skip
 
 
@@ -101,6 +124,25 @@ def bodies(draw: st.DrawFn) -> bytes:
 @given(st.lists(st.one_of(bodies(), st.just(GOOD.encode())), min_size=8, max_size=14))
 def test_any_group_parses_as_its_messages(group: list[bytes]) -> None:
     check(group, knowing("m"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(st.floats(width=32), min_size=1, max_size=30), min_size=8, max_size=10))
+def test_any_single_is_printed_as_c_does(group: list[list[float]]) -> None:
+    check([binary_of(values) for values in group], knowing("m"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-4, 6), st.integers(0, 2**23), st.booleans()), min_size=8, max_size=200)
+)
+def test_singles_of_every_size_are_printed_as_c_does(chosen: list[tuple[int, int, bool]]) -> None:
+    """From each power of ten on, by steps of the single's last bit."""
+    singles = np.array([10.0**exponent for exponent, _, _ in chosen], np.float32)
+    steps = np.array([step for _, step, _ in chosen], np.uint32)
+    values = (singles.view(np.uint32) + steps).view(np.float32).tolist()
+    signed = [-value if negative else value for value, (_, _, negative) in zip(values, chosen, strict=True)]
+    check([binary_of(signed[i : i + 50]) for i in range(0, len(signed), 50)] * 8, knowing("m"))
 
 
 @settings(max_examples=40, deadline=None)
