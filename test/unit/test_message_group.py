@@ -50,7 +50,23 @@ def binary_of(values: Iterable[float]) -> bytes:
     return binary(*((us, value) for us, value in enumerate(values)))
 
 
-ORDINARY = [0.0, -0.0, 1.0, -1.0, 230.1, -0.001, 1.1e-4, 0.1, 9.9999, 10.0, 999_999.94, 1e6, 9_999_999.0]
+ORDINARY = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    230.1,
+    -0.001,
+    1.1e-4,
+    0.1,
+    9.9999,
+    10.0,
+    999_999.94,
+    1e6,
+    9_999_999.5,
+    1e7,
+    99_999_992.0,
+]
 
 
 @pytest.mark.parametrize("body", [GOOD.encode(), binary_of(ORDINARY)], ids=["text", "binary"])
@@ -82,7 +98,7 @@ ODD = [
     b"m|%d|" % NOW + struct.pack("<if", 0x2C303030, 1.0) + b"||",
     binary((-1, 1.0)), binary((1_000_000, 1.0)), binary((999_999, 1.0)), binary((5, 1.0), (5, 2.0)),
     binary((5, 1.0), (4, 2.0)), binary((1, math.nan)), binary((1, math.inf)), binary((1, -math.inf)),
-    binary((1, 1e-5)), binary((1, 9.9999997e-5)), binary((1, 1e7)), binary((1, 1e38)), binary((1, 1e-45)),
+    binary((1, 1e-5)), binary((1, 9.9999997e-5)), binary((1, 1e8)), binary((1, 1e38)), binary((1, 1e-45)),
     binary_of([1.0] * 51), binary_of([1.0] * 50), binary_of([0.5, math.nan, 0.25]),
     binary((1, 1.0), (2, 2.0)).replace(b";", b","), binary((1, 1.0))[:-3] + b"||", binary() ,
     binary((1, 1.0)) + b" \r\n", b"n" + binary((1, 1.0))[1:], binary((1, 1.0), second=NOW + 90_000),
@@ -134,7 +150,7 @@ def test_any_single_is_printed_as_c_does(group: list[list[float]]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(-4, 6), st.integers(0, 2**23), st.booleans()), min_size=8, max_size=200)
+    st.lists(st.tuples(st.integers(-4, 7), st.integers(0, 2**23), st.booleans()), min_size=8, max_size=200)
 )
 def test_singles_of_every_size_are_printed_as_c_does(chosen: list[tuple[int, int, bool]]) -> None:
     """From each power of ten on, by steps of the single's last bit."""
