@@ -78,12 +78,14 @@ class Node:
             pid = int((self.folder / "pid").read_text("ascii"))
         except (OSError, ValueError):
             return None
-        _reap(pid)
         line = _command_line(pid)
         while line == b"" and _is_alive(pid):  # between fork and exec
             time.sleep(0.01)
             line = _command_line(pid)
-        return pid if str(self.folder).encode() in line else None
+        if str(self.folder).encode() in line:
+            return pid
+        _reap(pid)
+        return None
 
     def stop(self) -> None:
         """End the node in order: it flushes what is in memory. Killed where that takes over 30 s."""
