@@ -102,8 +102,12 @@ class SnapshotCollector(Collector):
         received = CounterMetricFamily(
             "ec_worker_messages_received", "Messages taken, by receiver.", labels=labels
         )
-        memory = GaugeMetricFamily("ec_process_resident_memory_bytes", "Memory.", labels=labels)
-        cpu = CounterMetricFamily("ec_process_cpu_seconds", "Processor time.", labels=labels)
+        memory = GaugeMetricFamily(
+            "ec_process_resident_memory_bytes", "Memory, a receiver's with its writer's.", labels=labels
+        )
+        cpu = CounterMetricFamily(
+            "ec_process_cpu_seconds", "Processor time, a receiver's with its writer's.", labels=labels
+        )
         for worker in self.snapshot.workers:
             if worker.expected:
                 up.add_metric([worker.name], int(not worker_fault(worker)))

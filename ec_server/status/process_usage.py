@@ -1,30 +1,61 @@
-"""What one process uses, read from /proc by its id."""
+"""What one process and those it started use, read from /proc by its id."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
+# In the fields of /proc/PID/stat behind the name.
+_TIMES_ALONE = (11, 12)
+_TIMES_WITH_ENDED_CHILDREN = (11, 12, 13, 14)
+_PAGES = 21
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """Resident memory in bytes, processor time in seconds, threads."""
+    """Resident memory in bytes, processor time in seconds."""
 
     resident_bytes: int
     cpu_s: float
-    threads: int
 
 
 def read_usage(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
-    """The process's use, or None where it is gone or the system has no /proc."""
+    """The use of a process and its children (a receiver's writer is one), or None where it is gone.
+
+    Processor time counts on when a child has ended and another one was started. None too where the
+    system has no /proc.
+    """
+    fields = _fields(pid, proc)
+    if fields is None:
+        return None
+    pages, ticks = fields[_PAGES], sum(fields[i] for i in _TIMES_WITH_ENDED_CHILDREN)
+    for child in _children(pid, proc):
+        of_child = _fields(child, proc)
+        if of_child is not None:
+            pages += of_child[_PAGES]
+            ticks += sum(of_child[i] for i in _TIMES_ALONE)
+    return ProcessUsage(pages * _PAGE_BYTES, ticks / _TICKS)
+
+
+def _fields(pid: int, proc: Path) -> list[int] | None:
+    """The fields behind the name; that of the state is 0."""
     try:
         # The name in field 2 may hold spaces and brackets: count from its last bracket.
         fields = (proc / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
-        user, system, threads, pages = (int(fields[i]) for i in (11, 12, 17, 21))
-    except (OSError, ValueError, IndexError):
+        return [0, *(int(field) for field in fields[1 : _PAGES + 1])] if len(fields) > _PAGES else None
+    except (OSError, ValueError):
         return None
-    return ProcessUsage(pages * _PAGE_BYTES, (user + system) / _TICKS, threads)
+
+
+def _children(pid: int, proc: Path) -> list[int]:
+    """Processes that any thread of it started; none where the kernel does not tell."""
+    found: list[int] = []
+    with suppress(OSError, ValueError):
+        for task in (proc / str(pid) / "task").iterdir():
+            found += map(int, (task / "children").read_text("ascii").split())
+    return found
