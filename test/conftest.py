@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from needs import need
 
 if TYPE_CHECKING:
     from real_cassandra import RealCassandra
-
-
-def need(program: str, package: str) -> str:
-    """Path of a program; where it is missing the test is skipped, or fails where ``CI`` is set."""
-    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
-        message = f"{program} is missing: apt-get install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 @pytest.fixture(scope="session")

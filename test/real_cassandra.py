@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
+from needs import unavailable
 
 from ec_server.storage.cassandra_store import CassandraStore
 from reference_cluster import jars
@@ -73,13 +74,6 @@ class RealCassandra:
         if self.node is None:
             pytest.skip("EC_TEST_CASSANDRA names a cluster that tests must not stop")
         return self.node
-
-
-def unavailable(reason: str) -> None:
-    """Skip loudly, or fail where ``CI`` is set."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def running(folder: Path) -> Iterator[RealCassandra]:

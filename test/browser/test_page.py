@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need, unavailable
 
 from ec_server.model import Batch, MinuteState, Verdict
 from ec_server.status.figures import RECEIVER_FIGURES, SYNC_FIGURES
@@ -50,13 +50,6 @@ return found;
 """
 
 
-def missing(what: str) -> None:
-    message = f"{what} is missing: apt-get install chromium chromium-driver, pip install selenium"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
-
-
 def until(condition: Callable[[], object], what: str) -> Any:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
@@ -71,17 +64,15 @@ def until(condition: Callable[[], object], what: str) -> Any:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        missing("Chromium")
+    chromium, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
     try:
         from selenium import webdriver
         from selenium.webdriver.chrome.options import Options
         from selenium.webdriver.chrome.service import Service
     except ImportError:
-        missing("selenium")
+        unavailable("selenium is missing: pip install -r requirements-dev.txt")
     options = Options()
-    options.binary_location = str(chromium)
+    options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import need
+from needs import need
 
 import benchmarks.__main__ as command
 from benchmarks.competitors import Measured, bare_callback, offer, renewed, server_with

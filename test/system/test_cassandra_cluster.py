@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import real_cassandra
 from contract.store_suite import NOON
+from needs import unavailable
 from real_cassandra import free_port
 
 from ec_server.errors import StorageError
@@ -34,7 +34,7 @@ def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.start()
     except (NodeError, JarError) as error:
         cluster.clean()
-        real_cassandra.unavailable(f"no Cassandra: {error}")
+        unavailable(f"no Cassandra: {error}")
     yield cluster
     cluster.clean()
 
