@@ -1,4 +1,6 @@
-"""The Cassandra driver, and nothing of what it stores: sessions, policies, errors. The only import of it.
+"""Cassandra's driver, and nothing of what is stored: sessions, policies, errors.
+
+Only this module and cassandra_batch import the driver.
 
 Rules:
 
@@ -42,6 +44,7 @@ from ec_server.errors import (
     StorageError,
 )
 from utilities import cassandra_schema
+from utilities.cassandra_batch import EncodedBatch, EncodedRows, Protocol
 
 LONGEST_PAUSE_S = 2.0
 _SCHEMA_TIMEOUT_S = 30.0
@@ -83,8 +86,6 @@ class Statement(NamedTuple):
 
     cql: str
     values: tuple[Any, ...]
-    is_encoded: bool = False
-    """The values are bytes as the protocol has them: for rows by the thousand."""
 
 
 Mutation = Sequence[Statement]
@@ -175,6 +176,13 @@ class Database:
         session = self._usable()
         self._run(session, (self._together(session, mutation) for mutation in mutations))
 
+    def write_rows(self, cql: str, pieces: Iterable[EncodedRows]) -> None:
+        """``write`` for rows by the thousand, each of which is one statement ``cql``."""
+        session = self._usable()
+        prepared, _ = self._prepare(session, cql)
+        keyspace = self.target.keyspace
+        self._run(session, (EncodedBatch(prepared, piece, keyspace) for piece in pieces))
+
     def _usable(self) -> Any:
         if not self._answers:
             if isinstance(self._trouble, ConfigurationError):
@@ -211,7 +219,7 @@ class Database:
     def _statement(self, session: Any, statement: Statement) -> Any:
         prepared, encoders = self._prepare(session, statement.cql)
         bound = query.BoundStatement(prepared)
-        bound.values = statement.values if statement.is_encoded else _encoded(encoders, statement.values)
+        bound.values = _encoded(encoders, statement.values)
         return bound
 
     def _together(self, session: Any, mutation: Mutation) -> Any:
@@ -228,7 +236,7 @@ class Database:
                 cql = statement.cql
                 prepared, encoders = self._prepare(session, cql)
                 bound = query.BoundStatement(prepared)
-            bound.values = statement.values if statement.is_encoded else _encoded(encoders, statement.values)
+            bound.values = _encoded(encoders, statement.values)
             batch.add(bound)
         return batch
 
@@ -282,6 +290,7 @@ class Database:
             _refuse_unknown_data_centre(self._cluster, self.target)
             raise
         _ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
+        session.client_protocol_handler = Protocol
         self._prepared.clear()
         self._session = session
         self._answers = True

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from ec_server.model import Batch
 from ec_server.storage.timeuuid import microseconds, timeuuid_bytes
 from ec_server.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
+from utilities.cassandra_batch import EncodedRows
 from utilities.cassandra_util import Database, Statement
 from utilities.checksum_util import join_rows
 
 Inserted = tuple[Batch, int]
 """A batch and the moment of its insertion in epoch microseconds."""
 
-_INT, _BIGINT = struct.Struct(">i"), struct.Struct(">q")
-_NOTHING = (b"", b"", b"", b"")
-_ROWS_A_PIECE = 128
+# An inserted row's values, each behind its length: what stands before its second's text, and after it.
+_BEFORE = struct.Struct(">i6si6si")
+_AFTER = struct.Struct(">iii32si16siqii")
+_INSERTED_VALUES = 12
+_ROWS_A_PIECE = 300
 _CHARACTERS_A_PIECE = 256 * 1024
 
 _INSERT = (
@@ -44,44 +47,43 @@ _DELETE = "DELETE FROM ec_consumption WHERE device_id = ? AND ec_date = ? AND ec
 
 
 class Rows:
-    """Reads rows, and makes the statements that write them."""
+    """Reads rows and writes them."""
 
     def __init__(self, database: Database, ttl_s: Callable[[int], int]) -> None:
         """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever."""
         self._db = database
         self._ttl_s = ttl_s
 
-    def insert(self, batch: Batch, at_us: int) -> Statement:
-        """The statement that stores a batch as inserted at a moment."""
-        return self._inserts([(batch, at_us)])[0]
-
-    def _inserts(self, group: Sequence[Inserted]) -> list[Statement]:
-        """Encoded here, where it is known what rows of one second have in common."""
-        found = []
-        known, of_second, ttl = ("", -1), _NOTHING, b""
-        for batch, at_us in group:
-            if known != (batch.device_id, batch.second):
-                known = (batch.device_id, batch.second)
-                of_second, ttl = _partition_and_time(*known), _INT.pack(self._ttl_s(batch.second))
-            text = batch.values.encode("ascii")
-            last = text.rfind(b";") + 1
-            values = (
-                *of_second,
-                text[:6],
-                text[last : last + 6],
-                text,
-                _INT.pack(batch.count),
-                batch.checksum.encode("ascii"),
-                timeuuid_bytes(at_us),
-                _BIGINT.pack(at_us),
-                ttl,
-            )
-            found.append(Statement(_INSERT, values, True))
-        return found
-
     def write(self, groups: Iterable[Sequence[Inserted]]) -> None:
         """Store groups of rows, each of one device and minute, and each all or none."""
-        self._db.write(map(self._inserts, groups))
+        self._db.write_rows(_INSERT, map(self._encoded, groups))
+
+    def _encoded(self, group: Sequence[Inserted]) -> EncodedRows:
+        """Encoded here, where it is known what rows of one second have in common."""
+        known, head, ttl_s = -1, b"", 0
+        rows = []
+        for batch, at_us in group:
+            if known != batch.second:
+                known = batch.second
+                head, ttl_s = _head(batch.device_id, known), self._ttl_s(known)
+            text = batch.values.encode("ascii")
+            last = text.rfind(b";") + 1
+            before = _BEFORE.pack(6, text[:6], 6, text[last : last + 6], len(text))
+            after = _AFTER.pack(
+                4,
+                batch.count,
+                32,
+                batch.checksum.encode("ascii"),
+                16,
+                timeuuid_bytes(at_us),
+                8,
+                at_us,
+                4,
+                ttl_s,
+            )
+            rows.append(b"".join((head, before, text, after)))
+        device_id, minute = group[0][0].device_id, minute_of(group[0][0].second)
+        return EncodedRows(tuple(part.encode("ascii") for part in partition(device_id, minute)), rows)
 
     def between(self, device_id: str, start: int, stop: int) -> Iterator[Inserted]:
         """Rows of seconds ``[start, stop)``, ascending; within a second oldest insertion first."""
@@ -120,9 +122,12 @@ def partition(device_id: str, minute: int) -> tuple[str, str, str]:
     return device_id, ec_date(minute), ec_time(minute)[:4]
 
 
-def _partition_and_time(device_id: str, second: int) -> tuple[bytes, bytes, bytes, bytes]:
-    time_text = ec_time(second).encode("ascii")
-    return device_id.encode("ascii"), ec_date(second).encode("ascii"), time_text[:4], time_text
+def _head(device_id: str, second: int) -> bytes:
+    """The number of an inserted row's values, and those that a second's rows have in common."""
+    time_text = ec_time(second)
+    parts = [part.encode("ascii") for part in (device_id, ec_date(second), time_text[:4], time_text)]
+    lengths = [struct.pack(">i", len(part)) for part in parts]
+    return struct.pack(">H", _INSERTED_VALUES) + b"".join(chain(*zip(lengths, parts, strict=True)))
 
 
 def pieces(rows: Mapping[Any, Sequence[Inserted]]) -> Iterator[Sequence[Inserted]]:

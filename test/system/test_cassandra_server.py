@@ -27,8 +27,9 @@ from system import test_sync_server as sync_checks
 from system.sip_peer import request
 from system.test_sync_server import meters
 
+from ec_server.model import Batch
 from ec_server.storage.cassandra_store import CassandraStore
-from ec_server.utc import parse_ec
+from ec_server.utc import ec_date, ec_time, parse_ec
 from utilities.checksum_util import md5_hex
 
 __all__ = ["meters"]
@@ -61,18 +62,19 @@ class Keyspace:
                 text = row.values.replace(",", ",9")
                 if statement.startswith("UPDATE"):
                     altered = row._replace(values=text, checksum=md5_hex(text))
-                    store._db.write([[store._rows.insert(altered, inserted_us + 1)]])
+                    store._rows.write([[(altered, inserted_us + 1)]])
                 else:
-                    key = store._rows.insert(row, 0).values[:6]
-                    store._db.write([[_delete_row(*key)]])
+                    store._db.write([[_delete_row(row)]])
 
 
-def _delete_row(*key: Any) -> Any:
+def _delete_row(row: Batch) -> Any:
     from utilities.cassandra_util import Statement
 
     columns = ("device_id", "ec_date", "ec_minute", "ec_time", "start_us", "end_us")
     where = " AND ".join(f"{column} = ?" for column in columns)
-    return Statement(f"DELETE FROM ec_consumption WHERE {where}", key, is_encoded=True)
+    moment = (ec_date(row.second), ec_time(row.second)[:4], ec_time(row.second))
+    span = (f"{row.start_us:06d}", f"{row.end_us:06d}")
+    return Statement(f"DELETE FROM ec_consumption WHERE {where}", (row.device_id, *moment, *span))
 
 
 @pytest.fixture
