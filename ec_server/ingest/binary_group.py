@@ -8,12 +8,13 @@ Rules:
 2. The digits are exact. With ``10**e <= |x| < 10**(e+1)`` the nine digits of ``x`` are those of
    ``|x| * 10**(8-e)``, rounded half to even. ``x`` has 24 bits and ``10**12``, the largest power, has
    28 without its zeros: their product fits into the 53 of a double, so that it is rounded only once.
-3. A sample is put together as little-endian 64-bit words and written at its place in one long text, words
-   of later bytes first: what a word writes beyond its sample's end is then written again by the next.
+3. A sample is put together as three little-endian 64-bit words and written at its place in one long
+   text, words of later bytes first: what a word writes beyond its sample's end is then written again by
+   the next sample, which has 9 bytes at least.
 
 ::
 
-    UUUUUU,  -  ddd.dddddd  ;      at most 7 + 1 + 14 + 1 = 23 bytes, at least 9
+    ;UUUUUU,  -ddd.ddd  dddddd      8 bytes, and a value of 1 to 15
 """
 
 from __future__ import annotations
@@ -57,14 +58,6 @@ def _first_bytes(count: int) -> int:
     return (1 << (8 * count)) - 1
 
 
-def _two_words(numbers: Sequence[int]) -> tuple[_Words, _Words]:
-    """The lower and the upper half of each number of 128 bits."""
-    return (
-        np.array([number & _first_bytes(8) for number in numbers], np.uint64),
-        np.array([number >> 64 for number in numbers], np.uint64),
-    )
-
-
 # Of three digits: their text, and how many zeros they end in.
 _THREE = np.array([_word(b"%03d" % i) for i in range(1000)], np.uint64)
 _ZEROS = np.array([3 - len(f"{i:03}".rstrip("0")) for i in range(1000)])
@@ -72,9 +65,9 @@ _ZEROS = np.array([3 - len(f"{i:03}".rstrip("0")) for i in range(1000)])
 # By exponent, counted from the least one: the power that makes nine digits of a value, what stands
 # around these digits, which of them stand before the point, and how far the others move for it.
 _POWER = np.array([10.0 ** (_DIGITS - 1 - e) for e in _EXPONENTS])
-_AROUND_LOW, _AROUND_HIGH = _two_words(
-    [_word(b"0." + b"0" * (-e - 1) if e < 0 else bytes(e + 1) + b".") for e in _EXPONENTS]
-)
+_AROUND = [b"0." + b"0" * (-e - 1) if e < 0 else bytes(e + 1) + b"." for e in _EXPONENTS]
+_AROUND_LOW = np.array([_word(text[:8]) for text in _AROUND], np.uint64)
+_AROUND_HIGH = np.array([_word(text[8:]) for text in _AROUND], np.uint64)
 _BEFORE_POINT = np.array([_first_bytes(max(e + 1, 0)) for e in _EXPONENTS], np.uint64)
 _MOVE = np.array([8 * max(1 - e, 1) for e in _EXPONENTS], np.uint64)
 _OF_ZERO = -_EXPONENTS[0]
@@ -94,10 +87,6 @@ def _length(exponent: int, zeros: int) -> int:
 
 
 _LENGTH = np.array([_length(e, zeros) for e in _EXPONENTS for zeros in range(_DIGITS + 1)])
-
-# By that length: which bytes are the value's own, and the ``;`` behind them.
-_OWN_LOW, _OWN_HIGH = _two_words([_first_bytes(n) for n in range(16)])
-_END_LOW, _END_HIGH = _two_words([ord(";") << (8 * n) for n in range(16)])
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
@@ -122,7 +111,7 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
         us[~good], values[~good], sizes[~good] = 0, 0.0, 0.0
     text, places = _sample_texts(us, values, sizes)
     return [
-        (text[begin : end - 1], count, first_us, last_us) if is_good else None
+        (text[begin + 1 : end], count, first_us, last_us) if is_good else None
         for is_good, begin, end, count, first_us, last_us in zip(
             all_good.tolist(),
             places[firsts].tolist(),
@@ -136,26 +125,26 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
 
 
 def _sample_texts(us: _Numbers, values: _Doubles, sizes: _Doubles) -> tuple[bytes, _Numbers]:
-    """All samples' text, each ended by ``;``, and where each begins; the last place is the end of all."""
+    """All samples' text, a ``;`` before each, and where each begins; the last place is the end of all."""
     low, high, lengths = _value_words(values, sizes)
     places = np.zeros(len(us) + 1, np.int64)
-    np.cumsum(lengths + len("UUUUUU,;"), out=places[1:])
+    np.cumsum(lengths + 8, out=places[1:])
     us = us.astype(np.uint32)
     thousands = us // _1000
-    head = _THREE.take(thousands) | _THREE.take(us - thousands * _1000) << np.uint64(24)
-    head |= low << np.uint64(56) | np.uint64(_word(b"\0\0\0\0\0\0,"))
+    head = _THREE.take(thousands) << np.uint64(8) | _THREE.take(us - thousands * _1000) << np.uint64(32)
+    head |= np.uint64(_word(b";\0\0\0\0\0\0,"))
 
     text = bytearray(int(places[-1]) + _SPARE_BYTES)
     words = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))
     at = places[:-1]
-    words[at + 15] = high
-    words[at + 7] = low
+    words[at + 16] = high
+    words[at + 8] = low
     words[at] = head
     return bytes(text), places
 
 
 def _value_words(values: _Doubles, sizes: _Doubles) -> tuple[_Words, _Words, _Numbers]:
-    """Each value's text with the ``;`` behind it, in two words, and its length without that."""
+    """Each value's text in two words, and its length; anything may stand behind it."""
     exponent = _FLOOR.take(sizes.view(np.int64) >> 52)
     exponent += sizes >= _NEXT_FROM.take(exponent)
     exponent[sizes == 0] = _OF_ZERO
@@ -175,8 +164,6 @@ def _value_words(values: _Doubles, sizes: _Doubles) -> tuple[_Words, _Words, _Nu
     more = np.flatnonzero(c == 0)
     zeros[more] += np.where(b[more] == 0, 3 + _ZEROS.take(a[more]), _ZEROS.take(b[more]))
     lengths = _LENGTH.take(exponent * (_DIGITS + 1) + zeros)
-    low = low & _OWN_LOW.take(lengths) | _END_LOW.take(lengths)
-    high = high & _OWN_HIGH.take(lengths) | _END_HIGH.take(lengths)
 
     negative = np.signbit(values)
     if negative.any():
