@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from ec_server.model import RejectReason
 from ec_server.status.figures import REJECTED
 from ec_server.status.health import SILENT_S, worker_fault
-from ec_server.status.process_usage import read_usage
+from ec_server.status.process_usage import read_usage_with_children
 from ec_server.status.snapshot import Snapshot, is_receiver
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -114,7 +114,7 @@ class SnapshotCollector(Collector):
             if is_receiver(worker):
                 received.add_metric([worker.name], worker.figures["received"])
             alive = worker.expected and 0 <= worker.silent_s <= SILENT_S
-            if alive and (usage := read_usage(worker.pid)):
+            if alive and (usage := read_usage_with_children(worker.pid)):
                 memory.add_metric([worker.name], usage.resident_bytes)
                 cpu.add_metric([worker.name], usage.cpu_s)
         yield from (up, received, memory, cpu)

@@ -11,8 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 # In the fields of /proc/PID/stat behind the name.
-_TIMES_ALONE = (11, 12)
-_TIMES_WITH_ENDED_CHILDREN = (11, 12, 13, 14)
+_TIMES, _TIMES_OF_ENDED_CHILDREN = (11, 12), (13, 14)
 _PAGES = 21
 
 
@@ -25,21 +24,29 @@ class ProcessUsage:
 
 
 def read_usage(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
-    """The use of a process and its children (a receiver's writer is one), or None where it is gone.
+    """One process's use, or None where it is gone or the system has no /proc."""
+    fields = _fields(pid, proc)
+    return None if fields is None else _usage(fields, _TIMES)
 
-    Processor time counts on when a child has ended and another one was started. None too where the
-    system has no /proc.
+
+def read_usage_with_children(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
+    """The same with the processes that it started: a receiver's writer is one.
+
+    Processor time counts on when a child has ended and another one was started.
     """
     fields = _fields(pid, proc)
     if fields is None:
         return None
-    pages, ticks = fields[_PAGES], sum(fields[i] for i in _TIMES_WITH_ENDED_CHILDREN)
+    usage = _usage(fields, _TIMES + _TIMES_OF_ENDED_CHILDREN)
     for child in _children(pid, proc):
-        of_child = _fields(child, proc)
+        of_child = read_usage(child, proc)
         if of_child is not None:
-            pages += of_child[_PAGES]
-            ticks += sum(of_child[i] for i in _TIMES_ALONE)
-    return ProcessUsage(pages * _PAGE_BYTES, ticks / _TICKS)
+            usage = ProcessUsage(usage.resident_bytes + of_child.resident_bytes, usage.cpu_s + of_child.cpu_s)
+    return usage
+
+
+def _usage(fields: list[int], times: tuple[int, ...]) -> ProcessUsage:
+    return ProcessUsage(fields[_PAGES] * _PAGE_BYTES, sum(fields[i] for i in times) / _TICKS)
 
 
 def _fields(pid: int, proc: Path) -> list[int] | None:

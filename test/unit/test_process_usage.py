@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ec_server.status.process_usage import read_usage
+from ec_server.status.process_usage import read_usage, read_usage_with_children
 
 _CHILD = """
 import sys, time
@@ -31,20 +31,23 @@ def test_a_child_counts_while_it_lives_and_its_time_afterwards() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "busy\n"
-        with_child = read_usage(process.pid)
+        with_child, alone = read_usage_with_children(process.pid), read_usage(process.pid)
         process.stdin.write("end it\n")
         process.stdin.flush()
         assert process.stdout.readline() == "reaped\n"
-        after = read_usage(process.pid)
+        after = read_usage_with_children(process.pid)
         process.stdin.close()
     assert with_child is not None
     assert after is not None
+    assert alone is not None
     assert with_child.resident_bytes > 64 << 20 > after.resident_bytes
+    assert alone.resident_bytes < 64 << 20
     assert after.cpu_s >= with_child.cpu_s >= 0.3
 
 
 def test_a_process_that_is_gone_uses_nothing_that_could_be_told(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    assert read_usage(process.pid) is None
-    assert read_usage(1, tmp_path) is None
+    for read in (read_usage, read_usage_with_children):
+        assert read(process.pid) is None
+        assert read(1, tmp_path) is None
