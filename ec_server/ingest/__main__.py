@@ -166,7 +166,6 @@ def writer_settings(settings: Settings, number: int) -> WriterSettings:
         limits,
         settings.ingest_commit_batches,
         settings.ingest_commit_ms,
-        check_meanwhile=settings.storage_engine == "cassandra",
     )
 
 

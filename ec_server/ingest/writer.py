@@ -63,8 +63,6 @@ class WriterSettings:
     limits: Limits
     commit_batches: int = 1000
     commit_ms: int = 100
-    check_meanwhile: bool = False
-    """Check a group while the one before is being written: for a database that is mostly waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Writer:
             self._agree_with_spool(len(spool))
         self._next_health_s = 0.0
         self._abandon = threading.Event()
-        self._pool = ThreadPoolExecutor(1, "commit") if settings.check_meanwhile else None
+        self._pool = ThreadPoolExecutor(1, "commit")
         self._commit_under_way: Future[None] | None = None
 
     # --- the thread -----------------------------------------------------------------------
@@ -127,7 +125,7 @@ class Writer:
         """Go round until the queue is closed and empty, or ``abandon`` is called; then let go."""
         gather_s = self._settings.commit_ms / 1000 * 0.6
         enough = self._settings.commit_batches
-        most = _MOST_MEANWHILE * enough if self._settings.check_meanwhile else enough
+        most = _MOST_MEANWHILE * enough
         drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         drainer.start()
         try:
@@ -151,8 +149,7 @@ class Writer:
             self._end_commit()
             self._publish(self._ledger.end_all())
         finally:
-            if self._pool is not None:
-                self._pool.shutdown()
+            self._pool.shutdown()
             if self._spooling is not None:
                 self._spooling.stop()
             drainer.join(_DRAINER_END_S)
@@ -203,12 +200,8 @@ class Writer:
         return _Group(batches, rejected, self._taker.taken, now_s)
 
     def _begin_commit(self, group: _Group) -> None:
-        """Commit it, or have that done while the next group is taken and checked, and nothing else."""
-        if self._abandon.is_set():
-            return  # the group before may not be settled, and this one must not pass it
-        if self._pool is None:
-            self._settle_group(group)
-        else:
+        """Have it committed while the next group is taken and checked, and nothing else is done."""
+        if not self._abandon.is_set():  # else the group before may not be settled, and it must not be passed
             self._commit_under_way = self._pool.submit(self._settle_group, group)
 
     def _end_commit(self) -> None:

@@ -36,7 +36,7 @@ def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     def make(limit_bytes: int = 10_000_000) -> Bench:
         spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", limit_bytes)
-        made.append(Bench(tmp_path, spool=spool, check_meanwhile=True))
+        made.append(Bench(tmp_path, spool=spool))
         return made[-1]
 
     yield make

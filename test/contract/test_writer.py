@@ -43,8 +43,6 @@ class Bench:
         folder: Path,
         open_store: Callable[[], Store] | None = None,
         spool: Spool | None = None,
-        *,
-        check_meanwhile: bool = False,
     ) -> None:
         self.folder = folder
         self.run_folder = folder / "run"
@@ -54,7 +52,7 @@ class Bench:
         self.taker = Taker(self.ring.path, self.page)
         self.troubles: list[str] = []
         self.writer = Writer(
-            WriterSettings("receiver-0", self.run_folder, Limits(), check_meanwhile=check_meanwhile),
+            WriterSettings("receiver-0", self.run_folder, Limits()),
             self.taker,
             self.page,
             open_store or (lambda: SqliteStore(folder)),
@@ -84,12 +82,12 @@ class Bench:
         self.thread.join(10)
 
 
-@pytest.fixture(params=[False, True], ids=["one_by_one", "check_meanwhile"])
-def benches(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+@pytest.fixture
+def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(open_store: Callable[[], Store] | None = None) -> Bench:
-        made.append(Bench(tmp_path, open_store, check_meanwhile=request.param))
+        made.append(Bench(tmp_path, open_store))
         return made[-1]
 
     yield make
@@ -229,7 +227,7 @@ def test_a_group_is_not_settled_before_the_one_it_came_after(tmp_path: Path) -> 
     def away() -> Store:
         raise RetryableStorageError("away")
 
-    bench = Bench(tmp_path, away, check_meanwhile=True)
+    bench = Bench(tmp_path, away)
     bench.send(body("m", NOW, 0))
     until(lambda: bench.troubles, "the first group to be refused")
     bench.send("not a message")
