@@ -12,7 +12,8 @@ Rules:
    node that dies or hangs costs a second, not an error. Only what no node took is reported, after
    four seconds at most.
 3. What is in flight is bounded: ``write`` and ``read_each`` keep at most a stated number of requests
-   open, and return when every one of them has its outcome.
+   open, and return when every one of them has its outcome. What does not fit into a node's connection
+   is tried again until it does, for as long as one request may take.
 4. What an operator must change (password, rights, tables of another shape) is a
    ConfigurationError that names the key.
 
@@ -26,6 +27,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ _PROBE_TIMEOUT_S = 2.0
 _HEARTBEAT_S = 5
 _SPECULATIVE_DELAY_S = 1.0
 _IN_FLIGHT = 24
+_BUSY_PAUSE_S = 0.005
 _TICK_S = 1.0
 _PROBE = "SELECT device_id FROM ec_device WHERE device_id = '?'"
 _PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
@@ -194,22 +197,30 @@ class Database:
         """Execute with bounded concurrency; after a failure begin no more, but wait for what is open."""
         with _Translated(self):
             outcomes: list[Any] = []
-            in_flight: deque[Any] = deque()
+            in_flight: deque[tuple[Any, Any]] = deque()
             worst: Exception | None = None
+            patient_until_s = time.monotonic() + REQUEST_TIMEOUT_S
 
             def settle_oldest() -> None:
                 nonlocal worst
-                try:
-                    outcomes.append(in_flight.popleft().result())
-                except Exception as error:
-                    worst = worst if _is_permanent(worst) else error
+                statement, future = in_flight.popleft()
+                while True:
+                    try:
+                        outcomes.append(future.result())
+                    except Exception as error:
+                        if _is_busy(error) and time.monotonic() < patient_until_s:
+                            self._closing.wait(_BUSY_PAUSE_S)
+                            future = session.execute_async(statement)
+                            continue
+                        worst = worst if _is_permanent(worst) else error
+                    return
 
             for statement in statements:
                 if len(in_flight) >= _IN_FLIGHT:
                     settle_oldest()
                 if worst is not None:
                     break
-                in_flight.append(session.execute_async(statement))
+                in_flight.append((statement, session.execute_async(statement)))
             while in_flight:
                 settle_oldest()
             if worst is not None:
@@ -319,6 +330,8 @@ class Database:
     def lost(self, error: BaseException) -> StorageError | ConfigurationError:
         """The error in the tree's words; from a retryable one on, calls fail until a probe succeeds."""
         translated = _translation(error, self._place(), self.target)
+        if _is_busy(error) and isinstance(translated, RetryableStorageError):
+            return translated
         if isinstance(translated, RetryableStorageError):
             self._note(translated)
             return translated
@@ -383,6 +396,13 @@ _DRIVER_ERRORS = (
     OSError,
 )
 _PERMANENT = (cassandra.InvalidRequest, cassandra.Unauthorized, protocol.SyntaxException)
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Whether a node is there, and its connection full: the driver refuses more until all of it is sent."""
+    return isinstance(error, cluster.NoHostAvailable) and any(
+        isinstance(one, connection.ConnectionBusy) for one in dict(error.errors).values()
+    )
 
 
 def _is_permanent(error: BaseException | None) -> bool:

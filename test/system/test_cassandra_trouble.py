@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -20,7 +22,9 @@ from ec_server.ingest.spool import Spool
 from ec_server.ingest.spooling import Drained, Spooling
 from ec_server.model import Batch, CommitMark
 from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
+from utilities import cassandra_util
 from utilities.cassandra_util import Statement, Target
+from utilities.checksum_util import md5_hex
 
 pytestmark = pytest.mark.cassandra
 MARK = CommitMark("receiver-0", 1)
@@ -205,6 +209,25 @@ class TestOutage:
             until(lambda: store.health().writable)
             assert store.write([run_of("hang", NOON, 1000)], MARK).changed == (True,)
             assert len(list(store.rows("hang", NOON, NOON + 1))) == 2
+
+    def test_a_connection_that_is_full_is_waited_for(
+        self, cassandra: RealCassandra, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With little room for what is sent, the driver refuses requests while it sends those before."""
+        connect = cassandra_util.cluster.Cluster
+
+        def with_little_room(*arguments: Any, sockopts: Any, **more: Any) -> Any:
+            little = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+            return connect(*arguments, sockopts=[*sockopts, little], **more)
+
+        monkeypatch.setattr(cassandra_util.cluster, "Cluster", with_little_room)
+        text = ";".join(f"{us:06d},{us}.5" for us in range(1000))
+        large = [
+            Batch("full", second, 0, 999, text, 1000, md5_hex(text)) for second in range(NOON, NOON + 3000)
+        ]
+        with opened(cassandra.target("ec_trouble")) as store:
+            assert all(store.write(large, MARK).changed)
+            assert sum(rows for _, rows, _ in store.row_counts("full", NOON, NOON + 3000)) == 3000
 
     @pytest.mark.soak
     def test_a_node_that_is_killed_comes_back_with_everything_acknowledged(
