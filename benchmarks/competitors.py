@@ -28,6 +28,8 @@ from reference_client.load_generator import LoadReport, run_load
 from reference_client.load_plan import LoadPlan
 
 WARM_UP_MESSAGES = 4_000
+_DRIVER_ROWS_A_SECOND = 15_000
+"""About what the driver writes in large requests; says how many rows fill the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +129,14 @@ def server_with(
     return measure
 
 
-def driver_alone(name: str, node: OwnNode, messages: int) -> Competitor:
+def driver_alone(name: str, node: OwnNode, rows_a_request: int) -> Competitor:
     """The Cassandra driver with ready-made rows, and nothing before it."""
+    messages = _DRIVER_ROWS_A_SECOND if rows_a_request > 1 else _DRIVER_ROWS_A_SECOND // 3
 
     def measure(effort: Effort) -> Measured:
         plan = renewed(TEXT_FROM_EIGHT, port=1, messages=int(messages * effort.seconds))
         command = [PYTHON, "-m", "benchmarks.driver_alone", str(node.port), KEYSPACE, plan.prefix,
-                   str(plan.start), str(plan.messages)]  # fmt: skip
+                   str(plan.start), str(plan.messages), str(rows_a_request)]  # fmt: skip
         with effort.fresh_folder() as folder:
             program = MeasuredProgram(name, command, folder / "program.log")
             with program:

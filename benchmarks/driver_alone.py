@@ -1,9 +1,10 @@
 """The Cassandra driver alone: ready-made rows of a plan, written as fast as one process can.
 
-    python -m benchmarks.driver_alone PORT KEYSPACE PREFIX START MESSAGES
+    python -m benchmarks.driver_alone PORT KEYSPACE PREFIX START MESSAGES ROWS
 
-Rows are grouped, checked and digested before the clock starts; then they are bound and sent as the
-server's engine sends them: unlogged batches within one partition, a bounded number in flight. Prints JSON.
+Rows are grouped, checked and digested before the clock starts; then they are bound and sent, with a bounded
+number of requests in flight: ROWS in one, as the server's engine sends them, in unlogged batches within one
+partition; or with 1 each row by itself, as the driver's documentation has it. Prints JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from itertools import islice
 from typing import Any
 
 from cassandra import ConsistencyLevel
-from cassandra.cluster import Cluster
+from cassandra.cluster import Cluster, NoHostAvailable
+from cassandra.connection import ConnectionBusy
 from cassandra.io.libevreactor import LibevConnection
 from cassandra.query import BatchStatement, BatchType
 
@@ -25,9 +27,11 @@ from ec_server.utc import ec_date, ec_time
 from reference_client.load_plan import LoadPlan
 from utilities.checksum_util import md5_hex
 
-_A_TURN = 1_000
-_ROWS_A_BATCH = 64
+_A_TURN = 4_000
 _IN_FLIGHT = 24
+_BUSY_PAUSE_S = 0.005
+_IN_FLIGHT_ALONE = 100
+"""What the driver's ``execute_concurrent`` keeps open."""
 _INSERT = (
     "INSERT INTO {}.ec_consumption (device_id, ec_date, ec_minute, ec_time, start_us, end_us,"
     " ec_consumption_values, values_count, values_checksum, insert_time)"
@@ -37,9 +41,9 @@ _INSERT = (
 Row = tuple[object, ...]
 
 
-def main(port: int, keyspace: str, plan: LoadPlan) -> int:
+def main(port: int, keyspace: str, plan: LoadPlan, rows_a_request: int) -> int:
     """Write the plan's rows once."""
-    groups = _groups(plan)
+    groups = _groups(plan, rows_a_request)
     cluster = Cluster(["127.0.0.1"], port=port, connection_class=LibevConnection, protocol_version=4)
     session = cluster.connect()
     insert = session.prepare(_INSERT.format(keyspace))
@@ -53,20 +57,40 @@ def main(port: int, keyspace: str, plan: LoadPlan) -> int:
 
 
 def _write(session: Any, insert: Any, groups: list[list[Row]]) -> None:
-    in_flight: deque[Any] = deque()
+    in_flight: deque[tuple[Any, Any]] = deque()
+    most = _IN_FLIGHT_ALONE if max(map(len, groups)) == 1 else _IN_FLIGHT
     for group in groups:
-        batch = BatchStatement(batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
-        for row in group:
-            batch.add(insert.bind(row))
-        if len(in_flight) >= _IN_FLIGHT:
-            in_flight.popleft().result()
-        in_flight.append(session.execute_async(batch))
+        request = _batch(insert, group) if len(group) > 1 else insert.bind(group[0])
+        if len(in_flight) >= most:
+            _settle(session, *in_flight.popleft())
+        in_flight.append((request, session.execute_async(request)))
     while in_flight:
-        in_flight.popleft().result()
+        _settle(session, *in_flight.popleft())
 
 
-def _groups(plan: LoadPlan) -> list[list[Row]]:
-    """Rows as they would come, a thousand at a time, cut into batches of one partition."""
+def _settle(session: Any, request: Any, future: Any) -> None:
+    """Wait for a request; one for which the connection was too full is sent again, as the server does."""
+    while True:
+        try:
+            future.result()
+        except NoHostAvailable as error:
+            if not any(isinstance(one, ConnectionBusy) for one in error.errors.values()):
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+            future = session.execute_async(request)
+        else:
+            return
+
+
+def _batch(insert: Any, group: list[Row]) -> Any:
+    batch = BatchStatement(batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+    for row in group:
+        batch.add(insert.bind(row))
+    return batch
+
+
+def _groups(plan: LoadPlan, rows_a_request: int) -> list[list[Row]]:
+    """Rows as they come where the server is behind, some thousand at a time, cut into requests."""
     batches, found = enumerate(plan.batches()), []
     now_us = time.time_ns() // 1000
     while turn := list(islice(batches, _A_TURN)):
@@ -75,7 +99,7 @@ def _groups(plan: LoadPlan) -> list[list[Row]]:
             row = _row(device_id, second, text, now_us + number)
             partitions.setdefault(row[:3], []).append(row)
         for rows in partitions.values():
-            found += [rows[i : i + _ROWS_A_BATCH] for i in range(0, len(rows), _ROWS_A_BATCH)]
+            found += [rows[i : i + rows_a_request] for i in range(0, len(rows), rows_a_request)]
     return found
 
 
@@ -88,6 +112,6 @@ def _row(device_id: str, second: int, text: str, moment_us: int) -> Row:
 
 
 if __name__ == "__main__":
-    _port, _keyspace, _prefix, _start, _messages = sys.argv[1:]
+    _port, _keyspace, _prefix, _start, _messages, _rows = sys.argv[1:]
     _plan = LoadPlan(devices=8, messages=int(_messages), prefix=_prefix, start=int(_start))
-    sys.exit(main(int(_port), _keyspace, _plan))
+    sys.exit(main(int(_port), _keyspace, _plan, int(_rows)))

@@ -18,6 +18,7 @@ from benchmarks.effort import Effort
 from benchmarks.mosquitto import mosquitto_program
 from benchmarks.outcome import Outcome, Ratio, medians
 from benchmarks.own_node import own_node
+from ec_server.storage.cassandra_rows import ROWS_A_PIECE
 
 Say = Callable[[str], None]
 
@@ -25,13 +26,13 @@ _SERVER = "this server, SQLite"
 _MOSQUITTO = "mosquitto and paho"
 _ON_CASSANDRA = "this server, Cassandra"
 _DRIVER = "Cassandra driver alone"
-_DRIVER_ROWS_A_SECOND = 15_000
-"""About what the driver writes; says how many rows fill the time."""
+_ROW_BY_ROW = "driver, row by row"
 
 _QUOTIENTS = (
     ("stored batches/s, TCP, SQLite, one receiver / bare PJSUA2 callback", _SERVER, "bare callback", 0.6),
     ("stored batches/s, TCP, SQLite / mosquitto with paho and the same writer", _SERVER, _MOSQUITTO, 2.5),
     ("stored batches/s, TCP, Cassandra / the driver alone with the same rows", _ON_CASSANDRA, _DRIVER, 0.7),
+    ("the same / the driver alone, a request for each row", _ON_CASSANDRA, _ROW_BY_ROW, None),
 )
 
 
@@ -52,7 +53,8 @@ def run(effort: Effort, say: Say) -> Outcome:
             node = stack.enter_context(own_node(effort))
             on_cassandra = server_with(_ON_CASSANDRA, node.options, count=node.count_rows)
             competitors[_ON_CASSANDRA] = on_cassandra
-            competitors[_DRIVER] = driver_alone(_DRIVER, node, _DRIVER_ROWS_A_SECOND)
+            competitors[_DRIVER] = driver_alone(_DRIVER, node, ROWS_A_PIECE)
+            competitors[_ROW_BY_ROW] = driver_alone(_ROW_BY_ROW, node, 1)
         else:
             notes.append("Cassandra is compared with --cassandra")
         rounds = in_turns(competitors, effort, say)

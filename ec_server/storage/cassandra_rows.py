@@ -25,7 +25,8 @@ Inserted = tuple[Batch, int]
 _BEFORE = struct.Struct(">i6si6si")
 _AFTER = struct.Struct(">iii32si16siqii")
 _INSERTED_VALUES = 12
-_ROWS_A_PIECE = 300
+ROWS_A_PIECE = 300
+"""Rows of one request at most."""
 _CHARACTERS_A_PIECE = 256 * 1024
 
 _INSERT = (
@@ -134,7 +135,7 @@ def pieces(rows: Mapping[Any, Sequence[Inserted]]) -> Iterator[Sequence[Inserted
     """The rows of each minute in pieces of a size that one mutation carries well."""
     for of_minute in rows.values():
         longest = max(len(batch.values) for batch, _ in of_minute)
-        step = max(1, min(_ROWS_A_PIECE, _CHARACTERS_A_PIECE // longest))
+        step = max(1, min(ROWS_A_PIECE, _CHARACTERS_A_PIECE // longest))
         for i in range(0, len(of_minute), step):
             yield of_minute[i : i + step]
 
