@@ -258,6 +258,15 @@ def test_a_supervisor_that_did_not_run_for_a_while_kills_nobody(run):
 # --- stopping -----------------------------------------------------------------------------
 
 
+@pytest.fixture
+def hangups_are_heard() -> Iterator[None]:
+    """Under nohup, or where these tests run under it, a hangup is ignored as it should be."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_are_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_receivers_drain_before_the_others_are_told(run, number):
     running = run({"receiver-0": "drain_slowly", "sync": "good", "status": "good"})
