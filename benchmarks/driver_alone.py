@@ -18,18 +18,17 @@ from typing import Any
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Cluster, NoHostAvailable
-from cassandra.connection import ConnectionBusy
 from cassandra.io.libevreactor import LibevConnection
 from cassandra.query import BatchStatement, BatchType
 
 from ec_server.storage.timeuuid import timeuuid
 from ec_server.utc import ec_date, ec_time
 from reference_client.load_plan import LoadPlan
+from utilities.cassandra_util import BUSY_PAUSE_S, is_busy
 from utilities.checksum_util import md5_hex
 
 _A_TURN = 4_000
 _IN_FLIGHT = 24
-_BUSY_PAUSE_S = 0.005
 _IN_FLIGHT_ALONE = 100
 """What the driver's ``execute_concurrent`` keeps open."""
 _INSERT = (
@@ -74,9 +73,9 @@ def _settle(session: Any, request: Any, future: Any) -> None:
         try:
             future.result()
         except NoHostAvailable as error:
-            if not any(isinstance(one, ConnectionBusy) for one in error.errors.values()):
+            if not is_busy(error):
                 raise
-            time.sleep(_BUSY_PAUSE_S)
+            time.sleep(BUSY_PAUSE_S)
             future = session.execute_async(request)
         else:
             return

@@ -55,7 +55,7 @@ _PROBE_TIMEOUT_S = 2.0
 _HEARTBEAT_S = 5
 _SPECULATIVE_DELAY_S = 1.0
 _IN_FLIGHT = 24
-_BUSY_PAUSE_S = 0.005
+BUSY_PAUSE_S = 0.005
 _TICK_S = 1.0
 _PROBE = "SELECT device_id FROM ec_device WHERE device_id = '?'"
 _PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
@@ -155,8 +155,7 @@ class Database:
     def read(self, cql: str, *values: Any) -> Iterator[Row]:
         """Rows of one SELECT, fetched page by page while they are consumed."""
         session = self._usable()
-        with _Translated(self):
-            result = session.execute(self._statement(session, Statement(cql, values)))
+        (result,) = self._run(session, [self._statement(session, Statement(cql, values))])
         while True:
             yield from result.current_rows
             if not result.has_more_pages:
@@ -208,8 +207,8 @@ class Database:
                     try:
                         outcomes.append(future.result())
                     except Exception as error:
-                        if _is_busy(error) and time.monotonic() < patient_until_s:
-                            self._closing.wait(_BUSY_PAUSE_S)
+                        if is_busy(error) and time.monotonic() < patient_until_s:
+                            self._closing.wait(BUSY_PAUSE_S)
                             future = session.execute_async(statement)
                             continue
                         worst = worst if _is_permanent(worst) else error
@@ -330,8 +329,6 @@ class Database:
     def lost(self, error: BaseException) -> StorageError | ConfigurationError:
         """The error in the tree's words; from a retryable one on, calls fail until a probe succeeds."""
         translated = _translation(error, self._place(), self.target)
-        if _is_busy(error) and isinstance(translated, RetryableStorageError):
-            return translated
         if isinstance(translated, RetryableStorageError):
             self._note(translated)
             return translated
@@ -398,7 +395,7 @@ _DRIVER_ERRORS = (
 _PERMANENT = (cassandra.InvalidRequest, cassandra.Unauthorized, protocol.SyntaxException)
 
 
-def _is_busy(error: BaseException) -> bool:
+def is_busy(error: BaseException) -> bool:
     """Whether a node is there, and its connection full: the driver refuses more until all of it is sent."""
     return isinstance(error, cluster.NoHostAvailable) and any(
         isinstance(one, connection.ConnectionBusy) for one in dict(error.errors).values()
