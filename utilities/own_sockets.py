@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +19,6 @@ def tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
 
 def _socket_of(descriptor: int) -> socket.socket:
     """A socket object with a descriptor of its own; OSError where it is no socket, or gone."""
-    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
     another = os.dup(descriptor)
     try:
         return socket.socket(fileno=another)

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ec_server.ingest.message_body import STRIDE, US_END
 from ec_server.ingest.text_group import Canonical
 
 _Words = npt.NDArray[np.uint64]
@@ -34,11 +35,8 @@ _Doubles = npt.NDArray[np.float64]
 BYTES_AT_ONCE = 108 << 10
 """What is best made text in one go: with more, the arrays no longer fit into the processor's cache."""
 
-STRIDE = 9
-"""Bytes of a sample, the ``;`` behind it included."""
 _SAMPLE = np.dtype([("us", "<i4"), ("value", "<f4"), ("end", "u1")])
 
-_US_END = 1_000_000
 _LEAST_SIZE, _SIZE_END = 1e-4, 1e8
 _EXPONENTS = range(-4, 8)
 _DIGITS = 9
@@ -101,7 +99,7 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
     ends = np.cumsum(counts)
     firsts = ends - counts
 
-    good = (samples["end"] == ord(";")) & (us >= 0) & (us < _US_END)
+    good = (samples["end"] == ord(";")) & (us >= 0) & (us < US_END)
     good &= (sizes < _SIZE_END) & ((sizes >= _LEAST_SIZE) | (sizes == 0))
     rises = us[1:] > us[:-1]
     rises[firsts[1:] - 1] = True

@@ -31,7 +31,8 @@ from ec_server.model import Batch, Rejection, RejectReason
 _END_MARK = b"||"
 _IGNORED_AT_END = b" \r\n"
 _TEXT_BYTES = b"0123456789+-.eE,;"
-_STRIDE = 9
+STRIDE = 9
+"""Bytes of a binary sample, the ``;`` behind it included."""
 _DEVICE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Twenty digits hold every 64-bit second; more are no time, and int() has a limit of its own.
 _TIME = re.compile(rb"[0-9]{1,20}")
@@ -47,7 +48,7 @@ _INTENDED_AS_TEXT = re.compile(rb"[0-9]{6},[ -~]*+")
 _NOT_FINITE_NAMES = frozenset(("nan", "inf", "infinity"))
 _SHOWN = 40
 
-_US_END = 1_000_000
+US_END = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def canonical_fault(text: str) -> str | None:
     if not text.isascii():
         return "not ASCII"
     try:
-        _from_text(text.encode("ascii"), _US_END)
+        _from_text(text.encode("ascii"), US_END)
     except _RefusedError as refused:
         return refused.detail
     return None
@@ -170,7 +171,7 @@ def _check_each(text: str) -> None:
         if not comma or "," in value:
             raise _RefusedError(RejectReason.BAD_SAMPLE, f"{where}, is not UUUUUU,VALUE")
         if not _MICROSECOND.fullmatch(microsecond):
-            beyond = _WHOLE_NUMBER.fullmatch(microsecond) and not 0 <= float(microsecond) < _US_END
+            beyond = _WHOLE_NUMBER.fullmatch(microsecond) and not 0 <= float(microsecond) < US_END
             raise _RefusedError(
                 RejectReason.MICROSECOND_OUT_OF_RANGE if beyond else RejectReason.BAD_SAMPLE,
                 f"{where}: the microsecond is not six digits",
@@ -194,8 +195,8 @@ def _layout(count: int) -> tuple[struct.Struct, str]:
 
 def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
     """(canonical text, start_us, end_us, count) of SAMPLES in the original devices' form."""
-    count, odd = divmod(len(samples) + 1, _STRIDE)
-    if odd or samples[_STRIDE - 1 :: _STRIDE] != b";" * (count - 1):
+    count, odd = divmod(len(samples) + 1, STRIDE)
+    if odd or samples[STRIDE - 1 :: STRIDE] != b";" * (count - 1):
         raise _fault_of_a_text(samples) or _neither_text_nor_binary(samples)
     if count > max_samples:
         raise _too_many(count, max_samples)
@@ -203,7 +204,7 @@ def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
     numbers = unpack.unpack(samples)
     microseconds = numbers[::2]
     if not (
-        microseconds[0] >= 0 and microseconds[-1] < _US_END and all(map(lt, microseconds, microseconds[1:]))
+        microseconds[0] >= 0 and microseconds[-1] < US_END and all(map(lt, microseconds, microseconds[1:]))
     ):
         raise _fault_of_a_text(samples) or _out_of_range(microseconds) or _not_ascending(microseconds)
     # Single precision cannot overflow this sum of doubles; a NaN or an infinity stays in it.
@@ -231,7 +232,7 @@ def _neither_text_nor_binary(samples: bytes) -> _RefusedError:
 
 def _out_of_range(microseconds: Sequence[int]) -> _RefusedError | None:
     for number, microsecond in enumerate(microseconds, 1):
-        if not 0 <= microsecond < _US_END:
+        if not 0 <= microsecond < US_END:
             return _RefusedError(
                 RejectReason.MICROSECOND_OUT_OF_RANGE, f"sample {number} is at microsecond {microsecond}"
             )

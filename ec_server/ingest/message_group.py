@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from ec_server.ingest import binary_group, text_group
-from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.message_body import STRIDE, Limits, parse
 from ec_server.model import Batch, RawMessage, Rejection
 
 _WORTH_IT = 8
@@ -81,7 +81,7 @@ class GroupParser:
             samples = fields[2][:-2]
             if samples[6:7] == b",":
                 texts.append((place, device_id, second, samples))
-            elif samples[3:4] == b"\0" and len(samples) % binary_group.STRIDE == binary_group.STRIDE - 1:
+            elif samples[3:4] == b"\0" and len(samples) % STRIDE == STRIDE - 1:
                 binaries.append((place, device_id, second, samples))
         return texts, binaries
 
