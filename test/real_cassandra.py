@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trustme
 from needs import unavailable
 
@@ -72,7 +71,7 @@ class RealCassandra:
     def own_node(self) -> Node:
         """The node, for tests that stop it; they bring it back before they end."""
         if self.node is None:
-            pytest.skip("EC_TEST_CASSANDRA names a cluster that tests must not stop")
+            unavailable("EC_TEST_CASSANDRA names a cluster that tests must not stop")
         return self.node
 
 

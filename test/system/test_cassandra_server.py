@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from needs import unavailable
 from real_cassandra import RealCassandra, forget_everything
 from running_server import ROOT, RunningServer, wait_for
 from sync_meter import MemoryMeter, stored_samples, text_of, waveform
@@ -382,7 +383,7 @@ class TestRefusing:
         self, server: OnCassandra, keyspace: Keyspace
     ) -> None:
         if not keyspace.cassandra.password:
-            pytest.skip("this Cassandra asks for no password")
+            unavailable("this Cassandra asks for no password")
         server.waits_for_database = False
         with pytest.raises(AssertionError):
             server.start(EC_CASSANDRA_PASSWORD="wrong")

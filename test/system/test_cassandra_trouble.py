@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 from contract.store_suite import NOON, run_of
+from needs import unavailable
 from real_cassandra import RealCassandra, free_port
 
 from configuration.properties_reader import read_settings
@@ -55,7 +56,7 @@ def until(true: Callable[[], bool], timeout_s: float = 60) -> None:
 class TestRefusals:
     def test_a_wrong_password_names_its_key(self, cassandra: RealCassandra) -> None:
         if not cassandra.password:
-            pytest.skip("this Cassandra asks for no password")
+            unavailable("this Cassandra asks for no password")
         store = CassandraStore(cassandra.target("ec_trouble", password="wrong"))
         with pytest.raises(ConfigurationError, match=r"cassandra\.password") as raised:
             store.wait(60)
@@ -63,7 +64,7 @@ class TestRefusals:
 
     def test_missing_rights_name_the_user_and_the_keyspace(self, cassandra: RealCassandra) -> None:
         if not cassandra.password:
-            pytest.skip("this Cassandra asks for no password")
+            unavailable("this Cassandra asks for no password")
         by_hand(
             cassandra, "CREATE ROLE IF NOT EXISTS stranger WITH LOGIN = true AND PASSWORD = 'secret word'"
         )
@@ -117,7 +118,7 @@ class TestRefusals:
 
     def test_a_node_with_another_authority_is_refused(self, cassandra: RealCassandra, tmp_path: Path) -> None:
         if cassandra.tls_ca is None:
-            pytest.skip("this Cassandra offers no TLS")
+            unavailable("this Cassandra offers no TLS")
         other = tmp_path / "other.pem"
         trustme.CA().cert_pem.write_to_path(str(other))
         store = CassandraStore(cassandra.target("ec_trouble", tls_ca=other))
@@ -128,7 +129,7 @@ class TestRefusals:
 class TestStart:
     def test_everything_is_written_and_read_over_tls(self, cassandra: RealCassandra) -> None:
         if cassandra.tls_ca is None:
-            pytest.skip("this Cassandra offers no TLS")
+            unavailable("this Cassandra offers no TLS")
         with opened(cassandra.target("ec_trouble", tls_ca=cassandra.tls_ca)) as store:
             store.write([run_of("tls", NOON, 0)], MARK)
             assert store.second_text("tls", NOON) == run_of("tls", NOON, 0).values

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from needs import unavailable
 from system.sip_peer import Peer, Tap, free_ports, request
 from system.sip_registrar import Registrar
 
@@ -334,7 +335,7 @@ class TestPorts:
         try:
             free_ports(1, "::1")
         except OSError:
-            pytest.skip("this machine has no IPv6 loopback")
+            unavailable("this machine has no IPv6 loopback")
         tap = started(bind="::1", public_addr="::1").started()
         for transport in ("UDP", "TCP"):
             with Peer(transport, tap.port, address="::1") as peer:

@@ -260,7 +260,7 @@ def test_a_supervisor_that_did_not_run_for_a_while_kills_nobody(run):
 
 @pytest.fixture
 def hangups_are_heard() -> Iterator[None]:
-    """Under nohup, or where these tests run under it, a hangup is ignored as it should be."""
+    """Also where the tests themselves run under nohup, which what they start would inherit."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec_server.ingest import message_group
+from ec_server.ingest import binary_group, message_group
 from ec_server.ingest.message_body import Limits, parse
 from ec_server.ingest.message_group import GroupParser
 from ec_server.model import Batch, RawMessage
@@ -165,3 +165,24 @@ def test_singles_of_every_size_are_printed_as_c_does(chosen: list[tuple[int, int
 @given(st.lists(st.binary(max_size=60), min_size=8, max_size=10))
 def test_rubbish_never_raises(group: list[bytes]) -> None:
     check([b"m|%d|000000,%s||" % (NOW, g) for g in group] + group, knowing("m"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_single_of_the_short_way_is_printed_as_c_does(sign: int) -> None:
+    """All 334 million of each sign, from 1e-4 to 1e8, in bodies of 3,000 samples."""
+    first, end = (int(np.float32(size).view(np.uint32)) for size in (1.0000001e-4, 1e8))
+    layout = np.dtype([("us", "<i4"), ("value", "<f4"), ("end", "u1")])
+    for start in range(first, end, 3_000):
+        values = np.arange(start, min(end, start + 3_000), dtype=np.uint32).view(np.float32) * np.float32(
+            sign
+        )
+        samples = np.zeros(len(values), layout)
+        samples["us"], samples["value"], samples["end"] = np.arange(len(values)), values, ord(";")
+        (found,) = binary_group.canonical_texts([samples.tobytes()[:-1]])
+        assert found is not None
+        expected = ";".join(["%06d,%.9g"] * len(values)) % tuple(
+            part for sample in enumerate(values.tolist()) for part in sample
+        )
+        assert found[0] == expected.encode("ascii")

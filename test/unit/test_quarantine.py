@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import unavailable
 
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.model import RawMessage, RejectReason
@@ -76,7 +77,7 @@ def test_a_disk_that_refuses_is_logged_once_and_stops_nothing(
 
 def test_a_full_disk_is_no_error() -> None:
     if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
+        unavailable("no /dev/full on this system")
     assert not Quarantine(Path("/dev/full"), 10_000).keep(MESSAGE, AHEAD)
 
 
