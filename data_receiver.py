@@ -18,14 +18,14 @@ from pathlib import Path
 
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server import log
-from ec_server.errors import ConfigurationError, EcServerError
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
+from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import IntakeRing, ring_path
 from ec_server.ingest.writer_process import WriterProcess
-from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
-from ec_server.status.worker_page import WorkerPage
 from ec_server.supervision.parent_pipe import watch_parent
+from utilities import log
+from utilities.errors import ConfigurationError, EcServerError
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
 from utilities.sip_config import SipOptions, SipReceiver
 from utilities.sip_registration import Registration
 from utilities.sip_tls import TlsFiles

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from configuration.check import check
 from configuration.properties_reader import read_settings
-from ec_server import log
-from ec_server.errors import ConfigurationError
 from ec_server.supervision.launcher import launch, refuse
+from utilities import log
+from utilities.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent
 

@@ -22,16 +22,16 @@ from typing import Any
 from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server import log
-from ec_server.errors import ConfigurationError, RetryableStorageError, StorageError
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
-from ec_server.status.figures import RUN_FOLDER, SYNC_FIGURES, SYNC_NAME
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RUN_FOLDER, SYNC_FIGURES, SYNC_NAME
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.engines import open_store
 from ec_server.supervision.parent_pipe import watch_parent
 from ec_server.synchronization import audit
 from ec_server.synchronization.server import SyncServer
-from ec_server.utc import MINUTE_S, parse_minute
+from utilities import log
+from utilities.errors import ConfigurationError, RetryableStorageError, StorageError
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.utc import MINUTE_S, parse_minute
 
 EXIT_NOT_PROVEN = 1
 EXIT_USAGE = 2

@@ -19,11 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ec_server.model import Batch, CommitMark
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.merge import batch_of
 from reference_cluster.cluster import Cluster
 from utilities.cassandra_util import Target
+from utilities.model import Batch, CommitMark
 
 RATE = 44_000
 PER_MESSAGE = 44

@@ -12,8 +12,8 @@ from benchmarks.competitors import TEXT_FROM_EIGHT, renewed, server_with
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value, medians
 from benchmarks.storing import A_COMMIT, Storing
-from ec_server.status.figures import RECEIVER_FIGURES
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
 
 Say = Callable[[str], None]

@@ -22,10 +22,10 @@ from cassandra.io.libevreactor import LibevConnection
 from cassandra.query import BatchStatement, BatchType
 
 from ec_server.storage.timeuuid import timeuuid
-from ec_server.utc import ec_date, ec_time
 from reference_client.load_plan import LoadPlan
 from utilities.cassandra_util import BUSY_PAUSE_S, is_busy
 from utilities.checksum_util import md5_hex
+from utilities.utc import ec_date, ec_time
 
 _A_TURN = 4_000
 _IN_FLIGHT = 24

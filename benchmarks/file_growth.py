@@ -10,11 +10,11 @@ from pathlib import Path
 
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value
-from ec_server.model import Batch, CommitMark
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import DAY_S, day_of
 from reference_client.load_plan import LoadPlan
 from utilities.checksum_util import md5_hex
+from utilities.model import Batch, CommitMark
+from utilities.utc import DAY_S, day_of
 
 Say = Callable[[str], None]
 

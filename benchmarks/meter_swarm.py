@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from ec_server.model import Digest
 from ec_server.synchronization.frames import (
     Answer,
     AskMinutes,
@@ -27,8 +26,9 @@ from ec_server.synchronization.frames import (
     samples_answer,
 )
 from ec_server.synchronization.session import Ended, Session
-from ec_server.utc import MINUTE_S, ec_time
 from utilities.checksum_util import minute_digest, second_digest
+from utilities.model import Digest
+from utilities.utc import MINUTE_S, ec_time
 
 EVERY_S = 10
 """A message in each second that is a multiple of it."""

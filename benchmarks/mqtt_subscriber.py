@@ -19,8 +19,8 @@ from paho.mqtt import client as mqtt
 
 from benchmarks.mqtt_publisher import TOPIC
 from benchmarks.storing import A_COMMIT, Storing
-from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
 
 _MOST_WAITING = 20_000

@@ -9,11 +9,11 @@ from benchmarks.effort import Effort
 from benchmarks.measured_program import BenchmarkError, free_port
 from benchmarks.stored_rows import RowCount, Sent, compare, fingerprint
 from ec_server.storage.cassandra_store import CassandraStore
-from ec_server.utc import ec_date, ec_time
 from reference_cluster import jars
 from reference_cluster.cluster import Cluster
 from reference_cluster.node import NodeError
 from utilities.cassandra_util import Database, Target
+from utilities.utc import ec_date, ec_time
 
 KEYSPACE = "ec_benchmark"
 _FIRST_CONNECTION_S = 60.0

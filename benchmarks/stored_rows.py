@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ec_server.utc import ec_date, ec_time
 from reference_client.load_plan import LoadPlan
+from utilities.utc import ec_date, ec_time
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.message_group import GroupParser
 from ec_server.ingest.minute_ledger import MinuteLedger
-from ec_server.model import Batch, CommitMark, RawMessage
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import Store
-from ec_server.utc import day_of
+from utilities.model import Batch, CommitMark, RawMessage
+from utilities.utc import day_of
 
 A_COMMIT = 1_000
 """Batches of one transaction at most, as the server's default has it."""

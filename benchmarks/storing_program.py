@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram, free_port
-from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
+from ec_server.account.worker_page import WorkerPage
 
 _START_S = 120.0
 

@@ -17,13 +17,11 @@ from benchmarks.measured_program import PYTHON, ROOT, BenchmarkError, MeasuredPr
 from benchmarks.meter_swarm import SwarmPlan, command, text_of
 from benchmarks.outcome import Outcome, Ratio, Value, medians
 from benchmarks.storing_program import StoringProgram, this_server
-from ec_server.model import Batch, Digest
-from ec_server.status.figures import RUN_FOLDER, SYNC_FIGURES, SYNC_NAME
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RUN_FOLDER, SYNC_FIGURES, SYNC_NAME
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import MINUTE_S, day_of, minute_of
 from reference_client.load_generator import LoadReport, run_load
 from reference_client.load_plan import LoadPlan
 from reference_client.local_store import LocalStore
@@ -31,6 +29,8 @@ from reference_client.message import text_batches
 from reference_client.sync_answerer import SyncAnswerer, SyncSettings
 from reference_client.waveform import Waveform
 from utilities.checksum_util import second_digest
+from utilities.model import Batch, Digest
+from utilities.utc import MINUTE_S, day_of, minute_of
 
 Say = Callable[[str], None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from configuration.devices import DeviceDirectory
 from configuration.properties_reader import DEFAULT_PATH, read_settings
 from configuration.settings import Settings
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 VALID, FAULTY = 0, 2
 

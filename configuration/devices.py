@@ -21,8 +21,8 @@ from typing import Any
 from configuration import kinds
 from configuration.ini_file import MASKED, Entry, Fault, Header, nearest_or_all, placed, read_ini, shown
 from configuration.kinds import Kind, refuse_control_characters
-from ec_server.errors import ConfigurationError
-from ec_server.model import RejectReason
+from utilities.errors import ConfigurationError
+from utilities.model import RejectReason
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -27,7 +27,7 @@ from configuration.ini_file import (
 )
 from configuration.kinds import refuse_control_characters
 from configuration.settings import OPTIONS, SECTIONS, Option, Settings
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 DEFAULT_PATH = Path(__file__).resolve().with_name("config.properties")
 """What is read when no file is named; where it is missing, everything has its default."""

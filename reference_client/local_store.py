@@ -29,9 +29,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ec_server.model import Digest
-from ec_server.utc import HOUR_S, MINUTE_S, ec_time, minute_of, parse_minute, second_text
 from utilities import checksum_util
+from utilities.model import Digest
+from utilities.utc import HOUR_S, MINUTE_S, ec_time, minute_of, parse_minute, second_text
 
 _log = logging.getLogger(__name__)
 _CACHED_HOURS = 3

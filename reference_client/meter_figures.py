@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 
-from ec_server.utc import minute_text
+from utilities.utc import minute_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,6 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ec_server import log
-from ec_server.errors import EcServerError
 from reference_client.faults import FaultPlan, Faults
 from reference_client.local_store import LocalStore, store_folder
 from reference_client.meter import Meter
@@ -30,6 +28,8 @@ from reference_client.recording import Recording
 from reference_client.sip_sender import Outgoing, Pace, SipSender
 from reference_client.sync_answerer import SyncAnswerer, SyncSettings
 from reference_client.waveform import SampleSource, Waveform
+from utilities import log
+from utilities.errors import EcServerError
 from utilities.sip_client import ClientOptions, SipClient
 
 _RECORDING_TAKES_S = 0.5

@@ -21,8 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ec_server.errors import ProtocolError
-from ec_server.model import Digest
 from ec_server.synchronization.frames import (
     Answer,
     AskMinutes,
@@ -42,7 +40,9 @@ from ec_server.synchronization.frames import (
     samples_answer,
 )
 from ec_server.synchronization.session import Ended, Event, Session
-from ec_server.utc import minute_text
+from utilities.errors import ProtocolError
+from utilities.model import Digest
+from utilities.utc import minute_text
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 90.0

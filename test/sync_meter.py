@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ec_server.model import Batch, Digest
 from ec_server.storage.contract import Store
 from ec_server.storage.merge import batch_of
 from ec_server.synchronization.frames import (
@@ -24,8 +23,9 @@ from ec_server.synchronization.frames import (
 from ec_server.synchronization.round import RoundResult, RoundTask, compare
 from ec_server.synchronization.session import Ended, Session
 from ec_server.synchronization.steps import Ask, Collect, Note, Use
-from ec_server.utc import minute_of, second_text
 from reference_client.sync_answerer import answer
+from utilities.model import Batch, Digest
+from utilities.utc import minute_of, second_text
 
 NOON = 1_772_366_400  # 2026-03-01T12:00:00Z
 

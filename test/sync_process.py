@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ec_server.status.figures import SYNC_FIGURES
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import SYNC_FIGURES
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import minute_of, minute_text
 from reference_client.sync_answerer import Recorded, SyncAnswerer, SyncSettings
+from utilities.utc import minute_of, minute_text
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,12 +21,12 @@ sys.path.insert(0, str(ROOT))  # run as a file from anywhere
 
 from configuration.properties_reader import read_settings  # noqa: E402
 from configuration.settings import Settings  # noqa: E402
-from ec_server import utc  # noqa: E402
 from ec_server.check.hour_report import HourReport, read_hour  # noqa: E402
 from ec_server.check.report_text import as_json, write_tables  # noqa: E402
-from ec_server.errors import EcServerError  # noqa: E402
 from ec_server.storage.contract import Store  # noqa: E402
 from ec_server.storage.engines import open_store  # noqa: E402
+from utilities import utc  # noqa: E402
+from utilities.errors import EcServerError  # noqa: E402
 
 EXIT_NO_DATA = 1
 EXIT_FAULT = 2

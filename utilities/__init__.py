@@ -1,1 +1,1 @@
-"""Thin adapters to what is outside: PJSUA2, Cassandra, MD5."""
+"""What everything stands on (time, log, errors, values), and adapters to what is outside: SIP, Cassandra."""

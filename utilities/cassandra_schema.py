@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 
 class Shape(NamedTuple):

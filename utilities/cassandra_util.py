@@ -39,14 +39,14 @@ import cassandra
 from cassandra import ConsistencyLevel, auth, cluster, connection, policies, protocol, query
 from cassandra.io.libevreactor import LibevConnection
 
-from ec_server.errors import (
+from utilities import cassandra_schema
+from utilities.cassandra_batch import EncodedBatch, EncodedRows, Protocol
+from utilities.errors import (
     ConfigurationError,
     PermanentStorageError,
     RetryableStorageError,
     StorageError,
 )
-from utilities import cassandra_schema
-from utilities.cassandra_batch import EncodedBatch, EncodedRows, Protocol
 
 LONGEST_PAUSE_S = 2.0
 _SCHEMA_TIMEOUT_S = 30.0

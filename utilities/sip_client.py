@@ -30,7 +30,7 @@ from typing import Any
 
 import pjsua2 as pj
 
-from ec_server.errors import EcServerError
+from utilities.errors import EcServerError
 from utilities.sip_library import library, raise_timer_limit, set_end_of_transactions, silence
 
 MOST_ACCOUNTS = 8

@@ -39,10 +39,10 @@ from typing import Any
 
 import pjsua2 as pj
 
-from ec_server.errors import ConfigurationError, EcServerError
-from ec_server.log import RateLimit
-from ec_server.model import RawMessage
 from utilities.answer_bundles import AnswerBundles
+from utilities.errors import ConfigurationError, EcServerError
+from utilities.log import RateLimit
+from utilities.model import RawMessage
 from utilities.sip_door import SipDoor
 from utilities.sip_library import (
     LEAVE_TO_STACK,

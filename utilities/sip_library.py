@@ -22,7 +22,7 @@ from typing import Any
 
 import pjsua2 as pj
 
-from ec_server.log import RateLimit
+from utilities.log import RateLimit
 from utilities.own_sockets import address
 
 PACKET_LIMIT_BYTES = 4000

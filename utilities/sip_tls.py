@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 NAMELESS = "(no single common name)"
 """Stands for the name of a certificate that has none, or several; no device id looks like it."""

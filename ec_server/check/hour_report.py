@@ -10,10 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
-from ec_server import utc
-from ec_server.model import Digest, MinuteRecord, MinuteState
 from ec_server.storage.contract import Store
+from utilities import utc
 from utilities.checksum_util import parse_canonical
+from utilities.model import Digest, MinuteRecord, MinuteState
 
 
 class CheckState(Enum):

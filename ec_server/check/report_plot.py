@@ -12,8 +12,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ec_server import utc
 from ec_server.check.hour_report import HourReport, MinuteLine, Waveform
+from utilities import utc
 
 _COMPLETE, _PARTIAL, _EMPTY, _LINE = "#0072B2", "#E69F00", "#D55E00", "#000000"
 _GAP = "#FBEBCB"

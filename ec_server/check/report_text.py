@@ -10,8 +10,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from ec_server import utc
 from ec_server.check.hour_report import CheckState, HourReport, MinuteLine, SecondLine, Waveform
+from utilities import utc
 
 _MINUTE_HEADS = ("minute", "samples", "rows", "expected", "complete", "state")
 _SECOND_HEADS = ("second", "samples", "rows", "expected", "complete", "values_checksum")

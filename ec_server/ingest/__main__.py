@@ -23,20 +23,20 @@ from pathlib import Path
 from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server import log
-from ec_server.errors import ConfigurationError, EcServerError, RetryableStorageError
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest import message_body
 from ec_server.ingest.admission import Admission
 from ec_server.ingest.intake_ring import Taker, ring_path
 from ec_server.ingest.quarantine import FILE_NAME, MEGABYTE, Quarantine
 from ec_server.ingest.spool import SPOOL_FOLDER, Spool, adopt
 from ec_server.ingest.writer import Writer, WriterSettings
-from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
-from ec_server.utc import DAY_S
+from utilities import log
+from utilities.errors import ConfigurationError, EcServerError, RetryableStorageError
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.utc import DAY_S
 
 _STORE_AGAIN_S = 0.5
 _OBJECTS_A_COLLECTION = 50_000

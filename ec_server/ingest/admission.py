@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ec_server.model import RawMessage, Rejection, RejectReason
+from utilities.model import RawMessage, Rejection, RejectReason
 
 
 class Directory(Protocol):

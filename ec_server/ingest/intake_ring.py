@@ -29,9 +29,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ec_server.model import RawMessage
-from ec_server.status.figures import settled
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import settled
+from ec_server.account.worker_page import WorkerPage
+from utilities.model import RawMessage
 
 _MAGIC = b"ECRING01"
 _HEADER_BYTES = 4096

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from ec_server.model import Batch
+from utilities.model import Batch
 
 _WINDOW = 5
 """Intervals over which a rate is taken."""

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import lt
 
-from ec_server import utc
-from ec_server.model import Batch, Rejection, RejectReason
+from utilities import utc
+from utilities.model import Batch, Rejection, RejectReason
 
 _END_MARK = b"||"
 _IGNORED_AT_END = b" \r\n"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ec_server.ingest import binary_group, text_group
 from ec_server.ingest.message_body import STRIDE, Limits, parse
-from ec_server.model import Batch, RawMessage, Rejection
+from utilities.model import Batch, RawMessage, Rejection
 
 _WORTH_IT = 8
 """Messages from which on the arrays cost less than they save."""

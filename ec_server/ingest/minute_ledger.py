@@ -20,9 +20,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from ec_server.model import Batch, Digest
 from ec_server.storage.contract import FinishedMinute
-from ec_server.utc import minute_of
+from utilities.model import Batch, Digest
+from utilities.utc import minute_of
 
 _WAITING: Final = 16
 """Batches of a second that may still change places: UDP swaps neighbours, not halves of a second."""

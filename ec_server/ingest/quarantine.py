@@ -18,8 +18,8 @@ import logging
 import os
 from pathlib import Path
 
-from ec_server import utc
-from ec_server.model import RawMessage, RejectReason
+from utilities import utc
+from utilities.model import RawMessage, RejectReason
 
 FILE_NAME = "quarantine.jsonl"
 MEGABYTE = 1_000_000

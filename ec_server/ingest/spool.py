@@ -26,11 +26,11 @@ from pathlib import Path
 
 import apsw
 
-from ec_server.errors import RetryableStorageError
-from ec_server.model import Batch
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
-from ec_server.utc import iso
+from utilities.errors import RetryableStorageError
+from utilities.model import Batch
+from utilities.utc import iso
 
 _LAYOUT = """
 CREATE TABLE IF NOT EXISTS spooled (

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ec_server.errors import PermanentStorageError, RetryableStorageError, StorageError
 from ec_server.ingest.spool import Spool, SpooledGroup
-from ec_server.model import Batch
 from ec_server.storage.contract import Store
+from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
+from utilities.model import Batch
 
 _log = logging.getLogger(__name__)
 

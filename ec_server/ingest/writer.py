@@ -23,7 +23,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ec_server.errors import PermanentStorageError, StorageError
+from ec_server.account.figures import REJECTED
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import Place, Taker
 from ec_server.ingest.live_figures import LiveFigures
 from ec_server.ingest.message_body import Limits
@@ -32,12 +33,11 @@ from ec_server.ingest.minute_ledger import MinuteLedger
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.spooling import Drained, Spooling
-from ec_server.log import RateLimit
-from ec_server.model import Batch, CommitMark, RawMessage, Rejection, RejectReason
-from ec_server.status.figures import REJECTED
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import FinishedMinute, Store
-from ec_server.utc import DAY_S, day_of, minute_of
+from utilities.errors import PermanentStorageError, StorageError
+from utilities.log import RateLimit
+from utilities.model import Batch, CommitMark, RawMessage, Rejection, RejectReason
+from utilities.utc import DAY_S, day_of, minute_of
 
 _log = logging.getLogger(__name__)
 

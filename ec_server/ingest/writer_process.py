@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ec_server.errors import ConfigurationError, EcServerError
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from ec_server.ingest.intake_ring import IntakeRing
+from utilities.errors import ConfigurationError, EcServerError
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STUCK_S = 15.0

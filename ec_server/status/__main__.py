@@ -11,19 +11,19 @@ from pathlib import Path
 
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server import log
-from ec_server.errors import ConfigurationError
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from ec_server.account.figures import RUN_FOLDER, STATUS_NAME
+from ec_server.account.worker_page import WorkerPage
 from ec_server.status.database_view import DatabaseView
-from ec_server.status.figures import RUN_FOLDER, STATUS_NAME
 from ec_server.status.http_server import listen, serve
 from ec_server.status.snapshot import Observer
 from ec_server.status.verdict import allowed_lag_s
 from ec_server.status.web import create_app
-from ec_server.status.worker_page import WorkerPage
 from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
+from utilities import log
+from utilities.errors import ConfigurationError
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 
 _ROOT = Path(__file__).parents[2]
 

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ec_server.errors import EcServerError
-from ec_server.model import DeviceRecord
 from ec_server.storage.contract import StorageHealth, Store
+from utilities.errors import EcServerError
+from utilities.model import DeviceRecord
 
 _log = logging.getLogger(__name__)
 

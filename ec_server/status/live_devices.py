@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ec_server.model import DeviceRecord
+from utilities.model import DeviceRecord
 
 LIVE_SUFFIX = ".devices.json"
 FRESH_S = 10.0

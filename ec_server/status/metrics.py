@@ -14,11 +14,11 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ec_server.model import RejectReason
-from ec_server.status.figures import REJECTED
+from ec_server.account.figures import REJECTED
 from ec_server.status.health import SILENT_S, worker_fault
 from ec_server.status.process_usage import read_usage_with_children
 from ec_server.status.snapshot import Snapshot, is_receiver
+from utilities.model import RejectReason
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

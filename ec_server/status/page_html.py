@@ -11,12 +11,12 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from ec_server import utc
 from ec_server.status.health import Health, worker_fault
 from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.snapshot import Account, Snapshot
 from ec_server.status.verdict import Standing, count, judge, lag_s, moment_text, span_text, standing
 from ec_server.status.worker_view import WorkerView
+from utilities import utc
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 MOST_ROWS = 500

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ec_server.account.figures import REJECTED, queued
 from ec_server.status.database_view import DatabaseState, DatabaseView
-from ec_server.status.figures import REJECTED, queued
 from ec_server.status.live_devices import DeviceStatus, join, read_live
 from ec_server.status.worker_view import WorkerView, read_workers
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ec_server import utc
 from ec_server.status.live_devices import DeviceStatus
+from utilities import utc
 
 SILENT_DEVICE_S = 600
 """A device unheard for longer is called silent."""

@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ec_server import utc
 from ec_server.status import metrics
 from ec_server.status.health import Health, healthy, ready, worker_fault
 from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.page_html import PAGE_FOLDER, render
 from ec_server.status.snapshot import Observer, Snapshot
 from ec_server.status.verdict import judge
+from utilities import utc
 
 # Nothing from elsewhere is loaded, nothing inline runs, nobody frames the page.
 _HEADERS = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ec_server.status.figures import SYNC_NAME, receiver_name
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import SYNC_NAME, receiver_name
+from ec_server.account.worker_page import WorkerPage
 
 PAGE_SUFFIX = ".page"
 

@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from ec_server.model import MinuteState
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
-from ec_server.utc import ec_date, ec_time
 from utilities.cassandra_util import Database, Statement
+from utilities.model import MinuteState
+from utilities.utc import ec_date, ec_time
 
 Key = tuple[str, int]
 """``(device, minute)``."""

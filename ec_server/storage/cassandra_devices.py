@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ec_server.model import DeviceRecord, MinuteState
 from ec_server.storage.cassandra_record import NO_DAY, Records, by_day
 from ec_server.storage.timeuuid import microseconds, timeuuid
-from ec_server.utc import ec_date, minute_text, parse_minute
 from utilities.cassandra_util import Database, Statement
+from utilities.model import DeviceRecord, MinuteState
+from utilities.utc import ec_date, minute_text, parse_minute
 
 _MEMO_S = 30.0
 

@@ -27,9 +27,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ec_server.model import Digest, MinuteRecord, MinuteState
 from ec_server.storage.timeuuid import microseconds
-from ec_server.utc import parse_ec
+from utilities.model import Digest, MinuteRecord, MinuteState
+from utilities.utc import parse_ec
 
 LEASE_S = 60
 """How long a writer may go on after its last renewal."""

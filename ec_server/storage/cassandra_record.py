@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ec_server.model import Digest, MinuteState, Verdict
 from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, Stamps
 from ec_server.storage.cassandra_minutes import SETTLED, MinuteLines, fingerprint, minutes_of_rows
 from ec_server.storage.timeuuid import timeuuid
-from ec_server.utc import DAY_S, day_of, ec_date, ec_time, parse_ec
 from utilities.cassandra_util import Database, Statement
 from utilities.checksum_util import minute_digest
+from utilities.model import Digest, MinuteState, Verdict
+from utilities.utc import DAY_S, day_of, ec_date, ec_time, parse_ec
 
 _DIGESTS = (
     "SELECT ec_time, ec_type, values_count, values_checksum, check_times FROM ec_checksum"

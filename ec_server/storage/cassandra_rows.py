@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
 
-from ec_server.model import Batch
 from ec_server.storage.timeuuid import microseconds, timeuuid_bytes
-from ec_server.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
 from utilities.cassandra_batch import EncodedRows
 from utilities.cassandra_util import Database, Statement
 from utilities.checksum_util import join_rows
+from utilities.model import Batch
+from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
 
 Inserted = tuple[Batch, int]
 """A batch and the moment of its insertion in epoch microseconds."""

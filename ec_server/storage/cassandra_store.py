@@ -31,16 +31,6 @@ from string import Template
 from typing import Any
 
 from configuration.settings import Settings
-from ec_server.errors import StorageError
-from ec_server.model import (
-    Batch,
-    CommitMark,
-    DeviceRecord,
-    Digest,
-    MinuteRecord,
-    Verdict,
-    WriteResult,
-)
 from ec_server.storage import ranges
 from ec_server.storage.cassandra_claims import Claims, Key, Stamps
 from ec_server.storage.cassandra_devices import Devices
@@ -50,9 +40,19 @@ from ec_server.storage.cassandra_rows import Inserted, Rows, pieces, text_of
 from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
 from ec_server.storage.merge import merged_batch, single_day
 from ec_server.storage.recent_rows import RecentRows, RowKey
-from ec_server.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of, parse_ec
 from utilities.cassandra_util import Database, Statement, Target
 from utilities.checksum_util import second_digest
+from utilities.errors import StorageError
+from utilities.model import (
+    Batch,
+    CommitMark,
+    DeviceRecord,
+    Digest,
+    MinuteRecord,
+    Verdict,
+    WriteResult,
+)
+from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of, parse_ec
 
 _SCHEMA = Path(__file__).with_name("schema") / "cassandra.cql"
 _FIRST_CONNECTION_S = 20.0

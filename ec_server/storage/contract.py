@@ -18,7 +18,7 @@ A store object belongs to one thread at a time and is opened after the process h
 carried over a fork). Several processes and threads may each have their own on the same data.
 
 Errors: ``RetryableStorageError`` (the caller keeps what it wanted to write and tries again) and
-``PermanentStorageError`` (it reports degraded health); see ec_server/errors.py.
+``PermanentStorageError`` (it reports degraded health); see utilities/errors.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ec_server.model import (
+from utilities.model import (
     Batch,
     CommitMark,
     DeviceRecord,

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 
-from ec_server.model import (
+from ec_server.storage import ranges
+from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
+from ec_server.storage.merge import merged_batch, single_day
+from utilities.checksum_util import join_rows, minute_digest, second_digest
+from utilities.model import (
     Batch,
     CommitMark,
     DeviceRecord,
@@ -20,11 +24,7 @@ from ec_server.model import (
     Verdict,
     WriteResult,
 )
-from ec_server.storage import ranges
-from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
-from ec_server.storage.merge import merged_batch, single_day
-from ec_server.utc import MINUTE_S, day_of, ec_date, ec_time, minute_of
-from utilities.checksum_util import join_rows, minute_digest, second_digest
+from utilities.utc import MINUTE_S, day_of, ec_date, ec_time, minute_of
 
 _FINAL = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE)
 

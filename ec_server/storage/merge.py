@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ec_server.model import Batch
-from ec_server.utc import day_of
 from utilities.checksum_util import format_canonical, md5_hex, parse_canonical
+from utilities.model import Batch
+from utilities.utc import day_of
 
 
 def merged_batch(stored: Batch, arrived: Batch) -> Batch | None:

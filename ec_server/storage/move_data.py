@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configuration.properties_reader import read_settings
-from ec_server import log
-from ec_server.errors import ConfigurationError, StorageError
-from ec_server.model import Batch, Digest, MinuteRecord, Verdict
 from ec_server.storage import ranges
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
-from ec_server.utc import DAY_S, MINUTE_S, day_of, minute_text, parse_minute
+from utilities import log
+from utilities.errors import ConfigurationError, StorageError
+from utilities.model import Batch, Digest, MinuteRecord, Verdict
+from utilities.utc import DAY_S, MINUTE_S, day_of, minute_text, parse_minute
 
 _ENGINES = ("sqlite", "cassandra")
 _ROWS_A_WRITE = 2000

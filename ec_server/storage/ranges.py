@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ec_server.utc import MINUTE_S
+from utilities.utc import MINUTE_S
 
 Range = tuple[int, int]
 """``[start, stop)``, both epoch seconds of minutes."""

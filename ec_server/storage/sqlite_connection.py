@@ -19,7 +19,7 @@ from typing import Any
 
 import apsw
 
-from ec_server.errors import PermanentStorageError, RetryableStorageError
+from utilities.errors import PermanentStorageError, RetryableStorageError
 
 BUSY_TIMEOUT_MS = 4_000
 _WAL_PAGES = 4000  # checkpoint after 16 MB rather than 4: fewer fsyncs, same safety

@@ -23,8 +23,12 @@ from typing import Any
 
 import apsw
 
-from ec_server.errors import PermanentStorageError
-from ec_server.model import (
+from ec_server.storage.contract import FinishedMinute
+from ec_server.storage.merge import merged_batch
+from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction
+from utilities.checksum_util import join_rows, minute_digest, second_digest
+from utilities.errors import PermanentStorageError
+from utilities.model import (
     Batch,
     CommitMark,
     Digest,
@@ -33,11 +37,7 @@ from ec_server.model import (
     Verdict,
     WriteResult,
 )
-from ec_server.storage.contract import FinishedMinute
-from ec_server.storage.merge import merged_batch
-from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction
-from ec_server.utc import MINUTE_S, ec_date, ec_time, iso, iso_texts, minute_of, parse_ec, parse_iso
-from utilities.checksum_util import join_rows, minute_digest, second_digest
+from utilities.utc import MINUTE_S, ec_date, ec_time, iso, iso_texts, minute_of, parse_ec, parse_iso
 
 SCHEMA_VERSION = 1
 REMOVED = -1

@@ -23,8 +23,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from ec_server.errors import PermanentStorageError, RetryableStorageError
-from ec_server.model import (
+from ec_server.storage import ranges
+from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
+from ec_server.storage.merge import single_day
+from ec_server.storage.sqlite_connection import translated
+from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_progress import DeviceLine, ProgressFile
+from utilities.errors import PermanentStorageError, RetryableStorageError
+from utilities.model import (
     Batch,
     CommitMark,
     DeviceRecord,
@@ -34,13 +40,7 @@ from ec_server.model import (
     Verdict,
     WriteResult,
 )
-from ec_server.storage import ranges
-from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
-from ec_server.storage.merge import single_day
-from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_day import DayFile
-from ec_server.storage.sqlite_progress import DeviceLine, ProgressFile
-from ec_server.utc import DAY_S, day_of, ec_date, parse_ec
+from utilities.utc import DAY_S, day_of, ec_date, parse_ec
 
 _DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
 _OPEN_DAYS = 32

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configuration.settings import Settings
-from ec_server.status.figures import RUN_FOLDER, queued, receiver_name
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RUN_FOLDER, queued, receiver_name
+from ec_server.account.worker_page import WorkerPage
 
 _DRAIN_S = 60.0
 

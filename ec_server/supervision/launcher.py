@@ -15,15 +15,15 @@ from pathlib import Path
 
 from configuration.check import warnings
 from configuration.settings import Settings
-from ec_server.errors import ConfigurationError
-from ec_server.exit_codes import EXIT_CONFIGURATION
-from ec_server.status.figures import RUN_FOLDER
+from ec_server.account.figures import RUN_FOLDER
 from ec_server.supervision.former_run import drain_left_rings, mark_dead
 from ec_server.supervision.plan import child_environment, server_plans, up_line
 from ec_server.supervision.port_probe import probe, server_ports
 from ec_server.supervision.run_lock import RunLock
 from ec_server.supervision.stop_signals import StopSignals
 from ec_server.supervision.supervisor import Supervisor
+from utilities.errors import ConfigurationError
+from utilities.exit_codes import EXIT_CONFIGURATION
 
 _log = logging.getLogger(__name__)
 

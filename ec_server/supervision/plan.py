@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configuration.settings import Settings
-from ec_server.status.figures import (
+from ec_server.account.figures import (
     RECEIVER_FIGURES,
     RUN_FOLDER,
     STATUS_NAME,

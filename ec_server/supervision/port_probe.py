@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from configuration.settings import Settings
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ec_server.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0

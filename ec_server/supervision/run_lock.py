@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 ORPHANS_END_S = 25.0
 """How long the children of a launcher that was killed may take to drain."""

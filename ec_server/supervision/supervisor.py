@@ -20,8 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
-from ec_server.exit_codes import EXIT_CONFIGURATION
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.worker_page import WorkerPage
 from ec_server.supervision.child import Child, Outcome
 from ec_server.supervision.plan import ChildPlan
 from ec_server.supervision.restart_policy import (
@@ -33,6 +32,7 @@ from ec_server.supervision.restart_policy import (
 )
 from ec_server.supervision.stop_plan import StopPlan
 from ec_server.supervision.stop_signals import StopSignals
+from utilities.exit_codes import EXIT_CONFIGURATION
 
 TICK_S = 0.5
 """How often the pages are looked at while nothing happens; a death or a signal is seen at once."""

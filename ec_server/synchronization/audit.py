@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ec_server.model import Digest, MinuteState
 from ec_server.synchronization.minute_repair import MinuteReport
-from ec_server.utc import DAY_S, MINUTE_S, minute_text, parse_minute
+from utilities.model import Digest, MinuteState
+from utilities.utc import DAY_S, MINUTE_S, minute_text, parse_minute
 
 FOLDER = "audits"
 MAX_MINUTES = 31 * DAY_S // MINUTE_S

@@ -13,9 +13,9 @@ import zlib
 from dataclasses import dataclass
 from enum import Enum
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import Digest
-from ec_server.utc import MINUTE_S, second_text
+from utilities.errors import RemoteProtocolError
+from utilities.model import Digest
+from utilities.utc import MINUTE_S, second_text
 
 PROTOCOL = 1
 MAX_LINE_BYTES = 65_536

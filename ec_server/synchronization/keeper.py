@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from ec_server.errors import StorageError
 from ec_server.storage.contract import Store
 from ec_server.synchronization.round import RoundRules, closed_before
 from ec_server.synchronization.store_threads import StoreThreads
-from ec_server.utc import DAY_S, MINUTE_S, day_of
+from utilities.errors import StorageError
+from utilities.utc import DAY_S, MINUTE_S, day_of
 
 LOOK_S = 20.0
 _BUSY_S = 0.2

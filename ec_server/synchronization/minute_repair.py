@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import Digest, MinuteState
 from ec_server.storage.contract import Store
 from ec_server.synchronization.frames import AskSamples, AskSeconds, Samples, Seconds
 from ec_server.synchronization.repair_plan import (
@@ -35,8 +33,10 @@ from ec_server.synchronization.repair_plan import (
 )
 from ec_server.synchronization.session import WINDOW
 from ec_server.synchronization.steps import Ask, Collect, Note, Steps, use
-from ec_server.utc import ec_time, minute_text, second_text
 from utilities.checksum_util import minute_digest
+from utilities.errors import RemoteProtocolError
+from utilities.model import Digest, MinuteState
+from utilities.utc import ec_time, minute_text, second_text
 
 _ATTEMPTS = 3
 """How often seconds are repaired that somebody else writes to in the same moment."""

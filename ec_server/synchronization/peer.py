@@ -25,8 +25,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import RejectReason
 from ec_server.synchronization.frames import (
     Answer,
     Auth,
@@ -45,6 +43,8 @@ from ec_server.synchronization.frames import (
 from ec_server.synchronization.session import Ended, Event, Session
 from ec_server.synchronization.steps import Ask, Collect, Steps
 from ec_server.synchronization.store_threads import Finished, StoreThreads
+from utilities.errors import RemoteProtocolError
+from utilities.model import RejectReason
 
 HANDSHAKE_S = 10.0
 ANSWER_S = 30.0

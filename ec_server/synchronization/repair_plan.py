@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from operator import sub
 from statistics import median_low
 
-from ec_server.errors import RemoteProtocolError
 from ec_server.ingest.message_body import canonical_fault
-from ec_server.model import Batch, Digest
 from ec_server.storage.merge import batch_of
 from ec_server.synchronization.frames import MAX_RANGES, SECOND_US, Samples
-from ec_server.utc import second_text
 from utilities.checksum_util import Samples as ByMicrosecond
 from utilities.checksum_util import format_canonical, parse_canonical, second_digest
+from utilities.errors import RemoteProtocolError
+from utilities.model import Batch, Digest
+from utilities.utc import second_text
 
 MAX_BATCH = 300
 """Samples in one batch of a repair, as many as the largest message carries."""

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import DeviceRecord, Digest, MinuteState, Verdict
 from ec_server.storage import ranges
 from ec_server.storage.contract import Store
 from ec_server.synchronization.frames import MAX_PIECE_S, AskMinutes, Minutes, Verified
 from ec_server.synchronization.minute_repair import MinuteReport, repair_minute
 from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
-from ec_server.utc import DAY_S, MINUTE_S, day_of, minute_of
+from utilities.errors import RemoteProtocolError
+from utilities.model import DeviceRecord, Digest, MinuteState, Verdict
+from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of
 
 
 class Contradiction(RemoteProtocolError):  # noqa: N818 -- named for what the device did

@@ -25,11 +25,8 @@ from pathlib import Path
 
 from configuration.devices import DeviceDirectory
 from configuration.settings import Settings
-from ec_server.errors import StorageError
-from ec_server.log import RateLimit
-from ec_server.model import RejectReason
-from ec_server.status.figures import RUN_FOLDER
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RUN_FOLDER
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.contract import Store
 from ec_server.synchronization.audit import AuditDesk, AuditRequest
 from ec_server.synchronization.keeper import Keeper
@@ -44,6 +41,9 @@ from ec_server.synchronization.round import (
     whole_round,
 )
 from ec_server.synchronization.store_threads import StoreThreads
+from utilities.errors import StorageError
+from utilities.log import RateLimit
+from utilities.model import RejectReason
 
 MAX_UNPROVEN = 4096
 MAX_UNPROVEN_OF_ADDRESS = 2048

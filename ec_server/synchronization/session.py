@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ec_server.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from ec_server.synchronization.frames import (
     Answer,
     AskMinutes,
@@ -39,7 +38,8 @@ from ec_server.synchronization.frames import (
 )
 from ec_server.synchronization.states import State, next_state
 from ec_server.synchronization.wire import FrameBuffer, decode, encode, payload_length, with_payload
-from ec_server.utc import MINUTE_S, minute_text, second_text
+from utilities.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from utilities.utc import MINUTE_S, minute_text, second_text
 
 WINDOW = 4
 """How many requests may be unanswered at once."""

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import Digest
 from ec_server.synchronization.frames import (
     MAX_LINE_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -43,7 +41,9 @@ from ec_server.synchronization.frames import (
     Verified,
     Welcome,
 )
-from ec_server.utc import minute_text, parse_minute, parse_second, second_text
+from utilities.errors import RemoteProtocolError
+from utilities.model import Digest
+from utilities.utc import minute_text, parse_minute, parse_second, second_text
 
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from needs import need, unavailable
 
-from ec_server.model import Batch, MinuteState, Verdict
-from ec_server.status.figures import RECEIVER_FIGURES, SYNC_FIGURES
+from ec_server.account.figures import RECEIVER_FIGURES, SYNC_FIGURES
+from ec_server.account.worker_page import WorkerPage
 from ec_server.status.verdict import moment_text
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import minute_of
 from utilities.checksum_util import md5_hex
+from utilities.model import Batch, MinuteState, Verdict
+from utilities.utc import minute_of
 
 pytestmark = pytest.mark.browser
 

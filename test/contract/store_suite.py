@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ec_server.model import Batch, Digest, MinuteState, Verdict
 from ec_server.storage.contract import FinishedMinute, Store
-from ec_server.utc import DAY_S, day_of
+from utilities.model import Batch, Digest, MinuteState, Verdict
+from utilities.utc import DAY_S, day_of
 
 Opens = Callable[[], Store]
 

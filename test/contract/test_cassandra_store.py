@@ -10,12 +10,12 @@ import pytest
 from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, batch, check, expected_second, run_of
 from real_cassandra import RealCassandra, forget_everything
 
-from ec_server.model import CommitMark, Digest, MinuteState
 from ec_server.storage import ranges
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import FinishedMinute, Store
-from ec_server.utc import DAY_S, ec_date
 from utilities.cassandra_util import Statement
+from utilities.model import CommitMark, Digest, MinuteState
+from utilities.utc import DAY_S, ec_date
 
 pytestmark = pytest.mark.cassandra
 KEYSPACE = "ec_contract"

@@ -17,12 +17,12 @@ import pytest
 
 from ec_server.check.hour_report import CheckState, Waveform, read_hour
 from ec_server.check.report_plot import find_gaps
-from ec_server.model import Batch, MinuteState, Verdict
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import parse_minute
 from utilities.checksum_util import md5_hex
+from utilities.model import Batch, MinuteState, Verdict
+from utilities.utc import parse_minute
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "test" / "test.py"

@@ -9,13 +9,13 @@ import apsw
 import pytest
 from contract.test_writer import NOW, Bench, body, until
 
+from ec_server.account.figures import RECEIVER_FIGURES, queued
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.spool import Spool, adopt
-from ec_server.model import RawMessage
-from ec_server.status.figures import RECEIVER_FIGURES, queued
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
+from utilities.model import RawMessage
 
 
 class Away:

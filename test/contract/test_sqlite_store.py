@@ -11,9 +11,9 @@ import pytest
 from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, check, expected_second, run_of
 from foreign_sqlite import by_hand
 
-from ec_server.errors import PermanentStorageError, RetryableStorageError, StorageError
-from ec_server.model import CommitMark, MinuteState
 from ec_server.storage.sqlite_store import SqliteStore
+from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
+from utilities.model import CommitMark, MinuteState
 
 Foreign = Callable[[str], list[dict[str, Any]]]
 

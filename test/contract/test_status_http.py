@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from ec_server.model import Batch, MinuteState, Verdict
-from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
+from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import minute_of, minute_text
 from utilities.checksum_util import md5_hex
+from utilities.model import Batch, MinuteState, Verdict
+from utilities.utc import minute_of, minute_text
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 15.0

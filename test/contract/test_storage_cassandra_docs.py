@@ -10,8 +10,8 @@ import pytest
 from contract.store_suite import NOON, check, run_of
 from real_cassandra import RealCassandra, forget_everything
 
-from ec_server.model import MinuteState
 from ec_server.storage.cassandra_store import CassandraStore
+from utilities.model import MinuteState
 
 pytestmark = pytest.mark.cassandra
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "storage-cassandra.md").read_text("utf-8")

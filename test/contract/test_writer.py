@@ -12,18 +12,18 @@ import apsw
 import pytest
 from contract.store_suite import batch
 
-from ec_server.errors import RetryableStorageError
+from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, queued
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.writer import Writer, WriterSettings
-from ec_server.model import CommitMark, RawMessage, Rejection, RejectReason
-from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, queued
-from ec_server.status.worker_page import WorkerPage
 from ec_server.storage.contract import Store
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import day_of
+from utilities.errors import RetryableStorageError
+from utilities.model import CommitMark, RawMessage, Rejection, RejectReason
+from utilities.utc import day_of
 
 NOW = int(time.time())
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ec_server.status.figures import RECEIVER_FIGURES
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES
+from ec_server.account.worker_page import WorkerPage
 
 PAGE, EVENTS, BEHAVIOUR = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 

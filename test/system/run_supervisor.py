@@ -11,13 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-from ec_server import log
-from ec_server.status.figures import RECEIVER_FIGURES
+from ec_server.account.figures import RECEIVER_FIGURES
 from ec_server.supervision.plan import ChildPlan, child_environment
 from ec_server.supervision.restart_policy import Limits
 from ec_server.supervision.run_lock import RunLock
 from ec_server.supervision.stop_signals import StopSignals
 from ec_server.supervision.supervisor import Supervisor
+from utilities import log
 
 HERE = Path(__file__).resolve().parent
 

@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ec_server import log
-from ec_server.model import RawMessage
+from utilities import log
+from utilities.model import RawMessage
 from utilities.sip_config import SipOptions, SipReceiver
 from utilities.sip_registration import Registration
 from utilities.sip_tls import TlsFiles

@@ -13,14 +13,14 @@ from contract.store_suite import NOON
 from needs import unavailable
 from real_cassandra import free_port
 
-from ec_server.errors import StorageError
-from ec_server.model import Batch, CommitMark
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.merge import batch_of
 from reference_cluster.cluster import Cluster
 from reference_cluster.jars import JarError
 from reference_cluster.node import NodeError
 from utilities.cassandra_util import Target
+from utilities.errors import StorageError
+from utilities.model import Batch, CommitMark
 
 pytestmark = [pytest.mark.cassandra, pytest.mark.soak, pytest.mark.timeout(600)]
 MARK = CommitMark("receiver-0", 1)

@@ -28,10 +28,10 @@ from system import test_sync_server as sync_checks
 from system.sip_peer import request
 from system.test_sync_server import meters
 
-from ec_server.model import Batch
 from ec_server.storage.cassandra_store import CassandraStore
-from ec_server.utc import ec_date, ec_time, parse_ec
 from utilities.checksum_util import md5_hex
+from utilities.model import Batch
+from utilities.utc import ec_date, ec_time, parse_ec
 
 __all__ = ["meters"]
 pytestmark = pytest.mark.cassandra

@@ -18,14 +18,14 @@ from real_cassandra import RealCassandra, free_port
 
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.spooling import Drained, Spooling
-from ec_server.model import Batch, CommitMark
 from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
 from utilities import cassandra_util
 from utilities.cassandra_util import Statement, Target
 from utilities.checksum_util import md5_hex
+from utilities.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
+from utilities.model import Batch, CommitMark
 
 pytestmark = pytest.mark.cassandra
 MARK = CommitMark("receiver-0", 1)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from system.sip_peer import Peer, free_ports
 
-from ec_server.status.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
+from ec_server.account.worker_page import WorkerPage
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 25.0

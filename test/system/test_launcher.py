@@ -21,13 +21,13 @@ import psutil
 import pytest
 
 from configuration.settings import Settings
-from ec_server.errors import ConfigurationError
-from ec_server.status.figures import queued
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.figures import queued
+from ec_server.account.worker_page import WorkerPage
 from ec_server.supervision.port_probe import probe, server_ports
-from ec_server.utc import parse_ec
 from reference_client.load_generator import run_load
 from reference_client.load_plan import LoadPlan
+from utilities.errors import ConfigurationError
+from utilities.utc import parse_ec
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"

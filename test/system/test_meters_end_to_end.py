@@ -20,7 +20,7 @@ import trustme
 from running_server import ROOT, RunningServer, wait_for
 
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import ec_time, minute_text
+from utilities.utc import ec_time, minute_text
 
 RATE = 44_000
 SECONDS = 4

@@ -13,11 +13,11 @@ import pytest
 from contract.store_suite import MIDNIGHT, NOON, batch, check, run_of
 from real_cassandra import RealCassandra, forget_everything
 
-from ec_server.model import Batch, MinuteState
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import Store
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import DAY_S
+from utilities.model import Batch, MinuteState
+from utilities.utc import DAY_S
 
 pytestmark = pytest.mark.cassandra
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.worker_page import WorkerPage
 
 SCRIPT = Path(__file__).resolve().parent / "run_supervisor.py"
 ROOT = SCRIPT.parent.parent.parent

@@ -18,12 +18,12 @@ import pytest
 from sync_meter import MemoryMeter, stored_samples, waveform
 from sync_process import RawPeer, SyncProcess, an_hour_ago, wait_for
 
-from ec_server.model import RejectReason
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import peer as peer_module
 from ec_server.synchronization.frames import Answer, AskSamples, Samples
 from ec_server.synchronization.peer import Peer
 from ec_server.synchronization.store_threads import StoreThreads
+from utilities.model import RejectReason
 
 DEVICE, KEY = "meter-7", bytes(range(32))
 

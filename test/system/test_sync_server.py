@@ -17,9 +17,9 @@ from foreign_sqlite import by_hand
 from sync_meter import MemoryMeter, batch, stored_samples, waveform
 from sync_process import RawPeer, SyncProcess, an_hour_ago, wait_for
 
-from ec_server.model import MinuteState
-from ec_server.utc import ec_date, ec_time, minute_text
 from reference_client.sync_answerer import SyncAnswerer
+from utilities.model import MinuteState
+from utilities.utc import ec_date, ec_time, minute_text
 
 DEVICE = "meter-7"
 KEY = bytes(range(32))

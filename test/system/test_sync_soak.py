@@ -13,11 +13,11 @@ from foreign_sqlite import by_hand
 from sync_meter import MemoryMeter, batch, stored_samples, text_of, waveform
 from sync_process import SyncProcess, an_hour_ago, wait_for
 
-from ec_server.model import Batch
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import DAY_S, ec_date, ec_time
 from reference_client.local_store import LocalStore
 from utilities.checksum_util import parse_canonical
+from utilities.model import Batch
+from utilities.utc import DAY_S, ec_date, ec_time
 
 DEVICE = "meter-7"
 RATE, PER_MESSAGE = 44_000, 44

@@ -8,7 +8,7 @@ import pytest
 
 from configuration.devices import DeviceDirectory, DeviceRule
 from ec_server.ingest.admission import Admission, address_of
-from ec_server.model import RawMessage, RejectReason
+from utilities.model import RawMessage, RejectReason
 
 OPEN = Admission(DeviceDirectory())
 LISTED = Admission(

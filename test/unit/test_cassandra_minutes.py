@@ -7,7 +7,6 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ec_server.model import Digest, MinuteState
 from ec_server.storage.cassandra_minutes import (
     LEASE_S,
     SETTLED,
@@ -17,6 +16,7 @@ from ec_server.storage.cassandra_minutes import (
     fingerprint,
 )
 from ec_server.storage.timeuuid import microseconds, timeuuid
+from utilities.model import Digest, MinuteState
 
 NOON = 1_772_366_400
 NOW_US = NOON * 1_000_000

@@ -11,7 +11,7 @@ from configuration.devices import DeviceDirectory
 from configuration.ini_file import parse_ini
 from configuration.properties_reader import DEFAULT_PATH, read_settings
 from configuration.settings import OPTIONS, SECTIONS, Settings
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

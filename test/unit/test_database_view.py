@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ec_server.errors import RetryableStorageError
-from ec_server.model import DeviceRecord
 from ec_server.status.database_view import DatabaseView
 from ec_server.storage.memory_store import MemoryStore
+from utilities.errors import RetryableStorageError
+from utilities.model import DeviceRecord
 
 
 class Database:

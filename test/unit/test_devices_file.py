@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from configuration.devices import DeviceDirectory, device_faults
 from configuration.properties_reader import read_settings
-from ec_server.errors import ConfigurationError
-from ec_server.model import RejectReason
+from utilities.errors import ConfigurationError
+from utilities.model import RejectReason
 
 KEY = "00112233445566778899AABBccddeeff" * 2
 

@@ -8,11 +8,11 @@ import zlib
 
 import pytest
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import Digest
 from ec_server.synchronization import frames as f
 from ec_server.synchronization.wire import FrameBuffer, decode, encode, payload_length, with_payload
-from ec_server.utc import parse_minute, parse_second
+from utilities.errors import RemoteProtocolError
+from utilities.model import Digest
+from utilities.utc import parse_minute, parse_second
 
 MINUTE = parse_minute("202603011200")
 SECOND = parse_second("20260301120007")

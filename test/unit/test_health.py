@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ec_server.account.worker_page import WorkerPage
 from ec_server.status.database_view import DatabaseState
 from ec_server.status.health import healthy, ready
-from ec_server.status.worker_page import WorkerPage
 from ec_server.status.worker_view import WorkerView, expected_workers, read_workers
 from ec_server.storage.contract import StorageHealth
 

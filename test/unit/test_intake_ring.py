@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ec_server.account.figures import RECEIVER_FIGURES, queued
+from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import IntakeRing, RingError, Taker
-from ec_server.model import RawMessage
-from ec_server.status.figures import RECEIVER_FIGURES, queued
-from ec_server.status.worker_page import WorkerPage
+from utilities.model import RawMessage
 
 Make = Callable[..., tuple[IntakeRing, Taker, WorkerPage]]
 

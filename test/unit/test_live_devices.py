@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ec_server.model import DeviceRecord
 from ec_server.status.live_devices import join, read_live
+from utilities.model import DeviceRecord
 
 NOW = 1_000_000.0
 

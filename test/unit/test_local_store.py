@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ec_server.model import Digest
 from reference_client.local_store import LocalStore, store_folder
+from utilities.model import Digest
 
 NOON = 1_772_366_400  # 2026-03-01T12:00:00Z
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ec_server.ingest.message_body import Limits, canonical_fault, parse
-from ec_server.model import Batch, Rejection, RejectReason
+from utilities.model import Batch, Rejection, RejectReason
 
 NOW = 1_772_366_400
 LIMITS = Limits(max_ahead_s=86_400, max_back_s=400 * 86_400, max_samples=300)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configuration.settings import OPTIONS
 from ec_server.ingest.message_body import Limits, parse
-from ec_server.model import Batch, RejectReason
+from utilities.model import Batch, RejectReason
 from utilities.sip_library import PACKET_LIMIT_BYTES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol-messages.md").read_text("utf-8")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ec_server.ingest import binary_group, message_group
 from ec_server.ingest.message_body import Limits, parse
 from ec_server.ingest.message_group import GroupParser
-from ec_server.model import Batch, RawMessage
+from utilities.model import Batch, RawMessage
 
 NOW = 1_772_366_400
 LIMITS = Limits(86_400, 86_400, 50)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ec_server.model import Digest
 from reference_client.faults import FaultPlan, Faults, Message, damaged
 from reference_client.local_store import LocalStore
 from reference_client.message import bodies, text_batches
 from reference_client.meter import Meter
 from reference_client.waveform import Waveform
 from utilities import checksum_util
+from utilities.model import Digest
 
 NOON = 1_772_366_400
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from ec_server.model import RejectReason
+from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
+from ec_server.account.worker_page import WorkerPage
 from ec_server.status.database_view import DatabaseState
-from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
 from ec_server.status.metrics import exposition
 from ec_server.status.snapshot import Snapshot
-from ec_server.status.worker_page import WorkerPage
 from ec_server.status.worker_view import WorkerView, read_workers
 from ec_server.storage.contract import StorageHealth
+from utilities.model import RejectReason
 
 ACCOUNT = ("stored", "duplicate", "spooled", "lost", *REJECTED.values())
 

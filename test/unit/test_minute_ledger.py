@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec_server.ingest.minute_ledger import MinuteLedger
-from ec_server.model import Batch, Digest
 from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.utc import ec_time, minute_of
+from utilities.model import Batch, Digest
+from utilities.utc import ec_time, minute_of
 
 
 def digests_of(finished: FinishedMinute) -> dict[int, Digest]:

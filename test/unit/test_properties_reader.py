@@ -16,7 +16,7 @@ from configuration import properties_reader
 from configuration.check import check, warnings
 from configuration.properties_reader import read_settings
 from configuration.settings import OPTIONS, SECTIONS, Settings
-from ec_server.errors import ConfigurationError
+from utilities.errors import ConfigurationError
 
 AS_PRINTED = """\
 [SIP]

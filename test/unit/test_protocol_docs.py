@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from sync_meter import NOON, MemoryMeter, Samples_, batch, stored_samples
 
-from ec_server.model import RejectReason
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import frames as f
 from ec_server.synchronization.round import RoundTask, compare
 from ec_server.synchronization.session import Session
 from ec_server.synchronization.steps import Ask, Collect, Use
 from reference_client.sync_answerer import answer
+from utilities.model import RejectReason
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "protocol.md").read_text("utf-8")

@@ -13,7 +13,7 @@ import pytest
 from needs import unavailable
 
 from ec_server.ingest.quarantine import Quarantine
-from ec_server.model import RawMessage, RejectReason
+from utilities.model import RawMessage, RejectReason
 
 BODY = bytes(range(256)) + b"|\xff||"
 MESSAGE = RawMessage(BODY, "10.0.0.7:5060", 1_772_366_400_123_456)
@@ -93,7 +93,7 @@ def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from ec_server.ingest.quarantine import Quarantine\n"
-        "from ec_server.model import RawMessage, RejectReason\n"
+        "from utilities.model import RawMessage, RejectReason\n"
         "q = Quarantine(Path(sys.argv[1]), 10_000_000)\n"
         "m = RawMessage(sys.argv[2].encode() * 500, sys.argv[2], 0)\n"
         "assert all(q.keep(m, RejectReason.TIME_TOO_FAR_BACK) for _ in range(200))\n"

@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sync_meter import NOON, MemoryMeter, text_of, waveform
 
-from ec_server.errors import RemoteProtocolError
-from ec_server.model import Digest
 from ec_server.synchronization.frames import MAX_RANGES, AskSamples, samples_answer
 from ec_server.synchronization.repair_plan import (
     MAX_BATCH,
@@ -21,6 +19,8 @@ from ec_server.synchronization.repair_plan import (
     range_requests,
 )
 from utilities.checksum_util import join_rows, parse_canonical
+from utilities.errors import RemoteProtocolError
+from utilities.model import Digest
 
 DEVICE = "meter-7"
 SECONDS = st.dictionaries(

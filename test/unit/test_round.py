@@ -21,7 +21,6 @@ from sync_meter import (
     waveform,
 )
 
-from ec_server.model import Digest, MinuteState
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_day import DayFile
@@ -30,7 +29,8 @@ from ec_server.synchronization.frames import Answer, AskMinutes, AskSamples, Ask
 from ec_server.synchronization.minute_repair import MinuteReport
 from ec_server.synchronization.round import Contradiction, RoundRules, RoundTask, round_span
 from ec_server.synchronization.steps import Collect, Use
-from ec_server.utc import DAY_S
+from utilities.model import Digest, MinuteState
+from utilities.utc import DAY_S
 
 DEVICE, OTHER = "meter-7", "meter-8"
 HOUR = RoundTask(DEVICE, NOON, NOON + 3600)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ec_server.errors import LocalProtocolError
-from ec_server.model import Digest
 from ec_server.synchronization import frames as f
 from ec_server.synchronization.session import WINDOW, Ended, Session
 from ec_server.synchronization.states import TRANSITIONS, State
 from ec_server.synchronization.wire import encode
-from ec_server.utc import parse_minute
+from utilities.errors import LocalProtocolError
+from utilities.model import Digest
+from utilities.utc import parse_minute
 
 MINUTE = parse_minute("202603011200")
 DIGEST = Digest(3, "0123456789abcdef0123456789abcdef")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ec_server.errors import PermanentStorageError, RetryableStorageError
 from ec_server.ingest.spool import Spool
 from ec_server.storage.merge import batch_of
+from utilities.errors import PermanentStorageError, RetryableStorageError
 
 NOON = 1_772_366_400
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ec_server.model import DeviceRecord
 from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.verdict import Standing, Tone, judge, lag_s, moment_text, span_text, standing
-from ec_server.utc import parse_minute
+from utilities.model import DeviceRecord
+from utilities.utc import parse_minute
 
 NOW = parse_minute("202603011405") + 30
 ALLOWED_S = 2400.0

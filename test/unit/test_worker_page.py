@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ec_server.model import RejectReason
-from ec_server.status.figures import RECEIVER_FIGURES, REJECTED, queued, settled
-from ec_server.status.worker_page import STATES, WorkerPage
+from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, queued, settled
+from ec_server.account.worker_page import STATES, WorkerPage
+from utilities.model import RejectReason
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("stored", "samples_stored", "duplicate")
@@ -24,7 +24,7 @@ NAMES = ("stored", "samples_stored", "duplicate")
 WRITER = """
 import sys
 from pathlib import Path
-from ec_server.status.worker_page import WorkerPage
+from ec_server.account.worker_page import WorkerPage
 page = WorkerPage.create(Path(sys.argv[1]), ("stored", "samples_stored", "duplicate"))
 print("ready", flush=True)
 number = 0

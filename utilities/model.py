@@ -1,6 +1,6 @@
 """The frozen values that pass between the rooms: batch, digest, stored row, verdict, progress.
 
-Units: times are UTC epoch seconds (see ec_server/utc.py) unless a name ends in ``_us``
+Units: times are UTC epoch seconds (see utilities/utc.py) unless a name ends in ``_us``
 (microseconds). ``start_us`` and ``end_us`` are microseconds within the second, 0 to 999,999, both
 inclusive, as the contract's columns are. ``values`` is always canonical text:
 ``UUUUUU,VALUE`` joined by ``;``, strictly ascending in the microsecond.

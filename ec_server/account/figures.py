@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ec_server.model import RejectReason
+from utilities.model import RejectReason
 
 REJECTED = {reason: f"rejected_{reason.value}" for reason in RejectReason}
 """The figure that counts each reason."""
