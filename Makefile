@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for processes rather than compute, so that more of them than cores run side by side.
+TEST_PROCESSES ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test soak bench lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
@@ -13,7 +15,7 @@ demo: $(VENV)/run ## the server with three meters, live on http://127.0.0.1:8034
 	@$(BIN)/python -m reference_client.demo
 
 test: $(VENV)/dev debian ## the whole suite
-	@$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 soak: $(VENV)/dev debian ## the long tests
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

@@ -7,9 +7,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 from needs import need
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from real_cassandra import RealCassandra
+
+
+class OneNodeScheduling(LoadScopeScheduling):
+    """Under ``pytest -n`` the tests of one file run in one process, and those that need Cassandra in one.
+
+    So what a file shares is made once, and one node serves all of its tests. They take longest, so they
+    are handed out first.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cassandra" if any(word in file for word in ("cassandra", "move_data")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneNodeScheduling:
+    """See OneNodeScheduling."""
+    return OneNodeScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: on Cassandra, then with whole processes, then the rest."""
+    items.sort(key=lambda item: ("cassandra" not in item.nodeid, "/system/" not in item.nodeid))
 
 
 @pytest.fixture(scope="session")

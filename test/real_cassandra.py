@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import trustme
+from free_ports import free_port
 from needs import unavailable
 
 from ec_server.storage.cassandra_store import CassandraStore
@@ -120,13 +120,6 @@ def keystore(folder: Path, ca_file: Path) -> Path:
     path = folder / "node.p12"
     path.write_bytes(packed)
     return path
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def forget_everything(store: CassandraStore) -> None:

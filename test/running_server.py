@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+from free_ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
@@ -26,23 +26,6 @@ def wait_for(condition: Callable[[], object], what: str, within_s: float = 30.0)
     while not condition():
         assert time.monotonic() < until_s, f"waited {within_s} s in vain for {what}"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has on either transport at this moment."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    while len(ports) < count:
-        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        held += [stream, datagram]
-        stream.bind((LOOPBACK, 0))
-        with suppress(OSError):
-            datagram.bind(stream.getsockname())
-            ports.append(stream.getsockname()[1])
-    for each in held:
-        each.close()
-    return ports
 
 
 class RunningServer:

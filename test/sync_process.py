@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_port
+
 from ec_server.account.figures import SYNC_FIGURES
 from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
@@ -20,13 +22,6 @@ from reference_client.sync_answerer import Recorded, SyncAnswerer, SyncSettings
 from utilities.utc import minute_of, minute_text
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from needs import need, unavailable
 
 from ec_server.account.figures import RECEIVER_FIGURES, SYNC_FIGURES
@@ -125,9 +125,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "run").mkdir()
     made = Site(tmp_path, port, start(tmp_path, port))
     for name, figures in (("receiver-0", RECEIVER_FIGURES), ("sync", SYNC_FIGURES)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
 from ec_server.account.worker_page import WorkerPage
@@ -51,12 +52,6 @@ def until(condition: Callable[[], object], what: str) -> Any:
             pass
         time.sleep(0.02)
     raise AssertionError(f"not within {DEADLINE_S} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:

@@ -17,29 +17,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_ports
+
 PATIENCE_S = 20.0
 TAP = Path(__file__).with_name("sip_tap.py")
-
-
-def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody has now, for UDP and TCP, in a row."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    while True:
-        with socket.socket(family) as probe:
-            probe.bind((address, 0))
-            first = probe.getsockname()[1]
-        held = []
-        try:
-            for port in range(first, first + count):
-                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    held.append(socket.socket(family, kind))
-                    held[-1].bind((address, port))
-            return list(range(first, first + count))
-        except OSError:
-            continue
-        finally:
-            for one in held:
-                one.close()
 
 
 def request(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from contract.store_suite import NOON
+from free_ports import free_port
 from needs import unavailable
-from real_cassandra import free_port
 
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.merge import batch_of

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import trustme
 from contract.store_suite import NOON, run_of
+from free_ports import free_port
 from needs import unavailable
-from real_cassandra import RealCassandra, free_port
+from real_cassandra import RealCassandra
 
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings

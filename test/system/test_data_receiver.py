@@ -14,7 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from system.sip_peer import Peer, free_ports
+from free_ports import free_ports
+from system.sip_peer import Peer
 
 from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, queued, receiver_name
 from ec_server.account.worker_page import WorkerPage

@@ -19,6 +19,7 @@ import apsw
 import httpx
 import psutil
 import pytest
+from free_ports import free_ports
 
 from configuration.settings import Settings
 from ec_server.account.figures import queued
@@ -38,21 +39,6 @@ PROGRAMS = {
     "ec_server.status": "status",
 }
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has on either transport at this moment."""
-    held, ports = [], []
-    while len(ports) < count:
-        stream, datagram = socket.socket(socket.AF_INET, STREAM), socket.socket(socket.AF_INET, DATAGRAM)
-        held += [stream, datagram]
-        stream.bind((LOOPBACK, 0))
-        with suppress(OSError):
-            datagram.bind(stream.getsockname())
-            ports.append(stream.getsockname()[1])
-    for each in held:
-        each.close()
-    return ports
 
 
 def wait_for(condition: Callable[[], object], what: Callable[[], str], timeout_s: float = 30.0) -> None:

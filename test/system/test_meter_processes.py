@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running_server import ROOT, RunningServer, free_ports, wait_for
+from free_ports import free_ports
+from running_server import ROOT, RunningServer, wait_for
 
 from reference_client.local_store import LocalStore, store_folder
 from utilities.sip_client import MOST_ACCOUNTS

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from free_ports import free_ports
 from needs import unavailable
-from system.sip_peer import Peer, Tap, free_ports, request
+from system.sip_peer import Peer, Tap, request
 from system.sip_registrar import Registrar
 
 from utilities.sip_tls import NAMELESS, common_name

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.measured_program import free_port
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
