@@ -1,12 +1,13 @@
 # One line a task. `make demo` and `make test` do all the set-up themselves.
-PYTHON ?= python3
+# The Python of the environment; where it is not named, deploy/find-python.sh finds one.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for processes rather than compute, so that more of them than cores run side by side.
 TEST_PROCESSES ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak bench lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
+.PHONY: demo test test-fast soak bench lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -16,6 +17,9 @@ demo: $(VENV)/run ## the server with three meters, live on http://127.0.0.1:8034
 
 test: $(VENV)/dev debian ## the whole suite
 	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/dev ## the tests of pure code, for the inner loop: under a minute
+	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) test/unit $(PYTEST_ARGS)
 
 soak: $(VENV)/dev debian ## the long tests
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
@@ -52,9 +56,10 @@ clean: ## remove the environment and caches (never data)
 # --- set-up -----------------------------------------------------------------------------------
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=python3.11 ..."; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 2; }
+	@python=$$(PYTHON="$(PYTHON)" deploy/find-python.sh) && { "$$python" -m venv $(VENV) || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing python3-venv" && \
+		apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && "$$python" -m venv $(VENV); } || { \
+		echo "the venv module is missing: sudo apt-get install python3-venv"; exit 2; }; }
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	@echo "installing what the server needs into $(VENV)"
