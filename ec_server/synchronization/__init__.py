@@ -2,8 +2,9 @@
 
 Pure, bytes and results in, events and steps out:
 
-    frames, wire            the frames as values, and as bytes
-    states, session         what may be said when; one connection for either side
+    frames, frame_table     the frames as values; what each is called and holds, who sends it when
+    field_forms, wire       the forms of their values; frames as bytes
+    session                 one connection for either side
     steps                   what a round may ask of whoever drives it
     round, minute_repair    which minutes differ; one of them made right
     repair_plan             from two texts of a second to ranges to ask for and batches to write

@@ -1,8 +1,9 @@
-"""The frames of the synchronization as frozen values; pure. How they look as bytes: wire.py.
+"""The frames of the synchronization as frozen values; pure.
 
-Docs/protocol.md, Synchronization, says what each is for. Minutes, seconds and ranges of them are UTC
-epoch seconds here; microsecond ranges are within a second. All ranges are half-open. Request and
-answer share a type on the wire; here each has a class of its own.
+docs/protocol.md, Synchronization, says what each is for; frame_table.py which keys it has and who may
+send it when. Minutes, seconds and ranges of them are UTC epoch seconds here; microsecond ranges are
+within a second. All ranges are half-open. A question and its answer share a type on the wire; here
+each has a class of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 MAX_RANGES = 1_000
 MAX_PIECE_S = 60 * MINUTE_S
 """The longest range of one ``minutes`` request."""
+MAX_ERROR_TEXT = 500
+"""Characters of an error's message that count."""
 SECOND_US = 1_000_000
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ec_server.synchronization.frame_table import State, next_state
 from ec_server.synchronization.frames import (
     Answer,
     AskMinutes,
@@ -36,7 +37,6 @@ from ec_server.synchronization.frames import (
     Seconds,
     Side,
 )
-from ec_server.synchronization.states import State, next_state
 from ec_server.synchronization.wire import FrameBuffer, decode, encode, payload_length, with_payload
 from utilities.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from utilities.utc import MINUTE_S, minute_text, second_text

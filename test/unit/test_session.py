@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from ec_server.synchronization import frames as f
+from ec_server.synchronization.frame_table import TRANSITIONS, State
 from ec_server.synchronization.session import WINDOW, Ended, Session
-from ec_server.synchronization.states import TRANSITIONS, State
 from ec_server.synchronization.wire import encode
 from utilities.errors import LocalProtocolError
 from utilities.model import Digest
