@@ -40,6 +40,8 @@ SYNC_FIGURES: tuple[str, ...] = (
     "bytes_received",
     "bytes_sent",
     "digests_computed",
+    "payload_bytes",  # gauge: payloads in memory, all connections
+    "payload_waits",
 )
 
 RUN_FOLDER = "run"

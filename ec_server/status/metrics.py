@@ -43,11 +43,13 @@ _COUNTERS = (
     ("ec_sync_protocol_errors", "protocol_errors", "Connections ended by a broken rule."),
     ("ec_sync_bytes_received", "bytes_received", "Bytes received from devices."),
     ("ec_sync_bytes_sent", "bytes_sent", "Bytes sent to devices."),
+    ("ec_sync_payload_waits", "payload_waits", "Payloads that had to wait for memory."),
     ("ec_sync_digests_computed", "digests_computed", "Minute digests computed from the rows."),
 )
 _GAUGES = (
     ("ec_sync_minutes_unresolved", "minutes_unresolved", "Minutes compared and still different."),
     ("ec_sync_minutes_unconfirmable", "minutes_unconfirmable", "Minutes that the device lacks."),
+    ("ec_sync_payload_bytes", "payload_bytes", "Bytes of payloads in memory, of all connections."),
     ("ec_sync_connections", "connections", "Devices connected for synchronization now."),
 )
 

@@ -5,13 +5,20 @@ Pure, bytes and results in, events and steps out:
     frames, frame_table     the frames as values; what each is called and holds, who sends it when
     field_forms, wire       the forms of their values; frames as bytes
     session                 one connection for either side
+    server_conversation     the server's side of it: handshake, deadlines, ids, pings
     steps                   what a round may ask of whoever drives it
     round, minute_repair    which minutes differ; one of them made right
     repair_plan             from two texts of a second to ranges to ask for and batches to write
+    payload_memory, unidentified, troubles
+                            bounds, and what stands in the way of which device
 
 The shell around it, sockets, threads and files:
 
-    server, peer            all connections; one connection
+    server, listening       all connections and what they share; the port
+    peer, tls_channel, handshake_turns
+                            one connection's bytes
+    device_link, device_rounds
+                            an identified device's questions and answers; its rounds and audits
     store_threads           the steps of many rounds in a few threads, in turn
     keeper, audit           digests and retention in the background; audits on request
 """

@@ -27,6 +27,7 @@ MAX_PIECE_S = 60 * MINUTE_S
 MAX_ERROR_TEXT = 500
 """Characters of an error's message that count."""
 SECOND_US = 1_000_000
+_UNPACKED_AT_ONCE = 1 << 16
 
 
 class Side(Enum):
@@ -185,17 +186,23 @@ def mac_of(key: bytes, nonce: str, device: str) -> str:
 
 
 def unpack(packed: bytes) -> bytes:
-    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError where it is not whole."""
-    stream = zlib.decompressobj()
+    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError where it is not whole.
+
+    Piece by piece, so that no single allocation is large: freed ones can then be used again.
+    """
+    stream, rest, parts, length = zlib.decompressobj(), packed, list[bytes](), 0
     try:
-        plain = stream.decompress(packed, MAX_PAYLOAD_BYTES + 1)
+        while not stream.eof and (part := stream.decompress(rest, _UNPACKED_AT_ONCE)):
+            length += len(part)
+            if length > MAX_PAYLOAD_BYTES:
+                raise RemoteProtocolError("payload_too_long", f"unpacked over {MAX_PAYLOAD_BYTES} bytes")
+            parts.append(part)
+            rest = stream.unconsumed_tail
     except zlib.error as error:
         raise RemoteProtocolError("bad_samples", f"the payload does not unpack: {error}") from error
-    if len(plain) > MAX_PAYLOAD_BYTES:
-        raise RemoteProtocolError("payload_too_long", f"unpacked over {MAX_PAYLOAD_BYTES} bytes")
     if not stream.eof or stream.unused_data:
         raise RemoteProtocolError("bad_samples", "the payload is not one whole zlib stream")
-    return plain
+    return b"".join(parts)
 
 
 def samples_answer(request: AskSamples, text: str, *, packed: bool) -> Samples:

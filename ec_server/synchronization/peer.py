@@ -1,329 +1,279 @@
-"""One device's connection: who it is, its rounds, and the moment at which it has been silent too long.
+"""One connection's bytes: from the socket to the conversation and back, through TLS where it is on.
 
-The protocol is session.py's, the round round.py's; this file moves bytes and waits. Rules:
+What is said is decided in server_conversation.py, what is asked in round.py; this file moves bytes.
+Rules:
 
-1. Whatever a peer does costs its own connection and nothing else: every broken rule ends in
-   ``Session.fail``, every wait has a deadline (``tick``), and what is received or unsent is bounded by
-   the frames' limits, the window of requests and the pings that are allowed.
-2. Nobody replaces a device's connection before it has proven the device's key.
-3. An ``error`` must reach the peer although it may still be sending: the writing side is closed
-   first, and what comes is thrown away for a moment, because closing over unread bytes would reset
-   the connection and take the ``error`` with it.
-
-Deadlines are of the monotonic clock, so that a clock that is set back stops nothing.
+1. Whatever a peer does costs its own connection and nothing else. A turn of it is short: one read of
+   at most 64 KiB, FRAMES_AT_ONCE frames; then the others have theirs.
+2. What is in memory of it is bounded: one read, one line, and payloads as payload_memory.py allows.
+   While there is no room for a payload, nothing is read.
+3. An ``error`` must reach the peer although it may still be sending: the writing side is closed first,
+   and what comes is thrown away for a moment, because closing over unread bytes would reset the
+   connection and take the ``error`` with it.
+4. The connection counts from its first moment, before TLS; the handshake's deadline includes it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import logging
-import secrets
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol, cast
 
-from ec_server.synchronization.frames import (
-    Answer,
-    Auth,
-    Challenge,
-    Hello,
-    Minutes,
-    Ping,
-    Request,
-    Samples,
-    Seconds,
-    Side,
-    Verified,
-    Welcome,
-    mac_of,
-)
-from ec_server.synchronization.session import Ended, Event, Session
-from ec_server.synchronization.steps import Ask, Collect, Steps
-from ec_server.synchronization.store_threads import Finished, StoreThreads
-from utilities.errors import RemoteProtocolError
-from utilities.model import RejectReason
+from ec_server.synchronization.frames import Samples
+from ec_server.synchronization.handshake_turns import HandshakeTurns
+from ec_server.synchronization.payload_memory import PayloadMemory
+from ec_server.synchronization.server_conversation import Gate, Happening, ServerConversation
+from ec_server.synchronization.session import Ended
+from ec_server.synchronization.tls_channel import TlsChannel
 
-HANDSHAKE_S = 10.0
-ANSWER_S = 30.0
-SLOWEST_BYTES_S = 8192
-"""A payload has ANSWER_S and the time that it takes at this rate."""
-IDLE_S = 60.0
-"""After so long without a byte the device is pinged."""
-PONG_S = 30.0
-FLOOD_PINGS, FLOOD_S = 100, 10.0
-_READ_BYTES = 1 << 16
+READ_BYTES = 1 << 16
+_HANDSHAKE_BYTES = 1 << 17
+"""What a TLS handshake may hold at most, certificates included."""
 _LINGER_S = 1.0
+_LINGER_BYTES = 1 << 20
 
-_Result = TypeVar("_Result")
-
-_log = logging.getLogger(__name__)
+_read_buffer = memoryview(bytearray(READ_BYTES))
+"""Shared by all connections: the event loop fills it and the bytes are copied before its next read."""
 
 
 class Host(Protocol):
     """What a connection needs of the server."""
 
-    threads: StoreThreads
-    interval_s: float
-    certificates: bool
-    """Whether a device's certificate must carry its id."""
+    memory: PayloadMemory
+    handshakes: HandshakeTurns
+    tls: ssl.SSLContext | None
 
-    def admit(self, peer: Peer, device_id: str) -> RejectReason | None:
-        """Whether the device may connect from the peer's address."""
+    def gate(self, peer: Peer) -> Gate:
+        """Who is let in from where the peer is."""
 
-    def key(self, device_id: str) -> bytes:
-        """The device's key; empty where it has none."""
+    def connected(self, peer: Peer) -> None:
+        """A connection was made; its first byte has not come yet."""
 
-    def welcomed(self, peer: Peer) -> None:
-        """The peer has proven who it is; it replaces the device's former connection."""
+    def happened(self, peer: Peer, happening: Happening) -> None:
+        """Something that concerns the device's rounds; ``Ended`` comes once and last."""
 
-    async def serve(self, peer: Peer) -> None:
-        """Hold the device's rounds until the connection ends."""
+    def closed(self, peer: Peer) -> None:
+        """The socket is closed."""
 
     def count(self, figures: Mapping[str, int]) -> None:
         """Raise figures of the page."""
 
-    def note(self, kind: str, message: str, device_id: str) -> None:
-        """Write a line to the log, at a limited rate for each kind."""
 
+class Peer(asyncio.BufferedProtocol):
+    """One connection, from its first byte to its last; see the module's rules."""
 
-class Peer:
-    """One connection, from its first byte to its last."""
+    def __init__(self, host: Host, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._host, self._monotonic = host, monotonic
+        self._tls: TlsChannel | None = None
+        self._stepping = False
+        self._lingering = False
+        self._at_eof = False
+        self._thrown_away = 0
+        self._has_room = self._waiting_for_memory = False
+        """Of the payload under way."""
+        self._over = False
+        self.ip = "gone"
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        host: Host,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._reader, self._writer, self._host, self._monotonic = reader, writer, host, monotonic
-        self._session = Session(Side.SERVER)
-        self.ip: str = (writer.get_extra_info("peername") or ("gone",))[0]
-        self.device_id = ""
-        self.proven = False
-        """Whether the peer has shown who it is and was let in."""
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._last_id = 0
-        now = monotonic()
-        self._begun = self._last_byte = self._progress = self._pings_since = now
-        self._pinged: float | None = None
-        self._pings = 0
-        self._serving: asyncio.Task[None] | None = None
-        self._over = asyncio.Event()
+    # --- asyncio's side ---------------------------------------------------------------------
 
-    @property
-    def oldest(self) -> int | None:
-        """The first minute that the device offers."""
-        return self._session.hello.oldest if self._session.hello else None
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.ip = (transport.get_extra_info("peername") or ("gone",))[0]
+        self.conversation = ServerConversation(self._host.gate(self), self._monotonic())
+        if self._host.tls is not None:
+            self._tls = TlsChannel(self._host.tls)
+        self._host.connected(self)
 
-    async def run(self) -> None:
-        """From the first byte until the connection has ended and is closed."""
-        reading = asyncio.create_task(self._read())
-        ending = asyncio.create_task(self._over.wait())
-        try:
-            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            tasks = [task for task in (reading, ending, self._serving) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._close()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio."""
+        return _read_buffer
 
-    def end(self, code: str, message: str) -> None:
-        """End the connection with an ``error``."""
-        self._session.fail(code, message)
-        self._take_events()
-
-    def close_orderly(self) -> None:
-        """End the connection without one: the server stops."""
-        self._over.set()
-
-    def tick(self, now: float) -> None:
-        """Look at every deadline; called about once a second."""
-        if self._session.ended:
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio."""
+        if self._lingering:
+            self._thrown_away += nbytes
+            if self._thrown_away > _LINGER_BYTES:
+                self._transport.abort()
             return
-        if not self.proven:
-            if now - self._begun > HANDSHAKE_S:
-                self.end("timeout", f"no complete handshake within {HANDSHAKE_S:g} s")
-        elif self._session.unanswered:
-            patience_s = ANSWER_S + self._session.payload_expected / SLOWEST_BYTES_S
-            if now - self._progress > patience_s:
-                self.end("timeout", f"no answer within {patience_s:.0f} s")
+        self._host.count({"bytes_received": nbytes})
+        data = bytes(_read_buffer[:nbytes])
+        if self._tls is None:
+            self._take(data)
         else:
-            self._tick_idle(now)
+            self._tls.feed(data)
+            self._go_on_with_tls(self._tls)
 
-    def _tick_idle(self, now: float) -> None:
-        if self._pinged is not None and now - self._pinged > PONG_S:
-            self.end("timeout", f"no pong within {PONG_S:g} s")
-        elif self._pinged is None and now - self._last_byte > IDLE_S:
-            self._pinged = now
-            self._session.send(Ping())
-            self._flush()
+    def eof_received(self) -> bool:
+        """See asyncio; True keeps the writing side open until all that came was looked at."""
+        if self._lingering:
+            self._transport.abort()
+            return False
+        self._at_eof = True
+        self._go_on()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        if not self._over:
+            self.conversation.receive_eof(self._monotonic())
+            self._act()
+        self._host.closed(self)
 
     # --- what comes -----------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        while not self._session.ended:
+    def _take(self, data: bytes) -> None:
+        self.conversation.receive_data(data, self._monotonic())
+        self._act()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Whatever is next: frames that came already, the end, or reading."""
+        if self._over or self._is_waiting:
+            return
+        if self.conversation.is_behind:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        elif self._at_eof:
+            self.conversation.receive_eof(self._monotonic())
+            self._act()
+        else:
+            self._transport.resume_reading()
+
+    def _next_turn(self) -> None:
+        if not self._over and not self._is_waiting and self.conversation.is_behind:
+            self._take(b"")
+
+    def _act(self) -> None:
+        """Tell the host what happened, send what is to be sent, see to memory."""
+        for happening in self.conversation.happenings():
+            if isinstance(happening, Samples):
+                self._has_room = False  # the next payload asks again
+            self._host.happened(self, happening)
+            if isinstance(happening, Ended):
+                self.flush()
+                self._linger()
+                return
+        self.flush()
+        if self.conversation.payload_expected and not self._has_room and not self._waiting_for_memory:
+            self._ask_for_room()
+
+    # --- TLS --------------------------------------------------------------------------------
+
+    def _go_on_with_tls(self, tls: TlsChannel) -> None:
+        if tls.established:
             try:
-                data = await self._reader.read(_READ_BYTES)
-            except OSError:
-                data = b""
-            if data:
-                self._last_byte = self._monotonic()
-                self._pinged = None
-                self._host.count({"bytes_received": len(data)})
-                self._session.receive_data(data)
-            else:
-                self._session.receive_eof()
-            self._take_events()
+                data = tls.read()
+            except ssl.SSLError as error:
+                self._fail_tls(tls, error)
+                return
+            self._at_eof = self._at_eof or tls.at_end
+            self._take(data)
+        elif tls.fed > _HANDSHAKE_BYTES:
+            self.end("tls", "a TLS handshake that is too long")
+        elif not self._stepping:
+            self._stepping = True
+            self._transport.pause_reading()
+            self._host.handshakes.put(self.ip, tls.handshake_step, partial(self._after_step, tls))
 
-    def _take_events(self) -> None:
-        for event in self._session.events_received():
-            # What came before a broken rule, in the same bytes, is not acted on any more.
-            if isinstance(event, Ended) or not self._session.ended:
-                self._take(event)
-        self._flush()
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, Minutes | Seconds | Samples):
-            self._progress = self._monotonic()
-            self._answers[event.id].set_result(event)
-        elif isinstance(event, Hello):
-            self._greet(event)
-        elif isinstance(event, Auth):
-            self._check_proof(event)
-        elif isinstance(event, Ping):
-            self._count_ping()
-        elif isinstance(event, Ended):
-            self._ended(event)
-
-    def _count_ping(self) -> None:
-        now = self._monotonic()
-        if now - self._pings_since > FLOOD_S:
-            self._pings, self._pings_since = 0, now
-        self._pings += 1
-        if self._pings > FLOOD_PINGS:
-            self.end("flood", f"more than {FLOOD_PINGS} pings in {FLOOD_S:g} s")
-
-    def _ended(self, ended: Ended) -> None:
-        if not ended.by_peer:
-            kind = "protocol_errors" if self.proven else "rejected_connections"
-            self._host.count({kind: 1})
-        if ended.code != "closed":
-            who = "the peer ended" if ended.by_peer else "ended"
-            self._host.note(
-                ended.code, f"connection from {self.ip} {who}: {ended.code}: {ended.message}", self.device_id
-            )
-        self._over.set()
-
-    # --- who it is ------------------------------------------------------------------------
-
-    def _greet(self, hello: Hello) -> None:
-        self.device_id = hello.device
-        reason = self._host.admit(self, hello.device)
-        if reason is None and self._host.certificates and self._common_name() != hello.device:
-            reason = RejectReason.WRONG_CERTIFICATE
-        if reason is not None:
-            self.end(reason.value, f"device {hello.device} may not connect from here: {reason.value}")
-        elif self._host.key(hello.device):
-            self._session.send(Challenge(secrets.token_hex(16)))
+    def _after_step(self, tls: TlsChannel, error: BaseException | None) -> None:
+        self._stepping = False
+        if self._over:
+            return
+        if error is not None:
+            self._fail_tls(tls, error)
+            return
+        self._send_raw(tls.data_to_send())
+        if tls.established:
+            self._go_on_with_tls(tls)  # what the peer sent right behind its handshake
         else:
-            self._welcome()
+            self._go_on()
 
-    def _common_name(self) -> str:
-        certificate = self._writer.get_extra_info("peercert") or {}
-        names = [
-            value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"
-        ]
-        return names[0] if len(names) == 1 else ""
+    def _fail_tls(self, tls: TlsChannel, error: BaseException) -> None:
+        self._send_raw(tls.data_to_send())  # the alert
+        self.conversation.fail("tls", f"TLS failed: {error}")
+        self.conversation.data_to_send()  # in plain text it would mean nothing to the peer
+        self._act()
 
-    def _check_proof(self, auth: Auth) -> None:
-        challenge = self._session.challenge
-        assert challenge is not None, "the state table lets no auth come before a challenge"
-        expected = mac_of(self._host.key(self.device_id), challenge.nonce, self.device_id)
-        if hmac.compare_digest(expected, auth.mac.lower()):
-            self._welcome()
-        else:
-            self.end("wrong_key", f"the proof does not fit the key of device {self.device_id}")
+    def common_name(self) -> str:
+        """The only common name in the peer's certificate; "" where it showed none."""
+        return self._tls.common_name() if self._tls is not None else ""
 
-    def _welcome(self) -> None:
-        self._session.send(Welcome(self._host.interval_s))
-        self.proven = True
-        self._host.welcomed(self)
-        self._serving = asyncio.create_task(self._serve())
+    # --- memory for payloads ------------------------------------------------------------------
 
-    async def _serve(self) -> None:
-        try:
-            await self._host.serve(self)
-        except RemoteProtocolError as error:
-            self.end(error.code, str(error))
-        except Exception as error:
-            _log.exception("serving the device failed", extra={"device": self.device_id})
-            self.end("internal", f"the server failed: {type(error).__name__}")
+    @property
+    def _is_waiting(self) -> bool:
+        return self._waiting_for_memory or self._stepping
 
-    # --- rounds ---------------------------------------------------------------------------
+    def _ask_for_room(self) -> None:
+        if self._host.memory.take(self, self.conversation.payload_expected, self._take_room):
+            self._has_room = True
+            self.conversation.release_payload()
+            return
+        self._waiting_for_memory = True
+        self._transport.pause_reading()
+        self.conversation.pause(self._monotonic())
+        self._host.count({"payload_waits": 1})
 
-    async def perform(self, steps: Steps[_Result]) -> _Result:
-        """Carry out the steps of a round with this device; returns what they return.
+    def _take_room(self) -> None:
+        self._has_room, self._waiting_for_memory = True, False
+        self.conversation.resume(self._monotonic())
+        self.conversation.release_payload()
+        asyncio.get_running_loop().call_soon(self._go_on)
 
-        Raises StorageError, or RemoteProtocolError where the device contradicts itself. Cancelled
-        when the connection ends.
-        """
-        # A round that the database broke off may have left questions open.
-        await asyncio.gather(*self._answers.values())
-        self._answers.clear()
-        result: object = None
-        try:
-            while True:
-                turn = await self._host.threads.turn(steps, result)
-                for note in turn.notes:
-                    self._host.count(note.figures)
-                    if note.message:
-                        self._host.note(note.kind, note.message, self.device_id)
-                command, result = turn.command, None
-                if isinstance(command, Finished):
-                    return command.value
-                if isinstance(command, Ask):
-                    result = self._ask(command.request)
-                elif isinstance(command, Collect):
-                    result = await self._answers[command.id]
-                    del self._answers[command.id]
-        finally:
-            steps.close()
+    # --- what goes, and the end ---------------------------------------------------------------
 
-    def send_verified(self, verified: Verified) -> None:
-        """End a round."""
-        self._session.send(verified)
-        self._flush()
+    def flush(self) -> None:
+        """Send what the conversation has to say."""
+        data = self.conversation.data_to_send()
+        if not data or self._transport.is_closing():
+            return
+        if self._tls is not None:
+            if not self._tls.established:
+                return
+            self._tls.write(data)
+            data = self._tls.data_to_send()
+        self._send_raw(data)
 
-    def _ask(self, request: Request) -> int:
-        self._last_id += 1
-        if not self._session.unanswered:
-            self._progress = self._monotonic()
-        self._answers[self._last_id] = asyncio.get_running_loop().create_future()
-        self._session.send(replace(request, id=self._last_id))
-        self._flush()
-        return self._last_id
-
-    # --- what goes ------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        data = self._session.data_to_send()
-        if data and not self._writer.is_closing():
+    def _send_raw(self, data: bytes) -> None:
+        if data and not self._transport.is_closing():
             self._host.count({"bytes_sent": len(data)})
-            self._writer.write(data)
+            self._transport.write(data)
 
-    async def _close(self) -> None:
-        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(_LINGER_S):
-                await self._writer.drain()
-                if self._writer.can_write_eof():
-                    self._writer.write_eof()
-                while await self._reader.read(_READ_BYTES):
-                    pass
-        self._writer.transport.abort()
+    def tick(self, now: float) -> None:
+        """Look at the deadlines."""
+        if not self._over:
+            self.conversation.tick(now, self._host.memory.is_short)
+            self._act()
+
+    def end(self, code: str, message: str) -> None:
+        """End the connection with an ``error``."""
+        if not self._over:
+            self.conversation.fail(code, message)
+            self._act()
+
+    def close_orderly(self) -> None:
+        """End the connection without one: the server stops."""
+        if not self._over:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close the writing side; the reading one when the peer does, or a little later."""
+        self._over = self._lingering = True
+        self._host.memory.forget(self)
+        if self._transport.is_closing():
+            return
+        if self._tls is not None and self._tls.established:
+            self._tls.close()
+            self._send_raw(self._tls.data_to_send())
         with suppress(OSError):
-            await self._writer.wait_closed()
+            self._transport.write_eof()
+        if self._at_eof:
+            self._transport.close()
+            return
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)

@@ -1,60 +1,52 @@
-"""The listener and everything that its connections share: admission, limits, figures, rounds.
+"""The process's connections and everything that they share: who is let in, limits, figures, rounds.
 
 Rules:
 
-1. Connections that have not proven who they are are bounded, all together and for each address, so
-   that they can keep nobody else out for longer than the handshake's deadline.
+1. Connections that have not shown who they are are bounded (unidentified.py), from their first moment.
 2. One connection a device: the newer one replaces the older, once it has proven the device's key.
-3. A device whose answers contradicted themselves keeps its place; the minute in question is left to
-   the end of its next rounds.
-4. Where the database fails, the connection stays, the page says degraded, and the round is tried
-   again a little later.
+3. What goes wrong with one connection ends that one; what goes wrong with one device's data is on
+   record as that device's trouble (troubles.py).
+4. A code that a peer sent names no kind of line in the log but one that all peers share, so that no
+   peer can spend what the server's own lines may take.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from configuration.devices import DeviceDirectory
 from configuration.settings import Settings
 from ec_server.account.figures import RUN_FOLDER
 from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.contract import Store
-from ec_server.synchronization.audit import AuditDesk, AuditRequest
+from ec_server.synchronization.audit import AuditDesk
+from ec_server.synchronization.device_link import DeviceLink
+from ec_server.synchronization.device_rounds import DeviceRounds, RoundSurroundings
+from ec_server.synchronization.handshake_turns import HandshakeTurns
 from ec_server.synchronization.keeper import Keeper
-from ec_server.synchronization.peer import HANDSHAKE_S, Peer
-from ec_server.synchronization.round import (
-    Contradiction,
-    RoundResult,
-    RoundRules,
-    RoundTask,
-    closed_before,
-    compare,
-    whole_round,
-)
+from ec_server.synchronization.listening import listen, tls_context
+from ec_server.synchronization.payload_memory import PayloadMemory
+from ec_server.synchronization.peer import Peer
+from ec_server.synchronization.round import RoundRules
+from ec_server.synchronization.server_conversation import Gate, Happening, Identified
+from ec_server.synchronization.session import Ended
+from ec_server.synchronization.steps import Note
 from ec_server.synchronization.store_threads import StoreThreads
-from utilities.errors import StorageError
+from ec_server.synchronization.troubles import Troubles
+from ec_server.synchronization.unidentified import Unidentified
+from utilities.errors import RemoteProtocolError, StorageError
 from utilities.log import RateLimit
 from utilities.model import RejectReason
 
-MAX_UNPROVEN = 4096
-MAX_UNPROVEN_OF_ADDRESS = 2048
-MAX_CONTRADICTIONS = 1000
-"""Minutes of one device that are left to the end; beyond them the oldest-first order stands."""
 STORE_THREADS = 2
-RETRY_S = 5.0
 TICK_S = 0.5
 GAUGES_S = 5.0
-_BACKLOG = 2048
-_READ_LIMIT = 1 << 16
 _STOP_S = 8.0
 
 _log = logging.getLogger(__name__)
@@ -68,8 +60,17 @@ class Clocks:
     monotonic: Callable[[], float] = time.monotonic
 
 
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """An identified device's connection, with the task that holds its rounds."""
+
+    peer: Peer
+    link: DeviceLink
+    serving: asyncio.Task[None]
+
+
 class SyncServer:
-    """All connections of one process; a Host to each Peer."""
+    """All connections of one process; the Host of each Peer."""
 
     def __init__(
         self,
@@ -80,21 +81,32 @@ class SyncServer:
         clocks: Clocks = Clocks(),
     ) -> None:
         self._settings, self._directory, self._page, self._clocks = settings, directory, page, clocks
-        self._rules = RoundRules(
+        rules = RoundRules(
             settings.sync_grace, settings.ingest_max_back_days, settings.storage_retention_days
         )
-        self.threads = StoreThreads(open_store, STORE_THREADS)
-        self.interval_s = settings.sync_syncfreq * 60
-        self.certificates = settings.sync_tls_ca is not None
-        self._peers: dict[asyncio.Task[None], Peer] = {}
+        self.tls = tls_context(settings)
+        self.memory, self.handshakes = PayloadMemory(), HandshakeTurns()
+        self._threads = StoreThreads(open_store, STORE_THREADS)
+        self._troubles, self._shown_trouble = Troubles(), ""
+        self._around = RoundSurroundings(
+            rules,
+            settings.sync_syncfreq * 60,
+            AuditDesk(settings.storage_path / RUN_FOLDER),
+            self._troubles,
+            clocks.wall,
+            clocks.monotonic,
+            self.count,
+            self._note,
+            {},
+        )
+        self._peers: set[Peer] = set()
+        self._unidentified: Unidentified[Peer] = Unidentified()
+        self._connected: dict[Peer, _Connected] = {}
         self._by_device: dict[str, Peer] = {}
-        self._unproven: Counter[str] = Counter()
-        self._contradictions: dict[str, set[int]] = {}
-        self._audits = AuditDesk(settings.storage_path / RUN_FOLDER)
-        self._keeper = Keeper(self.threads, open_store, self._rules, self.count, clocks.wall)
+        self._ending: set[asyncio.Task[None]] = set()
+        self._keeper = Keeper(self._threads, open_store, rules, self.count, clocks.wall)
         self._pending: Counter[str] = Counter()
         self._limit = RateLimit()
-        self._trouble = self._shown_trouble = ""
         self._gauges_due, self._gauges_at = True, -GAUGES_S
         self._measuring: asyncio.Task[None] | None = None
         self._listener: asyncio.Server | None = None
@@ -107,11 +119,12 @@ class SyncServer:
         Raises OSError where the port cannot be had, StorageError where the database cannot be opened.
         """
         try:
-            await self.threads.use(lambda store: store.health())
-            await self._listen()
+            await self._threads.use(lambda store: store.health())
+            self._listener = await listen(self._settings, lambda: Peer(self, self._clocks.monotonic))
         except (OSError, StorageError):
-            self.threads.close()
+            self._threads.close()
             self._keeper.close()
+            self.handshakes.close()
             raise
         self._page.set_state("ready")
         _log.info("ready on %s:%d", self._settings.sync_ip, self._settings.sync_port)
@@ -125,153 +138,149 @@ class SyncServer:
             keeping.cancel()
             await self._end(keeping)
 
-    async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(
-            self._connected,
-            self._settings.sync_ip,
-            self._settings.sync_port,
-            ssl=tls_context(self._settings),
-            ssl_handshake_timeout=HANDSHAKE_S if self._settings.sync_tls_certificate else None,
-            backlog=_BACKLOG,
-            limit=_READ_LIMIT,
-        )
-
     async def _end(self, keeping: asyncio.Task[None]) -> None:
         """Stop taking, let the turns that run commit, close."""
         self._page.set_state("stopping")
         if self._listener is not None:
             self._listener.close()
-        for peer in self._peers.values():
+        for peer in list(self._peers):
             peer.close_orderly()
-        waiting = {*self._peers, keeping} | ({self._measuring} if self._measuring else set())
+            self._leave(peer)
         done_by = self._clocks.monotonic() + _STOP_S
-        while waiting and self._clocks.monotonic() < done_by:
-            _, waiting = await asyncio.wait(waiting, timeout=TICK_S)
+        while self._clocks.monotonic() < done_by:
+            waiting = {*self._ending, keeping} | ({self._measuring} if self._measuring else set())
+            waiting = {task for task in waiting if not task.done()}
+            if not waiting and not self._peers:
+                break
+            await asyncio.wait(waiting, timeout=TICK_S) if waiting else await asyncio.sleep(TICK_S / 10)
             self._page.beat()
         self._keeper.close()
-        self.threads.close()
+        self._threads.close()
+        self.handshakes.close()
         self._show_figures()
 
     def _tick(self) -> None:
         """Twice a second: a sign of life, deadlines, figures, requests for audits."""
         self._page.beat()
         now = self._clocks.monotonic()
-        for peer in list(self._peers.values()):
+        for peer in list(self._peers):
             peer.tick(now)
-        self._audits.look()
+        self._around.audits.look()
         self._show_figures()
-        if self._trouble != self._shown_trouble:
-            self._shown_trouble = self._trouble
-            self._page.set_state("degraded" if self._trouble else "ready", self._trouble)
+        trouble = self._troubles.text()
+        if trouble != self._shown_trouble:
+            self._shown_trouble = trouble
+            self._page.set_state("degraded" if trouble else "ready", trouble)
         if self._gauges_due and self._measuring is None and now - self._gauges_at >= GAUGES_S:
             self._gauges_due, self._gauges_at = False, now
             self._measuring = asyncio.create_task(self._measure())
 
-    # --- connections ------------------------------------------------------------------------
+    # --- what a Peer asks for and tells -------------------------------------------------------
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer, self, self._clocks.monotonic)
-        task = asyncio.current_task()
-        assert task is not None
-        self._peers[task] = peer
-        self.count({"connections_total": 1})
-        self._unproven[peer.ip] += 1
-        try:
-            if self._unproven.total() > MAX_UNPROVEN or self._unproven[peer.ip] > MAX_UNPROVEN_OF_ADDRESS:
-                peer.end("busy", "too many connections have not said who they are; try again later")
-            await peer.run()
-        finally:
-            del self._peers[task]
-            if self._by_device.get(peer.device_id) is peer:
-                del self._by_device[peer.device_id]
-            if not peer.proven:
-                self._forget_unproven(peer.ip)
-
-    def _forget_unproven(self, ip: str) -> None:
-        self._unproven[ip] -= 1
-        if not self._unproven[ip]:
-            del self._unproven[ip]
-
-    # --- what a Peer asks for ---------------------------------------------------------------
-
-    def admit(self, peer: Peer, device_id: str) -> RejectReason | None:
+    def gate(self, peer: Peer) -> Gate:
         """See Host."""
-        return self._directory.admits(device_id, peer.ip)
+        return Gate(lambda device_id: self._refusal(peer, device_id), self._key, self._around.interval_s)
 
-    def key(self, device_id: str) -> bytes:
-        """See Host."""
+    def _refusal(self, peer: Peer, device_id: str) -> RejectReason | None:
+        reason = self._directory.admits(device_id, peer.ip)
+        if reason is None and self._settings.sync_tls_ca is not None and peer.common_name() != device_id:
+            return RejectReason.WRONG_CERTIFICATE
+        return reason
+
+    def _key(self, device_id: str) -> bytes:
         rule = self._directory.rule(device_id)
         return rule.key if rule else b""
 
-    def welcomed(self, peer: Peer) -> None:
+    def connected(self, peer: Peer) -> None:
         """See Host."""
-        self._forget_unproven(peer.ip)
-        former = self._by_device.get(peer.device_id)
-        self._by_device[peer.device_id] = peer
+        self._peers.add(peer)
+        self.count({"connections_total": 1})
+        crowded_out = self._unidentified.add(peer.ip, peer)
+        if crowded_out is not None:
+            crowded_out.end("busy", "too many connections have not said who they are; try again later")
+
+    def happened(self, peer: Peer, happening: Happening) -> None:
+        """See Host."""
+        if isinstance(happening, Identified):
+            self._welcome(peer, happening)
+        elif isinstance(happening, Ended):
+            self._tell_end(peer, happening)
+            self._leave(peer)
+        elif (connected := self._connected.get(peer)) is not None:
+            connected.link.answered(happening)
+
+    def closed(self, peer: Peer) -> None:
+        """See Host."""
+        self._peers.discard(peer)
+
+    def _welcome(self, peer: Peer, who: Identified) -> None:
+        self._unidentified.remove(peer.ip, peer)
+        former = self._by_device.get(who.device_id)
+        self._by_device[who.device_id] = peer
         if former is not None:
             former.end("replaced", "the device has connected anew")
+        link = DeviceLink(
+            peer,
+            who.device_id,
+            who.oldest,
+            self._threads,
+            self.memory,
+            self._clocks.monotonic,
+            self._told,
+        )
+        serving = asyncio.create_task(self._serve(peer, link))
+        self._connected[peer] = _Connected(peer, link, serving)
+
+    async def _serve(self, peer: Peer, link: DeviceLink) -> None:
+        try:
+            await DeviceRounds(link, self._around).run()
+        except RemoteProtocolError as error:
+            peer.end(error.code, str(error))
+        except Exception as error:
+            _log.exception("serving the device failed", extra={"device": link.device_id})
+            peer.end("internal", f"the server failed: {type(error).__name__}")
+
+    def _leave(self, peer: Peer) -> None:
+        """The connection is over; its round ends where it stands, in whole seconds."""
+        self._unidentified.remove(peer.ip, peer)
+        connected = self._connected.pop(peer, None)
+        if connected is None:
+            return
+        self._gauges_due = True
+        if not connected.serving.done() and connected.serving is not asyncio.current_task():
+            connected.serving.cancel()
+            self._ending.add(connected.serving)
+            connected.serving.add_done_callback(self._ending.discard)
+        if self._by_device.get(connected.link.device_id) is peer:
+            del self._by_device[connected.link.device_id]
+            self._troubles.forget(connected.link.device_id)
+
+    def _tell_end(self, peer: Peer, ended: Ended) -> None:
+        identified = peer.conversation.identified
+        if not ended.by_peer:
+            self.count({"protocol_errors" if identified else "rejected_connections": 1})
+        if ended.code != "closed":
+            who = "the peer ended" if ended.by_peer else "ended"
+            kind = "sent by a peer" if ended.by_peer else ended.code
+            line = f"connection from {peer.ip} {who}: {ended.code}: {ended.message}"
+            self._note(kind, line, peer.conversation.device_id)
+
+    def _told(self, note: Note, device_id: str) -> None:
+        self.count(note.figures)
+        self._gauges_due = self._gauges_due or "minutes_compared" in note.figures
+        if note.message:
+            self._note(note.kind, note.message, device_id)
 
     def count(self, figures: Mapping[str, int]) -> None:
         """See Host."""
         self._pending.update(figures)
 
-    def note(self, kind: str, message: str, device_id: str) -> None:
-        """See Host."""
+    def _note(self, kind: str, message: str, device_id: str) -> None:
         write, held_back = self._limit.allow(kind)
         if held_back:
             _log.warning("%d more lines like those of the last seconds were held back", held_back)
         if write:
             _log.warning("%s", message, extra={"device": device_id})
-
-    # --- rounds ---------------------------------------------------------------------------
-
-    async def serve(self, peer: Peer) -> None:
-        """See Host: a round at once, then one every interval, and audits as they are asked for."""
-        bell, due = self._audits.bell(peer.device_id), self._clocks.monotonic()
-        while True:
-            bell.clear()
-            try:
-                if self._clocks.monotonic() >= due:
-                    due = self._clocks.monotonic() + self.interval_s
-                    await self._round(peer)
-                for request in self._audits.pending(peer.device_id):
-                    await self._audit(peer, request)
-                self._trouble = ""
-            except StorageError as error:
-                self._trouble = str(error)
-                self.note("storage", f"the round is tried again: {error}", peer.device_id)
-                due = self._clocks.monotonic() + min(RETRY_S, self.interval_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, due - self._clocks.monotonic())):
-                    await bell.wait()
-
-    async def _round(self, peer: Peer) -> None:
-        last = self._contradictions.get(peer.device_id, set())
-        steps = whole_round(peer.device_id, peer.oldest, self._rules, frozenset(last), self._clocks.wall)
-        try:
-            result = await peer.perform(steps)
-        except Contradiction as error:
-            self._gauges_due = True
-            minutes = self._contradictions.setdefault(peer.device_id, set())
-            if len(minutes) < MAX_CONTRADICTIONS:
-                minutes.add(error.minute)
-            raise
-        self._contradictions.pop(peer.device_id, None)
-        self._gauges_due = True
-        self.count({"rounds": 1})
-        peer.send_verified(result.verified)
-        _log_round(peer.device_id, result)
-
-    async def _audit(self, peer: Peer, request: AuditRequest) -> None:
-        stop = min(request.stop, closed_before(self._clocks.wall(), self._rules))
-        task = RoundTask(request.device_id, request.start, max(stop, request.start), audit=True)
-        try:
-            result = await peer.perform(compare(task, lambda: int(self._clocks.wall() * 1e6)))
-        except Contradiction as error:
-            self._audits.failed(request, error.minute, str(error))
-            raise
-        self._gauges_due = True
-        self._audits.done(request, result.reports)
 
     # --- figures --------------------------------------------------------------------------
 
@@ -279,52 +288,25 @@ class SyncServer:
         if self._pending:
             self._page.apply(self._pending)
             self._pending.clear()
-        if self._page.figures()["connections"] != len(self._peers):
-            self._page.set_figures({"connections": len(self._peers)})
+        gauges = {"connections": len(self._peers), "payload_bytes": self.memory.held}
+        shown = self._page.figures()
+        if any(shown[name] != value for name, value in gauges.items()):
+            self._page.set_figures(gauges)
 
     async def _measure(self) -> None:
         """The gauges over all devices, read from the database now and then."""
         try:
-            records = await self.threads.use(lambda store: store.devices())
+            records = await self._threads.use(lambda store: store.devices())
             self._page.set_figures(
                 {
                     "minutes_unresolved": sum(record.unresolved_minutes for record in records),
                     "minutes_unconfirmable": sum(record.unconfirmable_minutes for record in records),
                 }
             )
+            self._troubles.clear("", "devices")
         except StorageError as error:
             self._gauges_due = True
-            self.note("storage", f"the devices' records cannot be read: {error}", "")
+            self._troubles.set("", "devices", str(error))
+            self._note("storage", f"the devices' records cannot be read: {error}", "")
         finally:
             self._measuring = None
-
-
-def _log_round(device_id: str, result: RoundResult) -> None:
-    verified = result.verified
-    if verified.repaired or verified.unresolved or verified.extra:
-        _log.info(
-            "round: %d minutes compared, %d seconds repaired, %d minutes unresolved, %d samples extra",
-            verified.compared,
-            verified.repaired,
-            verified.unresolved,
-            verified.extra,
-            extra={"device": device_id},
-        )
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS 1.2 or later with the configured files; None where there is no certificate."""
-    if settings.sync_tls_certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.sync_tls_certificate, settings.sync_tls_key)
-    if settings.sync_tls_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cafile=settings.sync_tls_ca)
-    return context
-
-
-def run_folder(settings: Settings) -> Path:
-    """Where pages and requests for audits lie."""
-    return settings.storage_path / RUN_FOLDER

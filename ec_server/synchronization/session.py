@@ -64,12 +64,16 @@ Event = Frame | Ended
 class Session:
     """One connection as one side sees it; not thread-safe."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, *, hold_payloads: bool = False) -> None:
+        """``hold_payloads``: each payload waits, once its line has come, for ``release_payload``."""
         self.side = side
+        self._hold_payloads, self._released = hold_payloads, False
         self.state = State.OPENED
         self.hello: Hello | None = None
         self.challenge: Challenge | None = None
         self.ended = False
+        self.is_behind = False
+        """Whether whole frames may have come that were not looked at yet."""
         self._unanswered: dict[int, Request] = {}
         self._buffer = FrameBuffer()
         self._headed: Frame | None = None
@@ -86,17 +90,29 @@ class Session:
         """Bytes of the payload that is under way; 0 where none is."""
         return payload_length(self._headed) if self._headed is not None else 0
 
-    def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer. Never raises for what they are; see ``Ended``."""
+    def receive_data(self, data: bytes, most_frames: int | None = None) -> None:
+        """Take bytes from the peer. Never raises for what they are; see ``Ended``.
+
+        After ``most_frames`` the rest stays as it came (``is_behind``), for a later call with ``b""``.
+        """
         if self.ended:
             return
         self._buffer.append(data)
+        taken = 0
         try:
             while not self.ended and (frame := self._next_frame()) is not None:
                 self._record(self.side.other, frame, RemoteProtocolError)
                 self._take(frame)
+                taken += 1
+                if taken == most_frames:
+                    break
         except RemoteProtocolError as error:
             self.fail(error.code, str(error))
+        self.is_behind = not self.ended and taken == most_frames
+
+    def release_payload(self) -> None:
+        """Let the payload under way come; what is there already is taken by the next ``receive_data``."""
+        self._released = self.is_behind = True
 
     def receive_eof(self) -> None:
         """Take note that the peer closed its side."""
@@ -146,10 +162,12 @@ class Session:
             frame = decode(self.side.other, line)
             self._check(self.side.other, frame, RemoteProtocolError)
             self._headed = frame
+        if payload_length(self._headed) and self._hold_payloads and not self._released:
+            return None
         payload = self._buffer.take(payload_length(self._headed))
         if payload is None:
             return None
-        frame, self._headed = with_payload(self._headed, payload), None
+        frame, self._headed, self._released = with_payload(self._headed, payload), None, False
         return frame
 
     def _take(self, frame: Frame) -> None:
@@ -184,7 +202,7 @@ class Session:
             self.challenge = frame
 
     def _end(self, ended: Ended) -> None:
-        self.ended = True
+        self.ended, self.is_behind = True, False
         self._events.append(ended)
         self._buffer = FrameBuffer()
 

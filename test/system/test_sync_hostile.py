@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import socket
 import time
 import zlib
@@ -18,12 +16,7 @@ import pytest
 from sync_meter import MemoryMeter, stored_samples, waveform
 from sync_process import RawPeer, SyncProcess, an_hour_ago, wait_for
 
-from ec_server.storage.memory_store import MemoryStore
-from ec_server.synchronization import peer as peer_module
-from ec_server.synchronization.frames import Answer, AskSamples, Samples
-from ec_server.synchronization.peer import Peer
-from ec_server.synchronization.store_threads import StoreThreads
-from utilities.model import RejectReason
+from ec_server.synchronization.frames import Answer, Samples
 
 DEVICE, KEY = "meter-7", bytes(range(32))
 
@@ -183,155 +176,6 @@ class TestEachLosesItsOwnConnection:
             peer.close()
         wait_for(lambda: server.figures()["connections"] == 1, "the end of all others")
         good()
-
-
-# --- deadlines, with a clock of their own -----------------------------------------------------
-
-
-class FakeHost:
-    """A server with one thread and no rounds of its own, whose clock the test moves."""
-
-    certificates = False
-    interval_s = 1800.0
-
-    def __init__(self) -> None:
-        self.threads = StoreThreads(MemoryStore, 1)
-        self.now = 1000.0
-        self.figures: dict[str, int] = {}
-        self.notes: list[str] = []
-        self.request: Any = None
-
-    def admit(self, peer: Peer, device_id: str) -> RejectReason | None:
-        return None
-
-    def key(self, device_id: str) -> bytes:
-        return b""
-
-    def welcomed(self, peer: Peer) -> None: ...
-
-    async def serve(self, peer: Peer) -> None:
-        if self.request is not None:
-            peer._ask(self.request)
-        await asyncio.Event().wait()
-
-    def count(self, figures: Any) -> None:
-        for name, amount in figures.items():
-            self.figures[name] = self.figures.get(name, 0) + amount
-
-    def note(self, kind: str, message: str, device_id: str) -> None:
-        self.notes.append(kind)
-
-
-class Patience:
-    """One peer connected by a real socket, and a clock that the test moves."""
-
-    def __init__(self, host: FakeHost) -> None:
-        self.host = host
-
-    async def run(self, script: Callable[[Patience], Any]) -> None:
-        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.peer = Peer(reader, writer, self.host, lambda: self.host.now)
-            made.set_result(None)
-            await self.peer.run()
-
-        listener = await asyncio.start_server(connected, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
-        await made
-        async with asyncio.timeout(20):
-            await script(self)
-        self.writer.close()
-        listener.close()
-        self.host.threads.close()
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def frame(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(await self.reader.readline())
-        return found
-
-    async def pass_time(self, seconds: float) -> None:
-        """Let what was sent arrive, then move the clock and look at the deadlines."""
-        received = -1
-        while received != self.host.figures.get("bytes_received", 0):
-            received = self.host.figures.get("bytes_received", 0)
-            await asyncio.sleep(0.05)
-        self.host.now += seconds
-        self.peer.tick(self.host.now)
-
-    async def welcome(self) -> None:
-        self.send(b'{"type":"hello","protocol":1,"device":"slow"}\n')
-        assert (await self.frame())["type"] == "welcome"
-
-
-async def _stalls_in_hello(p: Patience) -> None:
-    p.send(b'{"type":"hel')
-    await p.pass_time(peer_module.HANDSHAKE_S + 1)
-    assert (await p.frame())["code"] == "timeout"
-    assert await p.reader.read() == b""
-
-
-async def _never_answers(p: Patience) -> None:
-    await p.welcome()
-    assert (await p.frame())["type"] == "samples"
-    await p.pass_time(peer_module.ANSWER_S - 1)
-    p.send(b'{"type":"ping"}\n')
-    assert (await p.frame())["type"] == "pong"
-    await p.pass_time(2)
-    assert (await p.frame())["code"] == "timeout"
-
-
-async def _stalls_in_payload(p: Patience) -> None:
-    await p.welcome()
-    request = await p.frame()
-    length = 40 * peer_module.SLOWEST_BYTES_S
-    head = {"type": "samples", "id": request["id"], "second": request["second"], "count": 9}
-    p.send(json.dumps(head | {"md5": "0" * 32, "encoding": "plain", "length": length}).encode() + b"\n")
-    for _ in range(6):
-        p.send(b"x" * 100)
-        await p.pass_time(11)
-    assert not p.host.notes
-    await p.pass_time(11)
-    assert (await p.frame())["code"] == "timeout"
-
-
-async def _gives_no_pong(p: Patience) -> None:
-    await p.welcome()
-    await p.pass_time(peer_module.IDLE_S + 1)
-    assert (await p.frame())["type"] == "ping"
-    await p.pass_time(peer_module.PONG_S + 1)
-    assert (await p.frame())["code"] == "timeout"
-
-
-async def _gives_a_pong(p: Patience) -> None:
-    await p.welcome()
-    for _ in range(5):
-        await p.pass_time(peer_module.IDLE_S + 1)
-        assert (await p.frame())["type"] == "ping"
-        p.send(b'{"type":"pong"}\n')
-    await p.pass_time(peer_module.PONG_S + 1)
-    assert not p.host.notes
-
-
-class TestOneThatStalls:
-    @pytest.mark.parametrize("script", [_stalls_in_hello, _gives_no_pong])
-    def test_is_given_up_after_its_deadline(self, script: Any) -> None:
-        host = FakeHost()
-        asyncio.run(Patience(host).run(script))
-        assert host.notes == ["timeout"]
-
-    @pytest.mark.parametrize("script", [_never_answers, _stalls_in_payload])
-    def test_in_an_answer_is_given_up_although_it_still_sends_a_little(self, script: Any) -> None:
-        host = FakeHost()
-        host.request = AskSamples(0, an_hour_ago())
-        asyncio.run(Patience(host).run(script))
-        assert host.notes == ["timeout"]
-
-    def test_but_answers_pings_keeps_its_connection(self) -> None:
-        asyncio.run(Patience(FakeHost()).run(_gives_a_pong))
 
 
 def test_a_week_to_make_good_does_not_hold_up_the_others(server: SyncProcess) -> None:

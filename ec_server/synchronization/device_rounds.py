@@ -1,0 +1,125 @@
+"""The rounds and audits of one connected device, one after the other, for as long as it is connected.
+
+Rules:
+
+1. A round at once, then one every interval; audits as they are asked for, between rounds.
+2. Where the database fails, the connection stays, the page says degraded, and the round is tried again
+   a little later. Only the same device's success ends that trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ec_server.synchronization.audit import AuditDesk, AuditRequest
+from ec_server.synchronization.device_link import DeviceLink
+from ec_server.synchronization.round import (
+    Contradiction,
+    RoundResult,
+    RoundRules,
+    RoundTask,
+    closed_before,
+    compare,
+    whole_round,
+)
+from ec_server.synchronization.troubles import Troubles
+from utilities.errors import StorageError
+
+RETRY_S = 5.0
+MAX_CONTRADICTIONS = 1000
+"""Minutes of one device that are left to the end; beyond them the oldest-first order stands."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSurroundings:
+    """What the rounds of all devices share."""
+
+    rules: RoundRules
+    interval_s: float
+    audits: AuditDesk
+    troubles: Troubles
+    wall: Callable[[], float]
+    """UTC epoch seconds."""
+    monotonic: Callable[[], float]
+    count: Callable[[Mapping[str, int]], None]
+    note: Callable[[str, str, str], None]
+    """Kind, message and device of a line for the log, at a limited rate."""
+    contradictions: dict[str, set[int]]
+
+
+class DeviceRounds:
+    """See the module's rules; ``run`` ends by cancellation."""
+
+    def __init__(self, link: DeviceLink, around: RoundSurroundings) -> None:
+        self._link, self._around = link, around
+        self._due = around.monotonic()
+
+    async def run(self) -> None:
+        """Hold the device's rounds until the connection ends."""
+        around, device_id = self._around, self._link.device_id
+        bell = around.audits.bell(device_id)
+        while True:
+            bell.clear()
+            try:
+                await self._work()
+                around.troubles.clear(device_id, "storage")
+            except StorageError as error:
+                around.troubles.set(device_id, "storage", str(error))
+                around.note("storage", f"the round is tried again: {error}", device_id)
+                self._due = around.monotonic() + min(RETRY_S, around.interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._due - around.monotonic())):
+                    await bell.wait()
+
+    async def _work(self) -> None:
+        if self._around.monotonic() >= self._due:
+            self._due = self._around.monotonic() + self._around.interval_s
+            await self._round()
+        for request in self._around.audits.pending(self._link.device_id):
+            await self._audit(request)
+
+    async def _round(self) -> None:
+        link, around = self._link, self._around
+        last = around.contradictions.get(link.device_id, set())
+        steps = whole_round(link.device_id, link.oldest, around.rules, frozenset(last), around.wall)
+        try:
+            result = await link.perform(steps)
+        except Contradiction as error:
+            minutes = around.contradictions.setdefault(link.device_id, set())
+            if len(minutes) < MAX_CONTRADICTIONS:
+                minutes.add(error.minute)
+            raise
+        around.contradictions.pop(link.device_id, None)
+        around.count({"rounds": 1})
+        link.end_round(result.verified)
+        _log_round(link.device_id, result)
+
+    async def _audit(self, request: AuditRequest) -> None:
+        around = self._around
+        stop = min(request.stop, closed_before(around.wall(), around.rules))
+        task = RoundTask(request.device_id, request.start, max(stop, request.start), audit=True)
+        try:
+            result = await self._link.perform(compare(task, lambda: int(around.wall() * 1e6)))
+        except Contradiction as error:
+            around.audits.failed(request, error.minute, str(error))
+            raise
+        around.audits.done(request, result.reports)
+
+
+def _log_round(device_id: str, result: RoundResult) -> None:
+    verified = result.verified
+    if verified.repaired or verified.unresolved or verified.extra:
+        _log.info(
+            "round: %d minutes compared, %d seconds repaired, %d minutes unresolved, %d samples extra",
+            verified.compared,
+            verified.repaired,
+            verified.unresolved,
+            verified.extra,
+            extra={"device": device_id},
+        )

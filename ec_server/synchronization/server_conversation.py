@@ -1,0 +1,257 @@
+"""One connection as the server leads it, without I/O: who the device is, what is asked, how long it may take.
+
+Bytes and the time in, bytes and events out. Its shell (peer.py) moves bytes, calls ``tick`` about once
+a second, and does nothing else. Rules:
+
+1. Every wait has a deadline: the handshake, each answer, each ``pong``. ``now`` is of a clock that
+   never steps back, in seconds.
+2. A device counts as identified once it was let in: named in ``hello``, allowed by the ``Gate``, and
+   proven by its key where it has one. Nothing but ``hello`` and ``auth`` is taken before.
+3. A broken rule ends the connection with ``error``. What came before it in the same bytes is not acted
+   on any more.
+4. The time in which the shell does not read, because memory for payloads is short, is nobody's delay:
+   ``pause`` and ``resume`` stop the clock of the answers.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ec_server.synchronization.frames import (
+    Answer,
+    Auth,
+    Challenge,
+    Hello,
+    Minutes,
+    Ping,
+    Request,
+    Samples,
+    Seconds,
+    Side,
+    Verified,
+    Welcome,
+    mac_of,
+)
+from ec_server.synchronization.session import Ended, Event, Session
+from utilities.model import RejectReason
+
+HANDSHAKE_S = 10.0
+ANSWER_S = 30.0
+SLOWEST_BYTES_S = 8192
+"""A payload has ANSWER_S and the time that it takes at this rate."""
+IDLE_S = 60.0
+"""After so long without a byte the device is pinged."""
+PONG_S = 30.0
+FLOOD_PINGS, FLOOD_S = 100, 10.0
+FRAMES_AT_ONCE = 16
+"""So many frames of one connection are looked at before other connections have their turn."""
+PRESSED_S = 10.0
+"""A payload must have come within this time while others wait for memory."""
+MEMORY_WAIT_S = 30.0
+"""So long a connection waits for memory before it is told to come back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What decides who is let in from where this connection comes from."""
+
+    refusal: Callable[[str], RejectReason | None]
+    """Why the device may not connect; None where it may."""
+    key: Callable[[str], bytes]
+    """The device's key; empty where it has none."""
+    interval_s: float
+    """From one round to the next, for ``welcome``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The device has shown who it is, and was welcomed."""
+
+    device_id: str
+    oldest: int | None
+    """The first minute that it offers."""
+
+
+Happening = Identified | Answer | Ended
+
+
+class ServerConversation:
+    """See the module's rules; not thread-safe."""
+
+    def __init__(
+        self, gate: Gate, now: float, new_nonce: Callable[[], str] = lambda: secrets.token_hex(16)
+    ) -> None:
+        self._gate, self._new_nonce = gate, new_nonce
+        self._session = Session(Side.SERVER, hold_payloads=True)
+        self.device_id = ""
+        """As ``hello`` names it; not to be believed before ``identified``."""
+        self.identified = False
+        self._happened: list[Happening] = []
+        self._last_id = 0
+        self._begun = self._last_byte = self._progress = self._pings_since = now
+        self._paused: float | None = None
+        self._pinged: float | None = None
+        self._pings = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over; ``data_to_send`` may still hold the ``error``."""
+        return self._session.ended
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether frames wait to be looked at: call ``receive_data`` again, with ``b""``."""
+        return self._session.is_behind
+
+    @property
+    def payload_expected(self) -> int:
+        """Bytes of the payload that is under way; 0 where none is. It waits for ``release_payload``."""
+        return self._session.payload_expected
+
+    def release_payload(self) -> None:
+        """There is room for the payload under way."""
+        self._session.release_payload()
+
+    # --- what comes -----------------------------------------------------------------------
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Take bytes from the device."""
+        self._last_byte, self._pinged = now, None
+        self._session.receive_data(data, FRAMES_AT_ONCE)
+        self._take_events(now)
+
+    def receive_eof(self, now: float) -> None:
+        """Take note that the device closed its side."""
+        self._session.receive_eof()
+        self._take_events(now)
+
+    def _take_events(self, now: float) -> None:
+        for event in self._session.events_received():
+            if isinstance(event, Ended) or not self._session.ended:
+                self._take(event, now)
+        if self._session.ended:  # by what was just taken
+            self._happened += [e for e in self._session.events_received() if isinstance(e, Ended)]
+
+    def _take(self, event: Event, now: float) -> None:
+        if isinstance(event, Minutes | Seconds | Samples):
+            self._progress = now
+            self._happened.append(event)
+        elif isinstance(event, Hello):
+            self._greet(event)
+        elif isinstance(event, Auth):
+            self._check_proof(event)
+        elif isinstance(event, Ping):
+            self._count_ping(now)
+        elif isinstance(event, Ended):
+            self._happened.append(event)
+
+    def _count_ping(self, now: float) -> None:
+        if now - self._pings_since > FLOOD_S:
+            self._pings, self._pings_since = 0, now
+        self._pings += 1
+        if self._pings > FLOOD_PINGS:
+            self._session.fail("flood", f"more than {FLOOD_PINGS} pings in {FLOOD_S:g} s")
+
+    # --- who it is ------------------------------------------------------------------------
+
+    def _greet(self, hello: Hello) -> None:
+        self.device_id = hello.device
+        reason = self._gate.refusal(hello.device)
+        if reason is not None:
+            self._session.fail(
+                reason.value, f"device {hello.device} may not connect from here: {reason.value}"
+            )
+        elif self._gate.key(hello.device):
+            self._session.send(Challenge(self._new_nonce()))
+        else:
+            self._welcome()
+
+    def _check_proof(self, auth: Auth) -> None:
+        challenge = self._session.challenge
+        assert challenge is not None, "the frame table lets no auth come before a challenge"
+        expected = mac_of(self._gate.key(self.device_id), challenge.nonce, self.device_id)
+        if hmac.compare_digest(expected, auth.mac.lower()):
+            self._welcome()
+        else:
+            self._session.fail("wrong_key", f"the proof does not fit the key of device {self.device_id}")
+
+    def _welcome(self) -> None:
+        hello = self._session.hello
+        assert hello is not None, "the frame table lets no welcome come before a hello"
+        self._session.send(Welcome(self._gate.interval_s))
+        self.identified = True
+        self._happened.append(Identified(self.device_id, hello.oldest))
+
+    # --- deadlines ------------------------------------------------------------------------
+
+    def tick(self, now: float, memory_is_short: bool = False) -> None:
+        """Look at every deadline; called about once a second.
+
+        ``memory_is_short``: other connections wait for what the payload under way occupies.
+        """
+        if self._session.ended:
+            return
+        if self._paused is not None:
+            if now - self._paused > MEMORY_WAIT_S:
+                self.fail("busy", "no memory for the payload; come back later")
+        elif not self.identified:
+            if now - self._begun > HANDSHAKE_S:
+                self.fail("timeout", f"no complete handshake within {HANDSHAKE_S:g} s")
+        elif self._session.unanswered:
+            self._tick_answer(now, memory_is_short)
+        elif self._pinged is not None:
+            if now - self._pinged > PONG_S:
+                self.fail("timeout", f"no pong within {PONG_S:g} s")
+        elif now - self._last_byte > IDLE_S:
+            self._pinged = now
+            self._session.send(Ping())
+
+    def _tick_answer(self, now: float, memory_is_short: bool) -> None:
+        payload = self._session.payload_expected
+        if payload and memory_is_short and now - self._progress > PRESSED_S:
+            self.fail("busy", f"others wait for memory, and the payload took over {PRESSED_S:g} s")
+            return
+        patience_s = ANSWER_S + payload / SLOWEST_BYTES_S
+        if now - self._progress > patience_s:
+            self.fail("timeout", f"no answer within {patience_s:.0f} s")
+
+    def pause(self, now: float) -> None:
+        """The shell does not read for a while, for want of memory."""
+        self._paused = now
+
+    def resume(self, now: float) -> None:
+        """The shell reads again."""
+        if self._paused is not None:
+            self._progress += now - self._paused
+            self._last_byte, self._paused = now, None
+
+    # --- what goes ------------------------------------------------------------------------
+
+    def ask(self, request: Request, now: float) -> int:
+        """Send a question; its id. LocalProtocolError where too many are open, or it has ended."""
+        self._last_id += 1
+        if not self._session.unanswered:
+            self._progress = now
+        self._session.send(replace(request, id=self._last_id))
+        return self._last_id
+
+    def end_round(self, verified: Verified) -> None:
+        """Tell the device how the round ended."""
+        self._session.send(verified)
+
+    def fail(self, code: str, message: str) -> None:
+        """End the connection with an ``error``."""
+        self._session.fail(code, message)
+        self._happened += [e for e in self._session.events_received() if isinstance(e, Ended)]
+
+    def happenings(self) -> list[Happening]:
+        """What happened since the last call; ``Ended`` is the last one ever."""
+        happened, self._happened = self._happened, []
+        return happened
+
+    def data_to_send(self) -> bytes:
+        """The bytes to send since the last call."""
+        return self._session.data_to_send()

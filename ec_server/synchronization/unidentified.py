@@ -1,0 +1,50 @@
+"""The connections that have not yet shown who they are: how many there may be; pure.
+
+They are bounded for each source (IP address) and all together. Where a bound is passed, the oldest of
+the source with the most goes, not the newest: an honest meter needs milliseconds to be identified, so
+it gets in however many idle connections others hold open.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+MAX_UNIDENTIFIED = 4096
+MAX_OF_SOURCE = 2048
+
+_Connection = TypeVar("_Connection")
+
+
+class Unidentified(Generic[_Connection]):
+    """The connections, by source, in the order of coming."""
+
+    def __init__(self, most: int = MAX_UNIDENTIFIED, most_of_source: int = MAX_OF_SOURCE) -> None:
+        self._most, self._most_of_source = most, most_of_source
+        self._of_source: dict[str, dict[_Connection, None]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, source: str, connection: _Connection) -> _Connection | None:
+        """Take one more; returns the connection that has to go for it, if any."""
+        mine = self._of_source.setdefault(source, {})
+        mine[connection] = None
+        self._count += 1
+        if len(mine) > self._most_of_source:
+            return next(iter(mine))
+        if self._count > self._most:
+            return next(iter(self._of_source[max(self._of_source, key=self._number_of)]))
+        return None
+
+    def _number_of(self, source: str) -> int:
+        return len(self._of_source[source])
+
+    def remove(self, source: str, connection: _Connection) -> None:
+        """It was identified, or is over; nothing where it was removed before."""
+        mine = self._of_source.get(source, {})
+        if connection in mine:
+            del mine[connection]
+            self._count -= 1
+            if not mine:
+                del self._of_source[source]
