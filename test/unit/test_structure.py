@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ec_server/storage": {"ec_server.ingest.spool"},
     "ec_server/ingest": {"ec_server.storage"},
     "ec_server/synchronization": {"ec_server.storage", "ec_server.ingest.message_body"},
-    "ec_server/status": {"ec_server.storage"},
+    "ec_server/export": {"ec_server.storage"},
+    "ec_server/status": {"ec_server.storage", "ec_server.export"},
     "ec_server/supervision": {"ec_server.storage"},
 }
 LOWEST = ("configuration", "utilities", "ec_server/account")

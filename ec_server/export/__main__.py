@@ -1,0 +1,124 @@
+"""Takes a device's samples out: ``python -m ec_server.export DEVICE --from T --to T`` (docs/export.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from configuration.properties_reader import read_settings
+from ec_server.export.files import Progress, write_files, write_stream
+from ec_server.export.sample_formats import ENCODERS
+from ec_server.export.stored_seconds import Span, check_span, parse_moment
+from ec_server.storage.contract import Store
+from ec_server.storage.engines import open_store
+from utilities import utc
+from utilities.errors import ConfigurationError, EcServerError
+
+EXIT_NOTHING = 1
+EXIT_FAULT = 2
+EXIT_INTERRUPTED = 130
+_NAME = "ec_server.export"
+_MOST_NAMED = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export; the exit code."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    span = Span(asked.device, asked.start, asked.stop)
+    try:
+        check_span(span)
+    except ValueError as error:
+        parser.error(str(error))
+    if asked.out is None and asked.format != "csv":
+        parser.error(f"--format {asked.format} needs -o FILE; only csv goes to standard output")
+    try:
+        return _export(asked, span)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`
+        return 0
+    except (EcServerError, OSError) as error:
+        print(f"{_NAME}: {error}", file=sys.stderr)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print(f"{_NAME}: interrupted; no file was made", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _export(asked: argparse.Namespace, span: Span) -> int:
+    encoder = ENCODERS[asked.format]()
+    settings = read_settings(asked.config, os.environ)
+    if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
+        raise ConfigurationError(
+            f"storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
+            "run this where the server runs, or name its configuration with -c"
+        )
+    with open_store(settings, read_only=True) as store:
+        if asked.out is None:
+            samples = write_stream(store, span, sys.stdout.buffer)
+        else:
+            with _progress_bar(span) as progress:
+                samples = write_files(store, span, encoder, asked.out, progress)
+        if samples:
+            if asked.out is not None:
+                print(f"{asked.out}: {samples:,} samples, described in {asked.out}.json", file=sys.stderr)
+            return 0
+        print(f"{_NAME}: {_nothing(store, span)}", file=sys.stderr)
+    return EXIT_NOTHING
+
+
+def _nothing(store: Store, span: Span) -> str:
+    known = [record.device_id for record in store.devices()]
+    where = f"from {utc.second_text(span.start)} to {utc.second_text(span.stop)}"
+    if span.device_id in known:
+        return f"nothing is stored of {span.device_id} {where}"
+    names = ", ".join(known[:_MOST_NAMED]) + (", ..." if len(known) > _MOST_NAMED else "")
+    return f"device {span.device_id} was never seen" + (f", only {names}" if known else "; no device was")
+
+
+@contextmanager
+def _progress_bar(span: Span) -> Iterator[Progress]:
+    """A bar on a terminal; nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield lambda _second, _samples: None
+        return
+    from rich.console import Console  # noqa: PLC0415 (slow import, for terminals alone)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=span.stop - span.start)
+        yield lambda second, samples: bar.update(
+            task, completed=second + 1 - span.start, description=f"{samples:,} samples"
+        )
+
+
+def _moment(text: str) -> int:
+    try:
+        return parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_NAME}",
+        description="Takes a device's stored samples out, from either engine, packed or not.",
+        epilog="Exit codes: 0 exported, 1 nothing stored there, 2 wrong arguments or configuration.",
+    )
+    add = parser.add_argument
+    add("device", metavar="DEVICE", help="device id")
+    add("--from", dest="start", required=True, type=_moment, metavar="T", help="YYYYMMDDhhmm[ss], UTC")
+    add("--to", dest="stop", required=True, type=_moment, metavar="T", help="the first moment left out")
+    add("--format", choices=tuple(ENCODERS), default="csv", help="default: csv")
+    add("-o", dest="out", type=Path, metavar="FILE", help="samples here, FILE.json beside; default: stdout")
+    add("-c", dest="config", type=Path, metavar="FILE", help="configuration file, as the server's")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

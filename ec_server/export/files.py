@@ -1,0 +1,116 @@
+"""Writes an export: the samples' file, and beside it a JSON file that says what they are.
+
+Rules:
+
+1. Both files appear under their names only when they are complete; until then they are ``.part``
+   files beside them, which are removed whatever goes wrong.
+2. Memory does not grow with the samples: gaps are written as they are found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from ec_server.export.coverage import SECOND_US
+from ec_server.export.extract import ExportedMinute, Report, extract, settled_without_samples
+from ec_server.export.sample_formats import CsvEncoder, Encoder, NpyEncoder
+from ec_server.export.stored_seconds import Span
+from ec_server.storage.contract import Store
+from utilities import utc
+
+Progress = Callable[[int, int], None]
+"""Told ``(second, samples so far)`` after each second."""
+
+
+def write_stream(store: Store, span: Span, out: BinaryIO) -> int:
+    """CSV to an open stream; the number of samples. Nothing is written where there are none."""
+    encoder, report = CsvEncoder(), Report()
+    for second, text in extract(store, span, None, report):
+        if report.samples == text.count(";") + 1:
+            out.write(encoder.begin())
+        out.write(encoder.add(second, text))
+    out.flush()
+    return report.samples
+
+
+def write_files(store: Store, span: Span, encoder: Encoder, path: Path, progress: Progress) -> int:
+    """The samples to ``path``, the report to ``path`` + ``.json``; the number of samples.
+
+    Where there are none, no file is made or changed. Raises OSError where a file cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.json")
+    parts = [one.with_name(f".{one.name}.{os.getpid()}.part") for one in (path, beside)]
+    report = Report()
+    try:
+        with parts[0].open("wb") as out, parts[1].open("w", encoding="utf-8") as described:
+            _write_samples(store, span, encoder, report, out, described, progress)
+            for file in (out, described):
+                file.flush()
+                os.fsync(file.fileno())
+        if report.samples:
+            parts[0].replace(path)
+            parts[1].replace(beside)
+    finally:
+        for part in parts:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+    return report.samples
+
+
+def _write_samples(
+    store: Store,
+    span: Span,
+    encoder: Encoder,
+    report: Report,
+    out: BinaryIO,
+    described: TextIO,
+    progress: Progress,
+) -> None:
+    gaps = _GapWriter(described)
+    head = {"device": span.device_id, "range": _range(span), "format": _name_of(encoder)}
+    described.write(f'{json.dumps(head)[:-1]}, "gaps": [')
+    out.write(encoder.begin())
+    for second, text in extract(store, span, gaps.write, report):
+        out.write(encoder.add(second, text))
+        progress(second, report.samples)
+    out.write(encoder.finish())
+    if isinstance(encoder, NpyEncoder):
+        out.seek(0)
+        out.write(encoder.header())
+    settled_without_samples(store, span, report)
+    minutes = [_minute_object(one) for one in report.minutes]
+    described.write(f'], "samples": {report.samples}, "minutes": {json.dumps(minutes)}}}\n')
+
+
+class _GapWriter:
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._first = file, True
+
+    def write(self, start_us: int, stop_us: int) -> None:
+        self._file.write(f"{'' if self._first else ', '}[{start_us}, {stop_us}]")
+        self._first = False
+
+
+def _range(span: Span) -> dict[str, object]:
+    return {
+        "from": utc.second_text(span.start),
+        "to": utc.second_text(span.stop),
+        "span": [span.start * SECOND_US, span.stop * SECOND_US],
+    }
+
+
+def _minute_object(one: ExportedMinute) -> dict[str, object]:
+    return {
+        "minute": utc.minute_text(one.minute),
+        "state": one.state,
+        "digest": {"count": one.digest.count, "md5": one.digest.md5} if one.digest else None,
+    }
+
+
+def _name_of(encoder: Encoder) -> str:
+    return type(encoder).__name__.removesuffix("Encoder").lower()

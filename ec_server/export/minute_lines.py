@@ -1,0 +1,73 @@
+"""What is known of each minute of a device: the lines of ``/api/devices/ID/minutes`` and of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ec_server.export.stored_seconds import Span, days_of
+from ec_server.storage.contract import Store
+from utilities import utc
+from utilities.model import MinuteRecord
+
+UNPROVEN = "unproven"
+"""The state of a minute that no comparison has settled since it was last written."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteLine:
+    """One minute; ``samples`` counts a microsecond once where the digest is cached, else as rows do."""
+
+    minute: int
+    state: str
+    samples: int
+    rows: int
+    conflicts: int
+    extra: int
+    packed: bool
+    checked_us: int | None
+
+    def as_object(self) -> dict[str, object]:
+        """The line as JSON has it (docs/status.md)."""
+        return {
+            "minute": utc.minute_text(self.minute),
+            "state": self.state,
+            "samples": self.samples,
+            "rows": self.rows,
+            "conflicts": self.conflicts,
+            "extra": self.extra,
+            "packed": self.packed,
+            "checked": None if self.checked_us is None else utc.iso(self.checked_us),
+        }
+
+
+def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
+    """Every minute that the span touches, ascending, whether anything is known of it or not."""
+    for day in days_of(span):
+        start = utc.minute_of(day.start)
+        records = {record.minute: record for record in store.minutes(day.device_id, start, day.stop)}
+        counts = {minute: (rows, samples) for minute, rows, samples in store.row_counts(*day)} | {
+            minute: (rows, samples)
+            for minute, rows, samples in store.row_counts(day.device_id, start, start + utc.MINUTE_S)
+        }
+        for minute in range(start, day.stop, utc.MINUTE_S):
+            yield _line(minute, records.get(minute), *counts.get(minute, (0, 0)))
+
+
+def state_word(record: MinuteRecord | None) -> str:
+    """``proven``, ``unconfirmable``, ``unresolved``, ``empty`` or ``unproven``."""
+    return record.state.value if record and record.state else UNPROVEN
+
+
+def _line(minute: int, record: MinuteRecord | None, rows: int, samples: int) -> MinuteLine:
+    known = record or MinuteRecord(minute, None, None)
+    return MinuteLine(
+        minute,
+        state_word(record),
+        known.digest.count if known.digest else samples,
+        rows,
+        known.conflicts,
+        known.extra,
+        bool(getattr(known, "packed", False)),
+        known.check_time_us,
+    )

@@ -1,0 +1,142 @@
+"""Reads a device's stored seconds in order, and turns their canonical text into arrays.
+
+Rules:
+
+1. Memory does not grow with the range: one second is held at a time.
+2. Only minutes that have rows are asked for their seconds, so an empty year costs one look per day.
+3. A value is the double nearest to its text, whichever way it was parsed. pyarrow parses at twice the
+   speed where it is installed; what it does not take (``+5``) is parsed by Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ec_server.storage.contract import Store
+from utilities import utc
+from utilities.checksum_util import parse_canonical
+
+Microseconds = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+MOST_DAYS = 3660
+"""Longest range in days: each day costs a look into the database, also where it is empty."""
+
+_SEPARATOR = ord(";")
+_ZERO = ord("0")
+_WEIGHTS = np.array([100_000, 10_000, 1_000, 100, 10, 1], np.int64)
+_DIGITS = np.arange(6)
+
+
+class Span(NamedTuple):
+    """A device's half-open range ``[start, stop)`` in epoch seconds."""
+
+    device_id: str
+    start: int
+    stop: int
+
+
+def parse_moment(text: str) -> int:
+    """Epoch second of ``YYYYMMDDhhmm`` or ``YYYYMMDDhhmmss``; ValueError with what is allowed."""
+    if len(text) == 12:
+        return utc.parse_minute(text)
+    if len(text) == 14:
+        return utc.parse_second(text)
+    raise ValueError(f"{text!r} is not a UTC moment of the form YYYYMMDDhhmm or YYYYMMDDhhmmss")
+
+
+def check_span(span: Span, most_s: int = MOST_DAYS * utc.DAY_S) -> None:
+    """ValueError where the range is empty, backwards or longer than ``most_s`` seconds."""
+    if span.start >= span.stop:
+        raise ValueError("from must be earlier than to: the range is half-open, [from, to)")
+    if span.stop - span.start > most_s:
+        raise ValueError(f"the range is longer than {length_text(most_s)}: ask for shorter ones in turn")
+
+
+def length_text(seconds: int) -> str:
+    """A length of time in its largest whole unit: ``1 hour``, ``62 days``."""
+    for name, unit_s in (("day", utc.DAY_S), ("hour", utc.HOUR_S), ("minute", utc.MINUTE_S)):
+        if seconds % unit_s == 0:
+            count = seconds // unit_s
+            return f"{count:,} {name}{'' if count == 1 else 's'}"
+    return f"{seconds:,} seconds"
+
+
+def days_of(span: Span) -> Iterator[Span]:
+    """The span cut at midnights."""
+    start = span.start
+    while start < span.stop:
+        stop = min(span.stop, utc.day_of(start) + utc.DAY_S)
+        yield Span(span.device_id, start, stop)
+        start = stop
+
+
+def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
+    """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
+    for day in days_of(span):
+        yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
+
+
+def seconds_of(span: Span, minute: int) -> range:
+    """The seconds of a minute that lie in the span."""
+    return range(max(minute, span.start), min(minute + utc.MINUTE_S, span.stop))
+
+
+def microseconds_of(text: str) -> Microseconds:
+    """The microseconds of a second's canonical text, ascending."""
+    raw = np.frombuffer(text.encode("ascii"), np.uint8)
+    starts = np.concatenate(([0], np.flatnonzero(raw == _SEPARATOR) + 1))
+    digits: Microseconds = (raw[starts[:, None] + _DIGITS].astype(np.int64) - _ZERO) @ _WEIGHTS
+    return digits
+
+
+def arrays_of(text: str) -> tuple[Microseconds, Values]:
+    """Microseconds and values of a second's canonical text."""
+    if arrow := _arrow():
+        try:
+            return arrow.parse(text)
+        except arrow.refused:
+            pass
+    fields = text.replace(";", ",").split(",")
+    try:
+        return microseconds_of(text), np.array(fields[1::2], np.float64)
+    except (ValueError, IndexError):  # another program's hand: what is not a sample is left out
+        samples = parse_canonical(text)
+        return np.array(list(samples), np.int64), np.array(list(map(float, samples.values())), np.float64)
+
+
+class _Arrow:
+    """pyarrow's CSV reader as a parser of canonical text, on the calling thread alone."""
+
+    def __init__(self, arrow: Any, csv: Any) -> None:
+        self._arrow, self._csv = arrow, csv
+        self.refused: type[Exception] = arrow.ArrowInvalid
+        self._options = {
+            "read_options": csv.ReadOptions(
+                column_names=["time", "value"], use_threads=False, block_size=1 << 26
+            ),
+            "parse_options": csv.ParseOptions(quote_char=False),
+            "convert_options": csv.ConvertOptions(
+                column_types={"time": arrow.int64(), "value": arrow.float64()}, null_values=[]
+            ),
+        }
+
+    def parse(self, text: str) -> tuple[Microseconds, Values]:
+        raw = self._arrow.py_buffer(text.replace(";", "\n").encode("ascii"))
+        table = self._csv.read_csv(self._arrow.BufferReader(raw), **self._options)
+        return table.column(0).to_numpy(), table.column(1).to_numpy()
+
+
+@cache
+def _arrow() -> _Arrow | None:
+    try:
+        import pyarrow  # noqa: PLC0415 (an extra: most servers run without it)
+        from pyarrow import csv  # noqa: PLC0415
+    except ImportError:
+        return None
+    return _Arrow(pyarrow, csv)

@@ -1,0 +1,113 @@
+"""Spans of stored data, their gaps, and the arrays that they are found in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ec_server.export import stored_seconds
+from ec_server.export.coverage import Coverage, clipped, gaps_between, is_whole
+from ec_server.export.stored_seconds import (
+    Span,
+    arrays_of,
+    check_span,
+    length_text,
+    microseconds_of,
+    parse_moment,
+)
+from reference_client.message import MICROSECONDS
+
+FULL = MICROSECONDS.astype(np.int64)
+S = 1_000_000
+
+
+def spans_of(*seconds: tuple[int, list[int]]) -> list[tuple[int, int]]:
+    coverage, found = Coverage(), []
+    for second, microseconds in seconds:
+        found += coverage.add(second, np.array(microseconds, np.int64))
+    return found + coverage.finish()
+
+
+def test_seconds_that_touch_are_one_span() -> None:
+    assert spans_of((10, FULL.tolist()), (11, FULL.tolist())) == [(10 * S, 12 * S)]
+
+
+def test_a_missing_message_is_a_gap() -> None:
+    kept = [us for us in FULL.tolist() if not 3000 <= us < 4000]
+    assert spans_of((10, kept)) == [(10 * S, 10 * S + 3000), (10 * S + 4000, 11 * S)]
+
+
+def test_one_sample_a_second_is_without_gaps() -> None:
+    assert spans_of((10, [0]), (11, [0]), (12, [3])) == [(10 * S, 13 * S + 3)]
+
+
+def test_a_missing_second_is_a_gap() -> None:
+    assert spans_of((10, FULL.tolist()), (12, FULL.tolist())) == [(10 * S, 11 * S), (12 * S, 13 * S)]
+
+
+def test_nothing_has_no_spans() -> None:
+    assert spans_of() == []
+    assert spans_of((10, [])) == []
+
+
+def test_a_second_known_to_be_whole_counts_as_its_samples_would() -> None:
+    coverage = Coverage()
+    interval_us = is_whole(10, FULL)
+    found = [*coverage.add(10, FULL), *coverage.add_whole(11, interval_us), *coverage.add(12, FULL)]
+    assert found + coverage.finish() == spans_of(*((s, FULL.tolist()) for s in (10, 11, 12)))
+
+
+def test_only_a_second_filled_to_both_ends_is_whole() -> None:
+    assert is_whole(10, FULL) == 23
+    assert not is_whole(10, FULL[44:])
+    assert not is_whole(10, FULL[:-44])
+    assert not is_whole(10, np.delete(FULL, range(440, 484)))
+    assert not is_whole(10, np.array([500_000]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20)), max_size=10))
+def test_stored_and_gaps_divide_the_range(pairs: list[tuple[int, int]]) -> None:
+    spans, at = [], 0
+    for distance, length in pairs:
+        spans.append((at + distance + 1, at + distance + 1 + length))
+        at = spans[-1][1]
+    inside = list(clipped(spans, 50, 150))
+    parts = sorted([*inside, *gaps_between(inside, 50, 150)])
+    assert parts[0][0] == 50
+    assert parts[-1][1] == 150
+    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
+
+
+VALUES = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.from_regex(
+    r"\A[+-]?[0-9]{1,20}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?\Z"
+)
+
+
+@pytest.mark.parametrize("with_arrow", [True, False])
+@settings(deadline=None)  # the first call imports pyarrow
+@given(samples=st.dictionaries(st.integers(0, 999_999), VALUES, min_size=1, max_size=20))
+def test_arrays_hold_the_double_nearest_to_each_text(with_arrow: bool, samples: dict[int, str]) -> None:
+    text = ";".join(f"{us:06d},{samples[us]}" for us in sorted(samples))
+    with pytest.MonkeyPatch.context() as patch:
+        if not with_arrow:
+            patch.setattr(stored_seconds, "_arrow", lambda: None)
+        microseconds, values = arrays_of(text)
+    assert microseconds.tolist() == sorted(samples) == microseconds_of(text).tolist()
+    assert values.tolist() == [float(samples[us]) for us in sorted(samples)]
+
+
+def test_a_moment_is_a_minute_or_a_second() -> None:
+    assert parse_moment("202603011200") == parse_moment("20260301120000") == 1_772_366_400
+    for wrong in ("2026", "20260301120", "202613011200", "2026030112000x", ""):
+        with pytest.raises(ValueError, match="not a UTC moment"):
+            parse_moment(wrong)
+
+
+def test_a_span_is_forward_and_bounded() -> None:
+    check_span(Span("m", 0, 3600), 3600)
+    for span, said in ((Span("m", 5, 5), "earlier"), (Span("m", 0, 3601), "longer than 1 hour")):
+        with pytest.raises(ValueError, match=said):
+            check_span(span, 3600)
+    assert length_text(62 * 86_400) == "62 days"
