@@ -36,6 +36,11 @@ def warnings(settings: Settings) -> list[str]:
             f"every device is let in, and the server listens beyond loopback ({', '.join(beyond)}): "
             "set devices.file to say which devices may send"
         )
+    if settings.status_port and not _is_loopback(settings.status_ip) and not settings.status_token:
+        found.append(
+            f"everybody who reaches {settings.status_ip} port {settings.status_port} can read the "
+            "status page: set status.token; until then samples and power are not served"
+        )
     keyless = [rule.device_id for rule in directory.rules if not rule.key]
     if not _is_loopback(settings.sync_ip) and settings.sync_tls_ca is None and keyless:
         found.append(

@@ -227,6 +227,20 @@ class Settings:
         "Status", "8034", kinds.whole(0, 65535), "port of the status page, health and metrics; 0 turns it off"
     )
 
+    status_max_device_metrics: int = _option(
+        "Status",
+        "1000",
+        kinds.whole(0, 1_000_000),
+        "devices that /metrics tells one by one, those that need attention first; 0 is none",
+    )
+    status_token: str = _option(
+        "Status",
+        "",
+        kinds.TEXT,
+        "needed for everything but /healthz and /readyz; better set by the environment",
+        secret=True,
+    )
+
     log_level: str = _option(
         "Log", "info", kinds.one_of("debug", "info", "warning", "error"), "least severity that is logged"
     )

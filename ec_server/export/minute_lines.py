@@ -46,10 +46,7 @@ def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
     for day in days_of(span):
         start = utc.minute_of(day.start)
         records = {record.minute: record for record in store.minutes(day.device_id, start, day.stop)}
-        counts = {minute: (rows, samples) for minute, rows, samples in store.row_counts(*day)} | {
-            minute: (rows, samples)
-            for minute, rows, samples in store.row_counts(day.device_id, start, start + utc.MINUTE_S)
-        }
+        counts = {m: (rows, samples) for m, rows, samples in store.row_counts(day.device_id, start, day.stop)}
         for minute in range(start, day.stop, utc.MINUTE_S):
             yield _line(minute, records.get(minute), *counts.get(minute, (0, 0)))
 

@@ -9,15 +9,18 @@ import sys
 import tomllib
 from pathlib import Path
 
+from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.account.figures import RUN_FOLDER, STATUS_NAME
 from ec_server.account.worker_page import WorkerPage
+from ec_server.status.access import serves_samples
 from ec_server.status.database_view import DatabaseView
 from ec_server.status.http_server import listen, serve
 from ec_server.status.snapshot import Observer
+from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import allowed_lag_s
-from ec_server.status.web import create_app
+from ec_server.status.web import Site, create_app
 from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
@@ -67,17 +70,27 @@ def _run(settings: Settings) -> int:
 
     database = DatabaseView(open_read_only)
     expected = (*expected_workers(settings.sip_receivers), STATUS_NAME)
-    app = create_app(
-        Observer(run_folder, expected, database),
-        _version(),
-        allowed_lag_s(settings.sync_syncfreq * 60, settings.sync_grace),
-    )
+    data = StoredData(open_read_only)
+    app = create_app(Observer(run_folder, expected, database), data, _site(settings))
     page.set_state("ready")
     _log.info("status page on http://%s:%d/", *listener.getsockname()[:2])
     serve(app, listener, page.beat, until_eof=os.environ.get("EC_SUPERVISED") == "1")
     page.set_state("stopping")
+    data.close()
     database.close()
     return 0
+
+
+def _site(settings: Settings) -> Site:
+    rules = DeviceDirectory.read(settings.devices_file).rules
+    return Site(
+        _version(),
+        allowed_lag_s(settings.sync_syncfreq * 60, settings.sync_grace),
+        names={rule.device_id: rule.name for rule in rules if rule.name},
+        token=settings.status_token,
+        serve_samples=serves_samples(settings.status_ip, settings.status_token),
+        max_device_metrics=settings.status_max_device_metrics,
+    )
 
 
 def _version() -> str:

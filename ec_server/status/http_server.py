@@ -2,8 +2,9 @@
 
 Rules:
 
-1. A connection must finish a request and take its answer within ``DEADLINE_S`` of being made, or of
-   its last answer; otherwise it is cut. uvicorn itself waits for ever for a first request's bytes.
+1. A connection must finish a request, and take each piece of its answer, within ``DEADLINE_S`` of being
+   made or of the piece before; otherwise it is cut. uvicorn itself waits for ever for a first request's
+   bytes, and for a client that does not read.
 2. At most ``MOST_CONNECTIONS`` are served at once; a newcomer beyond that is cut at once.
 3. Request heads are bounded (16 KiB); bodies are not read.
 """
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -29,12 +31,13 @@ _BEAT_S = 0.5
 
 
 class _ImpatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a deadline a request."""
+    """uvicorn's HTTP/1.1, with a deadline for each request and each piece of an answer."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = _WatchedTransport(transport, self._restart_deadline)  # type: ignore[assignment]
         self._restart_deadline()
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
@@ -52,6 +55,20 @@ class _ImpatientProtocol(H11Protocol):
         if self._deadline:
             self._deadline.cancel()
         self._deadline = self.loop.call_later(DEADLINE_S, self.transport.abort)
+
+
+class _WatchedTransport:
+    """A transport that tells when something is written: the piece before it was taken by then."""
+
+    def __init__(self, transport: asyncio.Transport, written: Callable[[], None]) -> None:
+        self._transport, self._written = transport, written
+
+    def write(self, data: bytes) -> None:
+        self._written()
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,10 +15,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ec_server.status import metrics
+from ec_server.status.access import with_token
+from ec_server.status.data_urls import data_routes
 from ec_server.status.health import Health, healthy, ready, worker_fault
 from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.page_html import PAGE_FOLDER, render
 from ec_server.status.snapshot import Observer, Snapshot
+from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import judge
 from utilities import utc
 
@@ -38,8 +41,23 @@ _HEADERS = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(observer: Observer, version: str, allowed_s: float) -> ASGIApp:
-    """The application; ``allowed_s`` is how old a device's proof may be before it is behind."""
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the application has to know of the server besides its figures."""
+
+    version: str
+    allowed_s: float
+    """How old a device's proof may be before it is behind."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Device id to the name that devices.file gives it."""
+    token: str = field(default="", repr=False)
+    serve_samples: bool = True
+    max_device_metrics: int = 1000
+
+
+def create_app(observer: Observer, data: StoredData, site: Site) -> ASGIApp:
+    """The application, behind its token where there is one."""
+    allowed_s = site.allowed_s
 
     async def page(_request: Request) -> Response:
         now = await observer.snapshot()
@@ -55,14 +73,14 @@ def create_app(observer: Observer, version: str, allowed_s: float) -> ASGIApp:
         return _health_answer(ready(now.workers, now.database))
 
     async def figures(_request: Request) -> Response:
-        body = metrics.exposition(await observer.snapshot(), version)
+        body = metrics.exposition(await observer.snapshot(), site.version)
         return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def devices(_request: Request) -> Response:
         now = await observer.snapshot()
         if now.database.error:
             return JSONResponse({"error": now.database.error}, 503)
-        return JSONResponse([device_object(device) for device in now.devices])
+        return JSONResponse([device_object(device, site.names) for device in now.devices])
 
     async def overview(_request: Request) -> Response:
         return JSONResponse(overview_object(await observer.snapshot(), allowed_s))
@@ -73,20 +91,22 @@ def create_app(observer: Observer, version: str, allowed_s: float) -> ASGIApp:
         Route("/readyz", readyz),
         Route("/metrics", figures),
         Route("/api/devices", devices),
+        *data_routes(data, serve_samples=site.serve_samples),
         Route("/api/overview", overview),
         Route("/page.css", _file("page.css", "text/css")),
         Route("/page.js", _file("page.js", "text/javascript")),
     ]
     handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
-    return _with_headers(Starlette(routes=routes, exception_handlers=handlers))
+    return _with_headers(with_token(Starlette(routes=routes, exception_handlers=handlers), site.token))
 
 
-def device_object(device: DeviceStatus) -> dict[str, object]:
+def device_object(device: DeviceStatus, names: Mapping[str, str]) -> dict[str, object]:
     """A device's object of ``/api/devices`` (docs/status.md): times ISO-8601 in UTC."""
     record = device.record
     through = record.verified_through
     return {
         "device_id": record.device_id,
+        "name": names.get(record.device_id, ""),
         "first_seen": utc.iso(record.first_seen_us),
         "last_seen": utc.iso(record.last_seen_us),
         "verified_through": None if through is None else utc.minute_text(through),

@@ -1,0 +1,112 @@
+"""Power over a span in few steps, for charts: the lowest, mean and highest value of each.
+
+Exact where the span has no more seconds with samples than ``most_seconds``. Beyond that, as many are
+read, evenly spread, and ``seconds_to_read`` says how many of how many: reading a month at 44,000 samples
+a second would take hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ec_server.export.coverage import SECOND_US
+from ec_server.export.stored_seconds import Microseconds, Span, Values, arrays_of, seconds_of, stored_minutes
+from ec_server.storage.contract import Store
+
+MOST_POINTS = 10_000
+DEFAULT_POINTS = 1_000
+MOST_SECONDS = 3_600
+"""Seconds of samples that one answer reads at most: an hour without a break."""
+
+
+class Step(NamedTuple):
+    """One step of a chart; ``time_us`` is its beginning in epoch microseconds."""
+
+    time_us: int
+    lowest: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which seconds an answer reads: every ``stride``-th of those that may have samples."""
+
+    seconds: int
+    stride: int
+
+    @property
+    def read(self) -> int:
+        """How many are read."""
+        return -(-self.seconds // self.stride)
+
+
+def reading_of(store: Store, span: Span, most_seconds: int) -> Reading:
+    """How a span is to be read so that at most ``most_seconds`` seconds are."""
+    seconds = sum(len(seconds_of(span, minute)) for minute, _, _ in stored_minutes(store, span))
+    return Reading(seconds, max(1, -(-seconds // most_seconds)))
+
+
+def power_steps(store: Store, span: Span, points: int, reading: Reading) -> Iterator[Step | None]:
+    """At most ``points`` steps, ascending, those without samples left out.
+
+    Between them ``None`` comes after each second read, so that whoever waits knows that it goes on.
+    """
+    steps = _Steps(span, points)
+    number = 0
+    for minute, _, _ in stored_minutes(store, span):
+        for second in seconds_of(span, minute):
+            wanted, number = number % reading.stride == 0, number + 1
+            if wanted and (text := store.second_text(span.device_id, second)):
+                microseconds, values = arrays_of(text)
+                yield from steps.add(microseconds + second * SECOND_US, values)
+                yield None
+    yield from steps.finish()
+
+
+class _Steps:
+    """Sums samples up by step; the last step stays open until one of a later step comes."""
+
+    def __init__(self, span: Span, points: int) -> None:
+        self._start_us = span.start * SECOND_US
+        self._step_us = max(1, -(-(span.stop - span.start) * SECOND_US // points))
+        self._open: tuple[int, float, float, float, int] | None = None
+        """``(step, lowest, sum, highest, samples)``."""
+
+    def add(self, times_us: Microseconds, values: Values) -> Iterator[Step]:
+        numbers = (times_us - self._start_us) // self._step_us
+        begins = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1))
+        found = zip(
+            numbers[begins].tolist(),
+            np.minimum.reduceat(values, begins).tolist(),
+            np.add.reduceat(values, begins).tolist(),
+            np.maximum.reduceat(values, begins).tolist(),
+            np.diff(begins, append=len(values)).tolist(),
+        )
+        for step in found:
+            yield from self._merge(step)
+
+    def _merge(self, step: tuple[int, float, float, float, int]) -> Iterator[Step]:
+        before = self._open
+        if before is None or before[0] != step[0]:
+            yield from self.finish()
+            self._open = step
+            return
+        number, lowest, total, highest, count = before
+        self._open = (
+            number,
+            min(lowest, step[1]),
+            total + step[2],
+            max(highest, step[3]),
+            count + step[4],
+        )
+
+    def finish(self) -> Iterator[Step]:
+        if self._open is not None:
+            number, lowest, total, highest, count = self._open
+            yield Step(self._start_us + number * self._step_us, lowest, total / count, highest)
+            self._open = None
