@@ -4,7 +4,8 @@
     ├── ConfigurationError          the operator must change a setting; exit code 2
     ├── StorageError
     │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node away
-    │   └── PermanentStorageError   it will not: corrupt file, table of another shape, refused login
+    │   ├── PermanentStorageError   it will not: corrupt file, table of another shape, refused login
+    │   └── BlockError              a packed block that cannot be decoded: damaged, or a format from later on
     └── ProtocolError               synchronization only
         ├── LocalProtocolError      this program asked for a step that the state does not allow
         └── RemoteProtocolError     the peer sent what does not parse or is not allowed now
@@ -34,6 +35,10 @@ class RetryableStorageError(StorageError):
 
 class PermanentStorageError(StorageError):
     """The same call will never succeed; the caller reports degraded health and says why."""
+
+
+class BlockError(StorageError):
+    """A packed block cannot be decoded: it is damaged, or of a format that this version does not know."""
 
 
 class ProtocolError(EcServerError):

@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What everything stands on; the rest of utilities/ are adapters to what is outside.
 FOUNDATION = {f"utilities.{name}" for name in ("errors", "exit_codes", "utc", "model", "log")}
-BELOW_ALL = {"utilities", "configuration", "ec_server.account"}
+BELOW_ALL = {"utilities", "configuration", "ec_server.account", "ec_server.packing"}
 
 # What each part may import of ours, besides itself and BELOW_ALL.
 MAY_IMPORT: dict[str, set[str]] = {
     "configuration": FOUNDATION,
     "utilities": set(),
     "ec_server/account": {"utilities"},
+    "ec_server/packing": {"utilities"},
     "ec_server/storage": {"ec_server.ingest.spool"},
     "ec_server/ingest": {"ec_server.storage"},
     "ec_server/synchronization": {"ec_server.storage", "ec_server.ingest.message_body"},
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ec_server/status": {"ec_server.storage", "ec_server.export"},
     "ec_server/supervision": {"ec_server.storage"},
 }
-LOWEST = ("configuration", "utilities", "ec_server/account")
+LOWEST = ("configuration", "utilities", "ec_server/account", "ec_server/packing")
 OWN = ("ec_server", "configuration", "utilities", "reference_client", "reference_cluster", "benchmarks")
 
 
@@ -64,6 +65,7 @@ def test_imports_go_one_way(part: str) -> None:
         ("pjsua2", {f"utilities/sip_{part}.py" for part in ("client", "config", "library", "registration")}),
         ("cassandra", {"utilities/cassandra_util.py", "utilities/cassandra_batch.py"}),
         ("apsw", {"ec_server", "reference_client"}),
+        ("pcodec", {"ec_server/packing/numeric_file.py"}),
     ],
 )
 def test_a_library_is_imported_where_the_architecture_says(library: str, home: set[str]) -> None:

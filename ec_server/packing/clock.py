@@ -1,0 +1,111 @@
+"""The microseconds of a block: next to nothing for a regular clock, deltas for any other; pure.
+
+A clock of ``rate`` ticks a second has tick ``i`` at microsecond ``(i * 1,000,000 + offset) // rate``; the
+offset is 0 where the meter cuts fractions off, and ``rate // 2`` where it rounds. Lost samples and
+overlapping rows leave runs of consecutive ticks. The column's first byte says how it is stored:
+
+=== ====================================================================================
+0   ``rate`` and ``offset`` (u32 each), the number of runs (u32), then two parts: the first
+    tick of each run as a column of whole numbers, and the length of each run as another
+1   a column of whole numbers: the first microsecond, then each one's distance from the last
+=== ====================================================================================
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ec_server.packing import int_column
+from ec_server.packing.number_text import Numbers, Words, head_words
+from ec_server.packing.parts import join_parts, split_parts
+from utilities.errors import BlockError
+
+_TICKS, _DISTANCES = 0, 1
+_US = 1_000_000
+_HEADER = struct.Struct("<BIII")
+_HIGHEST_RATE = 1_000_000
+_ROUND_STEPS = (1, 10, 50, 100, 500, 1000)
+"""A rate that is estimated from few samples is tried rounded to these, too."""
+
+
+class Times(NamedTuple):
+    """Microseconds and their text, sample by sample."""
+
+    us: Numbers
+    heads: Words
+    """``;UUUUUU,`` as number_text writes it."""
+
+
+def encode(us: Numbers) -> bytes:
+    """Microseconds within a second, in any order, as bytes."""
+    for rate in _likely_rates(us):
+        for offset in (0, rate // 2):
+            ticks = -((offset - us * rate) // _US)
+            if ((ticks * _US + offset) // rate == us).all():
+                packed = _encode_ticks(rate, offset, ticks)
+                if packed is not None:
+                    return packed
+    return bytes([_DISTANCES]) + int_column.encode(np.diff(us, prepend=0))
+
+
+def decode(data: bytes, count: int) -> Times:
+    """The ``count`` microseconds of a column. Raises BlockError where it holds no such."""
+    if data[:1] == bytes([_DISTANCES]):
+        us = np.cumsum(int_column.decode(data[1:], count))
+        return Times(us, head_words(us))
+    if data[:1] != bytes([_TICKS]):
+        raise BlockError(f"a column of microseconds begins with {data[:1]!r}")
+    _, rate, offset, runs = _HEADER.unpack_from(data)
+    first, length = split_parts(data[_HEADER.size :], 2)
+    firsts, lengths = int_column.decode(first, runs), int_column.decode(length, runs)
+    if int(lengths.sum()) != count:
+        raise BlockError(f"runs of ticks do not make up {count} samples")
+    face = _face(rate, offset)
+    if runs == 1:
+        span = slice(int(firsts[0]), int(firsts[0]) + count)
+        return Times(face.us[span], face.heads[span])
+    begins = np.cumsum(lengths) - lengths
+    ticks = np.arange(count) + np.repeat(firsts - begins, lengths)
+    return Times(face.us.take(ticks), face.heads.take(ticks))
+
+
+def _encode_ticks(rate: int, offset: int, ticks: Numbers) -> bytes | None:
+    """The column of runs of ticks; None where there are so many runs that it would not pay."""
+    begins = np.flatnonzero(np.diff(ticks, prepend=ticks[0] - 2) != 1)
+    if len(begins) > max(1, len(ticks) // 8):
+        return None
+    lengths = np.diff(begins, append=len(ticks))
+    header = _HEADER.pack(_TICKS, rate, offset, len(begins))
+    return header + join_parts([int_column.encode(ticks[begins]), int_column.encode(lengths)])
+
+
+def _likely_rates(us: Numbers) -> Iterator[int]:
+    """Rates that fit the longest stretch without a gap, likeliest first."""
+    steps = np.diff(us)
+    if not len(steps):
+        return
+    usual = int(np.median(steps))
+    breaks = np.flatnonzero(np.abs(steps - usual) > 1)
+    edges = np.concatenate(([-1], breaks, [len(steps)]))
+    longest = int(np.diff(edges).argmax())
+    begin, end = int(edges[longest]) + 1, int(edges[longest + 1])
+    if begin >= end or us[end] <= us[begin]:
+        return
+    estimate = (end - begin) * _US / int(us[end] - us[begin])
+    rates = dict.fromkeys(round(estimate / step) * step for step in _ROUND_STEPS)
+    yield from (rate for rate in rates if 0 < rate <= _HIGHEST_RATE)
+
+
+@lru_cache(maxsize=8)
+def _face(rate: int, offset: int) -> Times:
+    """All ticks of one second of a clock."""
+    us = (np.arange(rate, dtype=np.int64) * _US + offset) // rate
+    heads = head_words(us)
+    us.setflags(write=False)
+    heads.setflags(write=False)
+    return Times(us, heads)

@@ -1,0 +1,190 @@
+"""Decimal text of many numbers at once, and samples put together from it; pure.
+
+Every number here is nine digits and a decimal exponent: ``d.dddddddd * 10**exponent``, exponents from -7
+to 8. This covers float32 values as C's ``%.9g`` prints them without an exponent, and decimal numbers of up
+to nine digits.
+
+1. The digits of a float are exact. With ``10**e <= |x| < 10**(e+1)`` the nine digits of ``x`` are those of
+   ``|x| * 10**(8-e)``, rounded half to even. For ``e >= -4`` the power has at most 28 bits without its
+   trailing zeros, and ``x`` has 24: their product fits into the 53 bits of a double, so it is rounded once.
+2. A value is built in two little-endian 64-bit words, at most 16 bytes. Bytes behind its length are
+   undefined.
+3. A sample is written at its place in one long text as three words, the last one first. What a word writes
+   behind its sample's end is overwritten by the next sample, which has 9 bytes at least.
+
+::
+
+    ;UUUUUU,  -ddd.ddd  dddddd      8 bytes, then a value of 1 to 16
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+LEAST_FLOAT, FLOAT_END = 1e-4, 1e8
+"""Sizes of floats that are printed here; 0 is, too."""
+DIGITS = 9
+MANTISSA_END = 10**DIGITS
+MOST_PLACES = 7
+
+_EXPONENTS = range(-7, 9)
+_BASE = -_EXPONENTS[0]
+_SPARE_BYTES = 24
+_BYTE, _WORD = np.uint64(8), np.uint64(64)
+_1000 = np.uint32(1000)
+
+
+def pick(table: npt.NDArray[_Scalar], index: npt.NDArray[np.integer]) -> npt.NDArray[_Scalar]:
+    """The table's entries at each index, all of which it must have: not checked, for twice the speed."""
+    return table.take(index, mode="clip")
+
+
+class Digits(NamedTuple):
+    """Nine digits of each number, and where its point stands."""
+
+    digits: npt.NDArray[np.uint32]
+    """Below 10**9; the first digit is not 0 unless the number is."""
+    exponent: Numbers
+    """Index into the tables: the decimal exponent plus 7; 0 has the exponent 0."""
+
+
+class ValueWords(NamedTuple):
+    """Text of each value in two words, and its length in bytes."""
+
+    low: Words
+    high: Words
+    lengths: Numbers
+
+
+def _word(text: bytes) -> int:
+    """Bytes as a little-endian number."""
+    return int.from_bytes(text, "little")
+
+
+def _first_bytes(count: int) -> int:
+    """A mask of the first ``count`` bytes of a word."""
+    return (1 << (8 * min(count, 8))) - 1
+
+
+# By three digits: their text, and how many zeros they end in.
+_THREE = np.array([_word(b"%03d" % i) for i in range(1000)], np.uint64)
+_ZEROS = np.array([3 - len(f"{i:03}".rstrip("0")) for i in range(1000)])
+
+# By exponent: the power that makes nine digits of a value, the text around these digits, which of them stand
+# before the point, and how many bits the others move for it.
+_POWER = np.array([10.0 ** (DIGITS - 1 - e) for e in _EXPONENTS])
+_AROUND = [b"0." + b"0" * (-e - 1) if e < 0 else bytes(e + 1) + b"." * (e < 8) for e in _EXPONENTS]
+_AROUND_LOW = np.array([_word(text[:8]) for text in _AROUND], np.uint64)
+_AROUND_HIGH = np.array([_word(text[8:]) for text in _AROUND], np.uint64)
+_BEFORE_POINT = np.array([_first_bytes(max(e + 1, 0)) for e in _EXPONENTS], np.uint64)
+_MOVE = np.array([0 if e == 8 else 8 * max(1 - e, 1) for e in _EXPONENTS], np.uint64)
+_INTEGER_DIGITS = np.array([max(e + 1, 1) for e in _EXPONENTS])
+
+# By a double's binary exponent: the index of the decimal exponent of the least value that has it; and the
+# least value of the next decimal exponent.
+_FLOOR = np.zeros(2048, np.int64)
+for _binary in range(-26, 30):
+    _FLOOR[1023 + _binary] = max(0, math.floor(math.log10(2.0**_binary)) + _BASE)
+_NEXT_FROM = np.array([10.0 ** (e + 1) for e in _EXPONENTS[:-1]] + [math.inf])
+
+# By the number of digits of a mantissa less one: what makes it nine digits.
+_TO_NINE = np.array([10 ** (DIGITS - 1 - e) for e in range(DIGITS)], np.uint32)
+
+
+def _shortest_length(exponent: int, zeros: int) -> int:
+    """Bytes of a value whose nine digits end in ``zeros``, without trailing zeros after the point."""
+    behind = max(0, DIGITS - zeros - (exponent + 1))
+    return max(exponent + 1, 1) + (1 + behind if behind else 0)
+
+
+_SHORTEST = np.array([_shortest_length(e, zeros) for e in _EXPONENTS for zeros in range(DIGITS + 1)])
+
+
+def float_digits(sizes: Doubles) -> Digits:
+    """The nine digits of float32 values' sizes: each 0, or from LEAST_FLOAT to below FLOAT_END."""
+    exponent = _decimal_exponent(sizes)
+    return Digits(np.rint(sizes * pick(_POWER, exponent)).astype(np.uint32), exponent)
+
+
+def decimal_digits(mantissas: Numbers, places: Numbers | int) -> Digits:
+    """The nine digits of ``mantissas / 10**places``: mantissas from 0 to below 10**9."""
+    size = _decimal_exponent(mantissas.astype(np.float64)) - _BASE
+    digits = mantissas.astype(np.uint32) * pick(_TO_NINE, size)
+    exponent = size + _BASE - places
+    exponent[mantissas == 0] = _BASE
+    return Digits(digits, exponent)
+
+
+def digit_counts(mantissas: Numbers) -> Numbers:
+    """How many digits each whole number from 0 to below 10**9 has."""
+    return _decimal_exponent(mantissas.astype(np.float64)) - (_BASE - 1)
+
+
+def _decimal_exponent(sizes: Doubles) -> Numbers:
+    exponent = pick(_FLOOR, sizes.view(np.int64) >> 52)
+    exponent += sizes >= pick(_NEXT_FROM, exponent)
+    exponent[sizes == 0] = _BASE
+    return exponent
+
+
+def value_words(number: Digits, negative: Flags, places: int | None = None) -> ValueWords:
+    """Text of each number: with so many places, or as short as it can be."""
+    digits, exponent = number
+    thousands = digits // _1000
+    a, c = thousands // _1000, digits - thousands * _1000
+    b = thousands - a * _1000
+
+    last_three = pick(_THREE, c)
+    first_eight = pick(_THREE, a) | pick(_THREE, b) << np.uint64(24) | last_three << np.uint64(48)
+    before = first_eight & pick(_BEFORE_POINT, exponent)
+    behind, move = first_eight ^ before, pick(_MOVE, exponent)
+    low = pick(_AROUND_LOW, exponent) | before | behind << move
+    high = pick(_AROUND_HIGH, exponent) | behind >> (_WORD - move) | last_three >> np.uint64(16) << move
+
+    if places is not None:
+        lengths = pick(_INTEGER_DIGITS, exponent) + (1 + places if places else 0)
+    else:
+        zeros = pick(_ZEROS, c)
+        more = np.flatnonzero(c == 0)
+        zeros[more] += np.where(b[more] == 0, 3 + pick(_ZEROS, a[more]), pick(_ZEROS, b[more]))
+        lengths = pick(_SHORTEST, exponent * (DIGITS + 1) + zeros)
+    if negative.any():
+        shift = negative * _BYTE
+        high = high << shift | low >> (_WORD - shift)
+        low = low << shift | negative * np.uint64(ord("-"))
+        lengths += negative
+    return ValueWords(low, high, lengths)
+
+
+def head_words(us: Numbers) -> Words:
+    """``;UUUUUU,`` of each microsecond."""
+    small = us.astype(np.uint32)
+    thousands = small // _1000
+    head = pick(_THREE, thousands) << np.uint64(8) | pick(_THREE, small - thousands * _1000) << np.uint64(32)
+    return head | np.uint64(_word(b";\0\0\0\0\0\0,"))
+
+
+def join_samples(heads: Words, values: ValueWords) -> tuple[bytes, Numbers]:
+    """All samples' text, a ``;`` before each, and where each begins; the last place is the end of all.
+
+    The text has some bytes to spare behind its end.
+    """
+    places = np.zeros(len(heads) + 1, np.int64)
+    np.cumsum(values.lengths + 8, out=places[1:])
+    text = bytearray(int(places[-1]) + _SPARE_BYTES)
+    words = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))
+    at = places[:-1]
+    words[at + 16] = values.high
+    words[at + 8] = values.low
+    words[at] = heads
+    return bytes(text), places
