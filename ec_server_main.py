@@ -14,24 +14,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configuration.check import check
+from configuration.print_config import print_config
 from configuration.properties_reader import read_settings
 from ec_server.supervision.launcher import launch, refuse
 from utilities import log
 from utilities.errors import ConfigurationError
+from utilities.exit_codes import EXIT_CONFIGURATION
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code: 0 ended as asked, 1 not cleanly, 2 it must be set up otherwise."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.version:
         print(_version())
         return 0
-    if options.check_config:
-        code, text = check(options.config, os.environ)
-        print(text, file=sys.stderr if code else sys.stdout)
-        return code
+    if options.json and not options.status:
+        parser.error("--json belongs to --status")
+    for asked, answer in ((options.check_config, check), (options.print_config, print_config)):
+        if asked:
+            return _say(*answer(options.config, os.environ))
+    if options.status or options.forget:
+        return _ask(options)
     log.set_up("launcher")
     try:
         settings = read_settings(options.config, os.environ)
@@ -41,10 +47,30 @@ def main(arguments: Sequence[str]) -> int:
     return launch(settings, options.config, ROOT, os.environ)
 
 
+def _ask(options: argparse.Namespace) -> int:
+    """The commands that look at a server instead of being one."""
+    from ec_server.status.status_command import forget_device, report_status  # noqa: PLC0415 (for these alone)
+
+    try:
+        settings = read_settings(options.config, os.environ)
+    except ConfigurationError as error:
+        return _say(EXIT_CONFIGURATION, str(error))
+    if options.forget:
+        return _say(*forget_device(settings, options.forget))
+    code, text = report_status(settings, as_json=options.json)
+    return _say(code, text, to_stdout=code != EXIT_CONFIGURATION or options.json)
+
+
+def _say(code: int, text: str, *, to_stdout: bool = False) -> int:
+    print(text, file=sys.stdout if to_stdout or not code else sys.stderr)
+    return code
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Receives electricity meter data over SIP, stores it, and proves that it is complete.",
-        epilog="Ends on SIGTERM or SIGINT. Exit codes: 0 as asked, 1 not cleanly, 2 cannot start.",
+        epilog="Without a command it runs until SIGTERM or SIGINT. Exit codes: 0 as asked, 1 not cleanly, "
+        "2 cannot start.",
     )
     parser.add_argument(
         "-c",
@@ -53,12 +79,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration file (default: configuration/config.properties)",
     )
-    parser.add_argument(
+    commands = parser.add_mutually_exclusive_group()
+    commands.add_argument(
         "--check-config",
         action="store_true",
         help="name every fault of the configuration and end: 0 none, 2 some",
     )
-    parser.add_argument("--version", action="store_true", help="print name and version, and end")
+    commands.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print each option's value and where it comes from, and end: 0, or 2 where there are faults",
+    )
+    commands.add_argument(
+        "--status",
+        action="store_true",
+        help="ask the running server how it and each device is: 0 well, 1 needs attention, 2 no answer",
+    )
+    commands.add_argument(
+        "--forget",
+        metavar="DEVICE",
+        help="a device that will not come back counts as silent or behind no longer, until it sends: "
+        "0 forgotten, 1 not on record or sending, 2 cannot",
+    )
+    parser.add_argument("--json", action="store_true", help="with --status: for programs")
+    commands.add_argument("--version", action="store_true", help="print name and version, and end")
     return parser
 
 

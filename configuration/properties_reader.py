@@ -48,6 +48,14 @@ def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Raises ConfigurationError, a line a fault, with everything that is wrong in the file, in the
     environment, between options, and in the files that options name.
     """
+    return read_with_places(path, environ)[0]
+
+
+def read_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
+    """As `read_settings`, and where the value in use of each key that was given stands.
+
+    ``FILE:LINE`` or ``environment EC_...``; keys at their defaults are left out.
+    """
     reading = _Reading()
     if path is None and DEFAULT_PATH.exists():
         path = DEFAULT_PATH
@@ -60,7 +68,12 @@ def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         count = len(reading.faults)
         title = f"{count} fault{'s' if count > 1 else ''} in the configuration:"
         raise ConfigurationError("\n  ".join([title, *reading.faults]))
-    return settings
+    return settings, reading.places
+
+
+def value_text(option: Option, value: object) -> str:
+    """A parsed value as a configuration file would have it; a secret is masked, an empty one is not."""
+    return MASKED if option.secret and value else _text(value)
 
 
 @dataclass(slots=True)
@@ -113,7 +126,7 @@ def _read_environment(environ: Mapping[str, str], reading: _Reading) -> None:
             continue
         if option := _BY_VARIABLE.get(name):
             reading.faulty.discard(option.key)
-            if fault := reading.take(option, environ[name], "environment"):
+            if fault := reading.take(option, environ[name], f"environment {name}"):
                 reading.faults.append(f"environment: {name} = {_shown(option, environ[name])}{fault}")
         elif found := nearest(name, _BY_VARIABLE):
             reading.faults.append(f"environment: {name} is no key of this server; the nearest is {found}")

@@ -1,7 +1,8 @@
 """Runs meters: ``python -m reference_client --devices 3`` (docs/meter.md).
 
 The meters are divided among processes of their own; this one prints a line a second of what they do
-and ends them all, on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 where all ended well.
+and ends them all, on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 where all ended well and, if
+messages were due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from reference_client.command_line import plans_of
-from reference_client.meter_figures import Figures, describe, line, total
+from reference_client.meter_figures import Figures, all_in_vain, describe, line, total
 from reference_client.meter_process import Begin, ProcessPlan, run
 
 _READY_S = 60.0
@@ -53,7 +54,16 @@ class Fleet:
             self._watch()
         finally:
             self._end()
-        print(describe(total(self._figures.values())), flush=True)
+        done = total(self._figures.values())
+        print(describe(done), flush=True)
+        if all_in_vain(done):
+            sip = self._plans[0].sip
+            print(
+                f"no message was acknowledged: does a server listen on {sip.host} port {sip.port} "
+                f"over {sip.transport}?",
+                file=sys.stderr,
+            )
+            return 1
         return 0 if all(process.exitcode == 0 for process in self._processes.values()) else 1
 
     def _start(self, plan: ProcessPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reference_client.recording import Recording
 from reference_client.sip_sender import WINDOWS
 from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 
+DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HELP_RECORDING = ".npy file to replay, instead of generated power; may be repeated: the next meter's"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
 _HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
@@ -29,6 +31,11 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
             Recording(file, 0)
         except (OSError, ValueError) as error:
             parser.error(f"--recording: {error}")
+    if given.sync is None and (given.device_key or given.sync_tls):
+        parser.error("--device-key and --sync-tls belong to --sync")
+    longest = f"{given.id_prefix}-{given.devices}"
+    if not DEVICE_ID.fullmatch(longest):
+        parser.error(f"--id-prefix: {longest!r} is not a device id: 1 to 64 of A-Z a-z 0-9 . _ -")
     # A certificate names one device, and a process has one connection.
     most = 1 if given.certificate else MOST_ACCOUNTS
     devices = [(number, f"{given.id_prefix}-{number + 1}") for number in range(given.devices)]
@@ -84,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=("text", "binary"), default="text")
     add("--sync", type=_address, metavar="HOST:PORT", help="be synchronized there")
     add("--sync-tls", action="store_true", help="connect to it over TLS")
-    add("--device-key", type=bytes.fromhex, default=b"", metavar="HEX", help="proves the id (all devices')")
+    add("--device-key", type=_device_key, default=b"", metavar="HEX", help="proves the id (all devices')")
     add("--ca", type=Path, metavar="FILE", help="certificate authority that the server must be known to")
     add("--certificate", type=Path, metavar="FILE", help="shown to the server; its name is the device id")
     add("--key", type=Path, metavar="FILE", help="its private key")
@@ -103,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _checked(kind: Callable[[str], int], holds: Callable[[int], bool]) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
         if not holds(value):
             raise argparse.ArgumentTypeError(f"{text} is too small")
         return value
@@ -118,14 +128,25 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _device_key(text: str) -> bytes:
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"a key has exactly 64 hex digits, not {len(text)} characters")
+    return bytes.fromhex(text)
+
+
 def _speed(text: str) -> float:
-    speed = math.inf if text == "max" else float(text)
+    try:
+        speed = math.inf if text == "max" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor max") from error
     if not speed > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return speed
 
 
 def _start(text: str) -> int | None:
+    if text != "now" and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an epoch second nor now")
     return None if text == "now" else int(text)
 
 

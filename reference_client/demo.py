@@ -1,17 +1,23 @@
-"""The demo: a server and three meters that lose messages, with a line a second of what is stored.
+"""The demo: a server and meters that lose messages, with a line per second of what is stored.
 
     python -m reference_client.demo
 
 Everything it makes stands under ``demo/`` in the working folder: data, the meters' own stores, two
 logs. Ctrl-C (or SIGTERM) ends meters and server in order. What the meters lose on purpose, one message
 in a hundred, comes back with the next round, half a minute later: ``proven`` says through when.
+
+It configures its own server and no other: neither the environment's ``EC_`` variables nor
+``configuration/config.properties`` reach it, and it talks to no server that it did not start. Exit code
+0 where all ended well, 1 where the server did not come up or died, 2 for wrong arguments.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +26,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,47 +34,135 @@ from configuration.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
-OWN_SETTINGS = {"EC_STORAGE_PATH": str(FOLDER / "data"), "EC_SYNC_SYNCFREQ": "0.5"}
-METERS = ("--devices", "3", "--transport", "tcp", "--faults", "drop=1%,twice=1%,disorder=1%,seed=1")
+LOOPBACK = "127.0.0.1"
+FAULTS = "drop=1%,twice=1%,disorder=1%,seed=1"
 _UP_S = 60.0
 _END_S = 30.0
 _HEADING = "  time      batches/s   samples/s    stored   missing now   repaired   proven through"
 
 
-def main() -> int:
-    """Run until stopped; 0 where all ended well, 1 where the server did not come up or died."""
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the command line asked for; ports are those in use."""
+
+    folder: Path
+    meters: int
+    seconds: int | None
+    sip_port: int
+    sync_port: int
+    status_port: int
+
+    @property
+    def status(self) -> str:
+        """The status page's address."""
+        return f"http://{LOOPBACK}:{self.status_port}"
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The server's and the meters' environment: nobody else's configuration, this demo's own."""
+        others = {name: value for name, value in environ.items() if not name.startswith("EC_")}
+        return {
+            **others,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "EC_STORAGE_PATH": str(self.folder / "data"),
+            "EC_SYNC_SYNCFREQ": "0.5",
+            "EC_SIP_PORT": str(self.sip_port),
+            "EC_SYNC_PORT": str(self.sync_port),
+            "EC_STATUS_PORT": str(self.status_port),
+        }
+
+    def meter_command(self) -> list[str]:
+        """The meters, as a user would start them."""
+        command = ["-m", "reference_client", "--devices", str(self.meters), "--transport", "tcp"]
+        command += ["--faults", FAULTS, "--server", f"{LOOPBACK}:{self.sip_port}"]
+        return [*command, "--sync", f"{LOOPBACK}:{self.sync_port}", "--store", str(self.folder / "meters")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until stopped, or for as long as asked; the exit code."""
+    demo = _demo(_parser().parse_args(arguments))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    FOLDER.mkdir(exist_ok=True)
-    environ = {**os.environ, **OWN_SETTINGS, "PYTHONUNBUFFERED": "1"}
+    demo.folder.mkdir(parents=True, exist_ok=True)
+    no_file = demo.folder / "demo.properties"
+    no_file.write_text("# the demo's server takes everything else from the environment\n")
+    environ = demo.environment(os.environ)
     with ExitStack() as ending:
-        server = _start(ending, ["ec_server_main.py"], "server.log", environ)
-        status = f"http://{Settings().status_ip}:{Settings().status_port}"
-        if not _wait_until_up(server, status, stop):
-            return 0 if stop.is_set() else _tell_why(server)
-        target = f"{Settings().sync_ip}:{Settings().sync_port}"
-        sip = f"{Settings().sip_public_addr}:{Settings().sip_port}"
-        meters = ["-m", "reference_client", *METERS, "--server", sip, "--sync", target]
-        _start(ending, [*meters, "--store", str(FOLDER / "meters")], "meters.log", environ)
-        print(f"three meters send to {sip}; the page is {status}/; Ctrl-C ends all of it\n\n{_HEADING}")
-        _show(server, status, stop)
+        log = demo.folder / "server.log"
+        server = _start(ending, ["ec_server_main.py", "-c", str(no_file)], log, environ)
+        if not _wait_until_up(server, log, stop):
+            return 0 if stop.is_set() else _tell_why(server, log)
+        _start(ending, demo.meter_command(), demo.folder / "meters.log", environ)
+        print(
+            f"{demo.meters} meters send to {LOOPBACK}:{demo.sip_port}; the page is {demo.status}/; "
+            f"Ctrl-C ends all of it\n\n{_HEADING}",
+            flush=True,
+        )
+        _show(server, demo, stop)
         print("\nending meters and server ...", flush=True)
-    return 0 if server.returncode == 0 else _tell_why(server)
+    return 0 if server.returncode == 0 else _tell_why(server, log)
+
+
+def _demo(asked: argparse.Namespace) -> Demo:
+    ports = [asked.sip_port, asked.sync_port, asked.status_port]
+    return Demo(asked.folder, asked.meters, asked.seconds, *_with_free_ports(ports))
+
+
+def _with_free_ports(ports: Sequence[int]) -> list[int]:
+    """The ports, each 0 replaced by one that nobody has at the moment."""
+    with ExitStack() as held:
+        found = []
+        for port in ports:
+            if port == 0:
+                probe = held.enter_context(socket.socket())
+                probe.bind((LOOPBACK, 0))
+                port = probe.getsockname()[1]  # noqa: PLW2901
+            found.append(port)
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_client.demo",
+        description="Starts a server of its own and meters that lose messages, and shows the repair.",
+        epilog="Exit codes: 0 ended as asked, 1 the server did not come up or died, 2 wrong arguments.",
+    )
+    add, default = parser.add_argument, Settings()
+    add("--meters", type=_whole(1, 100), default=3, metavar="N", help="how many meters (default: 3)")
+    add("--seconds", type=_whole(1, 10**9), metavar="S", help="end after so long (default: on Ctrl-C)")
+    add("--folder", type=Path, default=FOLDER, metavar="DIR", help="data, stores and logs (default: demo)")
+    for name, port in (
+        ("sip", default.sip_port),
+        ("sync", default.sync_port),
+        ("status", default.status_port),
+    ):
+        text = f"default: {port}; 0: a free one"
+        add(f"--{name}-port", type=_whole(0, 65535), default=port, metavar="PORT", help=text)
+    return parser
+
+
+def _whole(low: int, high: int) -> Any:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return number
 
 
 def _start(
-    ending: ExitStack, command: Sequence[str], log: str, environ: Mapping[str, str]
+    ending: ExitStack, command: Sequence[str], log: Path, environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start a program of ours whose output goes to a log; it is ended with the demo, newest first."""
     program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
-    with (FOLDER / log).open("wb") as file:
+    with log.open("wb") as file:
         child = subprocess.Popen(
             [sys.executable, *program],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**environ, "PYTHONPATH": str(ROOT)},
+            env=dict(environ),
             start_new_session=True,
         )
     ending.callback(_end, child)
@@ -84,24 +179,28 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], status: str, stop: threading.Event) -> bool:
+def _wait_until_up(server: subprocess.Popen[bytes], log: Path, stop: threading.Event) -> bool:
+    """Whether our own server says in its own log that it is up; another's status page cannot pass for it."""
     deadline = time.monotonic() + _UP_S
     while server.poll() is None and time.monotonic() < deadline and not stop.wait(0.2):
-        if _get(f"{status}/readyz") is not None:
+        if b" launcher up: " in log.read_bytes():
             return True
     return False
 
 
-def _tell_why(server: subprocess.Popen[bytes]) -> int:
-    log = (FOLDER / "server.log").read_text("utf-8", "replace").splitlines()
-    print(f"the server ended with {server.poll()}; the end of {FOLDER / 'server.log'}:", *log[-8:], sep="\n")
+def _tell_why(server: subprocess.Popen[bytes], log: Path) -> int:
+    lines = log.read_text("utf-8", "replace").splitlines()
+    code = server.poll()
+    what = f"ended with {code}" if code is not None else f"is not up after {_UP_S:.0f} s"
+    print(f"the server {what}; the end of {log}:", *lines[-8:], sep="\n", file=sys.stderr)
     return 1
 
 
-def _show(server: subprocess.Popen[bytes], status: str, stop: threading.Event) -> None:
+def _show(server: subprocess.Popen[bytes], demo: Demo, stop: threading.Event) -> None:
     before: tuple[float, float] | None = None
-    while server.poll() is None and not stop.wait(1.0):
-        metrics, devices = _get(f"{status}/metrics"), _get(f"{status}/api/devices")
+    end = None if demo.seconds is None else time.monotonic() + demo.seconds
+    while server.poll() is None and not stop.wait(1.0) and (end is None or time.monotonic() < end):
+        metrics, devices = _get(f"{demo.status}/metrics"), _get(f"{demo.status}/api/devices")
         if metrics is None or devices is None:
             continue
         figures = _figures(metrics.decode())

@@ -68,6 +68,12 @@ def _add(one: Figures, other: Figures) -> Figures:
     )
 
 
+def all_in_vain(figures: Figures) -> bool:
+    """Whether messages were due and none was acknowledged."""
+    due = figures.sent + figures.failed.total() + figures.skipped + figures.waiting
+    return due > 0 and not figures.acknowledged
+
+
 def describe(figures: Figures) -> str:
     """The totals as one line."""
     failed = ", ".join(f"{count} x {status}" for status, count in sorted(figures.failed.items())) or "0"

@@ -61,7 +61,7 @@ def _show(asked: argparse.Namespace) -> int:
     sys.stdout.flush()
     fault = _plot(report, asked.plot) if asked.plot else 0
     if not report.rows:
-        print(f"test.py: {_nothing(report, source, known)}", file=sys.stderr)
+        print(f"test.py: {_missing(settings) or _nothing(report, source, known)}", file=sys.stderr)
         return EXIT_NO_DATA
     return fault
 
@@ -105,6 +105,16 @@ def _wave_second(asked: argparse.Namespace) -> int | None:
 
 def _known(store: Store) -> list[str]:
     return [record.device_id for record in store.devices()]
+
+
+def _missing(settings: Settings) -> str:
+    """What to say where there is no database at all; empty where there is one."""
+    if settings.storage_engine == "cassandra" or settings.storage_path.is_dir():
+        return ""
+    return (
+        f"storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
+        "run this where the server runs, or name its configuration with -c"
+    )
 
 
 def _nothing(report: HourReport, source: str, known: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ec_server.account.histograms import COMMIT_DURATION, NEWEST_SAMPLE_AGE, ROUND_DURATION
 from utilities.model import RejectReason
 
 REJECTED = {reason: f"rejected_{reason.value}" for reason in RejectReason}
@@ -22,6 +23,8 @@ RECEIVER_FIGURES: tuple[str, ...] = (
     "ring_position",  # where the ring goes on behind what is settled: bytes
     "ring_count",  # and messages
     *REJECTED.values(),
+    *COMMIT_DURATION.figures,
+    *NEWEST_SAMPLE_AGE.figures,
 )
 
 SYNC_FIGURES: tuple[str, ...] = (
@@ -42,6 +45,7 @@ SYNC_FIGURES: tuple[str, ...] = (
     "digests_computed",
     "payload_bytes",  # gauge: payloads in memory, all connections
     "payload_waits",
+    *ROUND_DURATION.figures,
 )
 
 RUN_FOLDER = "run"

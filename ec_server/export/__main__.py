@@ -16,7 +16,7 @@ from ec_server.export.stored_seconds import Span, check_span, parse_moment
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import utc
-from utilities.errors import ConfigurationError, EcServerError
+from utilities.errors import EcServerError
 
 EXIT_NOTHING = 1
 EXIT_FAULT = 2
@@ -53,10 +53,12 @@ def _export(asked: argparse.Namespace, span: Span) -> int:
     encoder = ENCODERS[asked.format]()
     settings = read_settings(asked.config, os.environ)
     if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
-        raise ConfigurationError(
-            f"storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
-            "run this where the server runs, or name its configuration with -c"
+        print(
+            f"{_NAME}: storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
+            "run this where the server runs, or name its configuration with -c",
+            file=sys.stderr,
         )
+        return EXIT_NOTHING
     with open_store(settings, read_only=True) as store:
         if asked.out is None:
             samples = write_stream(store, span, sys.stdout.buffer)

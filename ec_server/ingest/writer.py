@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ec_server.account.figures import REJECTED
+from ec_server.account.histograms import COMMIT_DURATION, NEWEST_SAMPLE_AGE
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import Place, Taker
 from ec_server.ingest.live_figures import LiveFigures
@@ -337,6 +338,8 @@ class Writer:
                 "samples_stored": sum([b.count for b, c in zip(batches, changed) if c]),
                 "commits": 1,
                 "commit_us": commit_us,
+                **COMMIT_DURATION.noted(commit_us / 1e6),
+                **NEWEST_SAMPLE_AGE.noted(time.time() - max([b.second + b.end_us / 1e6 for b in batches])),
                 "settled_sequence": self._sequence - self._settled_sequence,
             }
         )

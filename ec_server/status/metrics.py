@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ec_server.account.figures import REJECTED
+from ec_server.account.histograms import HISTOGRAMS, Histogram
+from ec_server.status.device_metrics import device_families
 from ec_server.status.health import SILENT_S, worker_fault
 from ec_server.status.process_usage import read_usage_with_children
 from ec_server.status.snapshot import Snapshot, is_receiver
@@ -56,14 +58,18 @@ _GAUGES = (
 
 @dataclass(frozen=True, slots=True)
 class SnapshotCollector(Collector):
-    """The families of one snapshot; make one a scrape."""
+    """The families of one snapshot; make one per scrape."""
 
     snapshot: Snapshot
     version: str
+    allowed_s: float = 0.0
+    """How old a device's proof may be before it is behind."""
+    most_devices: int = 0
 
     def collect(self) -> Iterator[Metric]:
         """Every family, the contract's first."""
         yield from self._account()
+        yield from map(self._histogram, HISTOGRAMS)
         yield from self._storage()
         yield from self._workers()
         yield _gauge("ec_devices", "Devices on record or heard now.", len(self.snapshot.devices))
@@ -72,6 +78,17 @@ class SnapshotCollector(Collector):
         build = GaugeMetricFamily("ec_build_info", "1, labelled with the version.", labels=["version"])
         build.add_metric([self.version], 1)
         yield build
+        now = self.snapshot
+        yield from device_families(now.devices, now.now, self.allowed_s, self.most_devices)
+
+    def _histogram(self, histogram: Histogram) -> Metric:
+        totals = {figure: self.snapshot.total(figure) for figure in histogram.figures}
+        return HistogramMetricFamily(
+            histogram.name,
+            histogram.help,
+            buckets=histogram.buckets(totals),
+            sum_value=totals[histogram.figures[-1]] / 1000,
+        )
 
     def _account(self) -> Iterator[Metric]:
         snapshot, account = self.snapshot, self.snapshot.account()
@@ -122,9 +139,10 @@ class SnapshotCollector(Collector):
         yield from (up, received, memory, cpu)
 
 
-def exposition(snapshot: Snapshot, version: str) -> bytes:
-    """The body of ``/metrics``."""
-    return _WHOLE.sub(_as_integer, generate_latest(SnapshotCollector(snapshot, version)))
+def exposition(snapshot: Snapshot, version: str, allowed_s: float = 0.0, most_devices: int = 0) -> bytes:
+    """The body of ``/metrics``; ``most_devices`` of them are told one by one."""
+    collector = SnapshotCollector(snapshot, version, allowed_s, most_devices)
+    return _WHOLE.sub(_as_integer, generate_latest(collector))
 
 
 # A sample's value as the library may write it where it is whole: 12.0, 1e+06, 1.2345678e+07.

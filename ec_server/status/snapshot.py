@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ec_server.account.figures import REJECTED, queued
 from ec_server.status.database_view import DatabaseState, DatabaseView
+from ec_server.status.forgotten_devices import read_forgotten, without_forgotten
 from ec_server.status.live_devices import DeviceStatus, join, read_live
 from ec_server.status.worker_view import WorkerView, read_workers
 
@@ -61,7 +62,8 @@ class Observer:
         """Everything, now. Raises nothing: what cannot be read says so in the snapshot."""
         database = await self._database.state()
         now = time.time()
-        devices = tuple(join(database.devices, read_live(self._run_folder, now)))
+        joined = join(database.devices, read_live(self._run_folder, now))
+        devices = tuple(without_forgotten(joined, read_forgotten(self._run_folder)))
         return Snapshot(now, read_workers(self._run_folder, self._expected), database, devices)
 
 

@@ -22,7 +22,7 @@ from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.page_html import PAGE_FOLDER, render
 from ec_server.status.snapshot import Observer, Snapshot
 from ec_server.status.streamed_answer import StoredData
-from ec_server.status.verdict import judge
+from ec_server.status.verdict import judge, standing
 from utilities import utc
 
 # Nothing from elsewhere is loaded, nothing inline runs, nobody frames the page.
@@ -73,14 +73,16 @@ def create_app(observer: Observer, data: StoredData, site: Site) -> ASGIApp:
         return _health_answer(ready(now.workers, now.database))
 
     async def figures(_request: Request) -> Response:
-        body = metrics.exposition(await observer.snapshot(), site.version)
+        body = metrics.exposition(
+            await observer.snapshot(), site.version, site.allowed_s, site.max_device_metrics
+        )
         return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
 
     async def devices(_request: Request) -> Response:
         now = await observer.snapshot()
         if now.database.error:
             return JSONResponse({"error": now.database.error}, 503)
-        return JSONResponse([device_object(device, site.names) for device in now.devices])
+        return JSONResponse([device_object(device, now.now, site) for device in now.devices])
 
     async def overview(_request: Request) -> Response:
         return JSONResponse(overview_object(await observer.snapshot(), allowed_s))
@@ -100,13 +102,14 @@ def create_app(observer: Observer, data: StoredData, site: Site) -> ASGIApp:
     return _with_headers(with_token(Starlette(routes=routes, exception_handlers=handlers), site.token))
 
 
-def device_object(device: DeviceStatus, names: Mapping[str, str]) -> dict[str, object]:
+def device_object(device: DeviceStatus, now: float, site: Site) -> dict[str, object]:
     """A device's object of ``/api/devices`` (docs/status.md): times ISO-8601 in UTC."""
     record = device.record
     through = record.verified_through
     return {
         "device_id": record.device_id,
-        "name": names.get(record.device_id, ""),
+        "name": site.names.get(record.device_id, ""),
+        "state": standing(device, now, site.allowed_s).value,
         "first_seen": utc.iso(record.first_seen_us),
         "last_seen": utc.iso(record.last_seen_us),
         "verified_through": None if through is None else utc.minute_text(through),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ec_server.account.histograms import ROUND_DURATION
 from ec_server.synchronization.audit import AuditDesk, AuditRequest
 from ec_server.synchronization.device_link import DeviceLink
 from ec_server.synchronization.round import (
@@ -86,6 +87,7 @@ class DeviceRounds:
 
     async def _round(self) -> None:
         link, around = self._link, self._around
+        began_s = around.monotonic()
         last = around.contradictions.get(link.device_id, set())
         steps = whole_round(link.device_id, link.oldest, around.rules, frozenset(last), around.wall)
         try:
@@ -96,7 +98,7 @@ class DeviceRounds:
                 minutes.add(error.minute)
             raise
         around.contradictions.pop(link.device_id, None)
-        around.count({"rounds": 1})
+        around.count({"rounds": 1, **ROUND_DURATION.noted(around.monotonic() - began_s)})
         link.end_round(result.verified)
         _log_round(link.device_id, result)
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import pty
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -343,3 +345,29 @@ def test_gaps_are_where_samples_are_missing(
     microseconds: tuple[int, ...], gaps: list[tuple[int, int]]
 ) -> None:
     assert find_gaps(Waveform(HOUR, microseconds, (0.0,) * len(microseconds))) == gaps
+
+
+def test_a_storage_path_that_does_not_exist_is_named_and_is_no_device_without_data(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "test" / "test.py"), "-i", "m", "-d", "20260301120000"],
+        env={**os.environ, "EC_STORAGE_PATH": str(tmp_path / "elsewhere")},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"does not exist" in done.stderr
+    assert b"never seen" not in done.stderr
+
+
+def test_the_documents_awk_line_lists_the_minutes_that_are_not_proven() -> None:
+    """As written, with whatever awk is installed: Debian's mawk knows no interval expressions."""
+    document = (ROOT / "docs" / "check-tool.md").read_text("utf-8")
+    (program,) = re.findall(r"\| awk '(.+?)'", document)
+    (table,) = re.findall(r"(?m)^    minute  .*\n(?:    .*\n|\n)+", document)
+    awk = shutil.which("mawk") or shutil.which("awk")
+    assert awk
+    done = subprocess.run(
+        [awk, program], input=re.sub(r"(?m)^    ", "", table), capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["202603011201", "202603011202"]

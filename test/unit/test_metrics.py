@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, SYNC_FIGURES
+from ec_server.account.histograms import COMMIT_DURATION, HISTOGRAMS
 from ec_server.account.worker_page import WorkerPage
 from ec_server.status.database_view import DatabaseState
+from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.metrics import exposition
 from ec_server.status.snapshot import Snapshot
 from ec_server.status.worker_view import WorkerView, read_workers
 from ec_server.storage.contract import StorageHealth
-from utilities.model import RejectReason
+from utilities.model import DeviceRecord, RejectReason
 
 ACCOUNT = ("stored", "duplicate", "spooled", "lost", *REJECTED.values())
 
@@ -148,3 +151,70 @@ def test_the_document_lists_every_figure_and_no_other() -> None:
     document = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
     listed = re.findall(r"^\| `(ec_\w+)(?:\{\w+\})?` \| (\w+) \|", document, re.MULTILINE)
     assert {" ".join(pair) for pair in listed} == known
+
+
+# --- devices one by one -----------------------------------------------------------------------
+
+
+def device(
+    name: str, *, unresolved: int = 0, through: int | None = 999_999_960, conflicts: int = 0
+) -> DeviceStatus:
+    record = DeviceRecord(name, 0, 10**15 - 10**6, through, unresolved, conflicts=conflicts)
+    return DeviceStatus(record, 44_000.0)
+
+
+def of_devices(most: int, *devices: DeviceStatus) -> dict[str, str]:
+    now = Snapshot(1e9, (), DatabaseState(), devices)
+    text = exposition(now, "1", 2_400.0, most).decode()
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("ec_device_"))
+
+
+def test_each_device_has_its_five_figures() -> None:
+    assert of_devices(10, device("meter-1", unresolved=2, conflicts=7)) == {
+        'ec_device_samples_per_second{device="meter-1"}': "44000",
+        'ec_device_last_seen_timestamp_seconds{device="meter-1"}': "999999999",
+        'ec_device_verified_through_timestamp_seconds{device="meter-1"}': "999999960",
+        'ec_device_unresolved_minutes{device="meter-1"}': "2",
+        'ec_device_conflicts_total{device="meter-1"}': "7",
+    }
+
+
+def test_a_device_before_its_first_round_has_no_moment_of_proof() -> None:
+    assert not [name for name in of_devices(10, device("m", through=None)) if "verified" in name]
+
+
+def test_devices_that_need_attention_are_told_first() -> None:
+    devices = (
+        device("a-proven"),
+        device("b-behind", through=999_000_000),
+        device("c-differing", unresolved=1),
+        device("d-proven"),
+    )
+    for most, expected in ((0, []), (1, "c"), (2, "cb"), (3, "cba"), (9, "cbad")):
+        found = [name for name in of_devices(most, *devices) if name.startswith("ec_device_unresolved")]
+        assert sorted(re.findall(r'"(\w)-', " ".join(found))) == sorted(expected)
+
+
+# --- distributions ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 1e5), max_size=30))
+def test_a_histogram_counts_each_observation_once_and_keeps_the_sum(observed: list[float]) -> None:
+    for histogram in HISTOGRAMS:
+        totals: Counter[str] = Counter()
+        for seconds in observed:
+            totals.update(histogram.noted(seconds))
+        buckets = dict(histogram.buckets(totals))
+        assert buckets["+Inf"] == len(observed)
+        for bound_s in histogram.bounds_s:
+            assert buckets[f"{bound_s:g}"] == sum(seconds <= bound_s for seconds in observed)
+        assert abs(totals[histogram.figures[-1]] - 1000 * sum(observed)) <= len(observed)
+
+
+def test_histograms_of_all_receivers_add_up_in_the_metrics() -> None:
+    figures = COMMIT_DURATION.noted(0.004)
+    found = lines(snapshot(receiver(0, **figures), receiver(1, **figures)))
+    assert found['ec_commit_duration_seconds_bucket{le="0.0025"}'] == "0"
+    assert found['ec_commit_duration_seconds_bucket{le="0.005"}'] == "2"
+    assert found["ec_commit_duration_seconds_count"] == "2"
+    assert found["ec_commit_duration_seconds_sum"] == "0.008"

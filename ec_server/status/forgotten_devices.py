@@ -1,0 +1,39 @@
+"""Devices that an operator has given up: they are left out of every list until they send again.
+
+``<storage.path>/run/forgotten.json`` holds ``{device id: epoch microseconds}``, the moment of
+``--forget``. A device heard later than that is known again by itself; its data never changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ec_server.status.live_devices import DeviceStatus
+
+FILE_NAME = "forgotten.json"
+
+
+def read_forgotten(run_folder: Path) -> dict[str, int]:
+    """Device id to the moment it was forgotten; a file that cannot be read forgets nothing."""
+    try:
+        listed = json.loads((run_folder / FILE_NAME).read_bytes())
+        return {str(device_id): int(moment_us) for device_id, moment_us in listed.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def forget(run_folder: Path, device_id: str, moment_us: int) -> None:
+    """Put a device on the list, atomically. Raises OSError where the file cannot be written."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    listed = read_forgotten(run_folder) | {device_id: moment_us}
+    new = run_folder / f"{FILE_NAME}.{os.getpid()}.new"
+    new.write_text(json.dumps(listed), "utf-8")
+    new.replace(run_folder / FILE_NAME)
+
+
+def without_forgotten(devices: Iterable[DeviceStatus], forgotten: Mapping[str, int]) -> list[DeviceStatus]:
+    """The devices that are not forgotten, or were heard since."""
+    return [d for d in devices if d.record.last_seen_us > forgotten.get(d.record.device_id, -1)]

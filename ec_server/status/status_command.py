@@ -1,0 +1,109 @@
+"""``ec_server_main.py --status`` and ``--forget``: asks the running server, and gives a device up."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configuration.settings import Settings
+from ec_server.account.figures import RUN_FOLDER
+from ec_server.status.forgotten_devices import forget
+from ec_server.status.live_devices import FRESH_S, read_live
+from ec_server.storage.engines import open_store
+from utilities.errors import EcServerError
+
+WELL, NEEDS_ATTENTION, NO_ANSWER = 0, 1, 2
+_PATIENCE_S = 10.0
+_WELL_STATES = frozenset(("proven", "waiting"))
+
+
+class NoAnswerError(EcServerError):
+    """No server answers where the configuration says that one does."""
+
+
+def report_status(settings: Settings, *, as_json: bool) -> tuple[int, str]:
+    """Exit code (0 well, 1 needs attention, 2 no answer) and what to print."""
+    try:
+        overview, devices = _ask(settings, "/api/overview"), _ask(settings, "/api/devices")
+    except NoAnswerError as error:
+        return NO_ANSWER, json.dumps({"error": str(error)}) if as_json else str(error)
+    code = WELL if _is_well(overview, devices) else NEEDS_ATTENTION
+    if as_json:
+        return code, json.dumps({"server": overview, "devices": devices}, indent=1)
+    return code, "\n".join([_server_line(overview), *map(_device_line, devices)])
+
+
+def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
+    """Exit code (0 forgotten, 1 not on record or sending now, 2 cannot) and what to print."""
+    run_folder, now = settings.storage_path / RUN_FOLDER, time.time()
+    try:
+        if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
+            return (
+                NO_ANSWER,
+                f"storage.path {str(settings.storage_path)!r} does not exist here",
+            )
+        with open_store(settings, read_only=True) as store:
+            record = store.device(device_id)
+        live = read_live(run_folder, now).get(device_id)
+        if record is None and live is None:
+            return NEEDS_ATTENTION, f"{device_id} is not on record"
+        if live is not None and now - live.last_seen < FRESH_S:
+            return NEEDS_ATTENTION, f"{device_id} sends at the moment: it would be known again at once"
+        last_seen_us = record.last_seen_us if record else 0
+        forget(run_folder, device_id, max(int(now * 1e6), last_seen_us))
+    except (EcServerError, OSError) as error:
+        return NO_ANSWER, str(error)
+    return WELL, f"{device_id} is forgotten until it sends again; its data stays"
+
+
+def _ask(settings: Settings, path: str) -> Any:
+    if settings.status_port == 0:
+        raise NoAnswerError("status.port is 0: the server has no status port to ask")
+    address = ipaddress.ip_address(settings.status_ip)
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    host = f"[{address}]" if address.version == 6 else str(address)
+    request = urllib.request.Request(f"http://{host}:{settings.status_port}{path}")
+    if settings.status_token:
+        request.add_header("authorization", f"Bearer {settings.status_token}")
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code == 503:  # the database does not answer; the overview says so
+            return []
+        raise NoAnswerError(f"{host}:{settings.status_port} answers {error.code}: {error.reason}") from error
+    except (OSError, ValueError) as error:
+        raise NoAnswerError(
+            f"no server answers on {host} port {settings.status_port} (status.ip, status.port): {error}"
+        ) from error
+
+
+def _is_well(overview: Mapping[str, Any], devices: Sequence[Mapping[str, Any]]) -> bool:
+    if overview["health"]["status"] != "ok" or overview["verdict"] is None:
+        return False
+    return all(device["state"] in _WELL_STATES for device in devices)
+
+
+def _server_line(overview: Mapping[str, Any]) -> str:
+    verdict, account = overview["verdict"], overview["account"]
+    said = verdict["headline"] if verdict else "the database does not answer"
+    health = overview["health"]
+    word = "ok" if health["status"] == "ok" else "failing: " + "; ".join(health["reasons"])
+    return (
+        f"server  {word}  {said}  {overview['samples_per_second']:,.0f} samples/s  "
+        f"{overview['devices']} devices  queue {account['queued']:,}  spool {account['spooled']:,}"
+    )
+
+
+def _device_line(device: Mapping[str, Any]) -> str:
+    through = device["verified_through"] or "never"
+    return (
+        f"{device['device_id']}  {device['state']}  {device['samples_per_second']:,.0f} samples/s  "
+        f"proven through {through}  {device['unresolved_minutes']} unresolved"
+    )

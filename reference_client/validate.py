@@ -1,0 +1,141 @@
+"""Says why a message's body is rejected: for whoever builds a device, since SIP answers 200 all the same.
+
+    python -m reference_client.validate FILE
+    printf 'meter-1|1772366400|000000,231.5||' | python -m reference_client.validate
+
+The rules are the server's own (docs/protocol-messages.md), with the limits of its configuration. Exit
+code 0 where every body is accepted, 1 where one is not, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configuration.devices import DeviceDirectory
+from configuration.properties_reader import read_settings
+from configuration.settings import Settings
+from ec_server.ingest.message_body import Limits, parse
+from utilities import utc
+from utilities.errors import ConfigurationError
+from utilities.model import Batch, Rejection, RejectReason
+
+LONGEST_SIP_MESSAGE = 4_000
+"""Bytes of a SIP message, headers included, that the server's SIP stack takes."""
+_USUAL_HEADERS = 400
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the server would do with one body."""
+
+    source: str
+    outcome: Batch | Rejection
+    bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it would be stored."""
+        return isinstance(self.outcome, Batch)
+
+    def as_object(self) -> dict[str, object]:
+        """For programs."""
+        shared: dict[str, object] = {"source": self.source, "accepted": self.accepted, "bytes": self.bytes}
+        if isinstance(self.outcome, Rejection):
+            said = {"reason": self.outcome.reason.value, "detail": self.outcome.detail}
+        else:
+            said = {"device_id": self.outcome.device_id, "second": utc.second_text(self.outcome.second)}
+            shared |= {"samples": self.outcome.count, "values_checksum": self.outcome.checksum}
+        return shared | said | {"warnings": list(self.warnings)}
+
+    def as_text(self) -> str:
+        """For people, one line and one for each warning."""
+        if isinstance(self.outcome, Rejection):
+            said = f"rejected, {self.outcome.reason.value}: {self.outcome.detail}"
+        else:
+            batch = self.outcome
+            said = (
+                f"accepted: {batch.device_id}, {batch.count} samples of second "
+                f"{utc.second_text(batch.second)}, microseconds {batch.start_us} to "
+                f"{batch.end_us}, MD5 {batch.checksum}"
+            )
+        return "\n".join([f"{self.source}: {said}", *(f"  warning: {text}" for text in self.warnings)])
+
+
+def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int) -> Judgement:
+    """What a server with these settings does with a body from the address ``sender`` (empty: any)."""
+    limits = Limits(
+        int(settings.ingest_max_ahead_days * _DAY_S),
+        int(settings.ingest_max_back_days * _DAY_S),
+        settings.ingest_max_samples,
+    )
+    outcome = parse(body, limits, now_s)
+    if isinstance(outcome, Batch):
+        outcome = _admitted(outcome, settings, sender)
+    return Judgement(source, outcome, len(body), tuple(_warnings(body)))
+
+
+def _admitted(batch: Batch, settings: Settings, sender: str) -> Batch | Rejection:
+    directory = DeviceDirectory.read(settings.devices_file)
+    reason = directory.admits(batch.device_id, sender) if sender else None
+    if reason is None and not directory.open_to_all and directory.rule(batch.device_id) is None:
+        reason = RejectReason.UNKNOWN_DEVICE
+    if reason is None:
+        return batch
+    return Rejection(reason, f"devices.file {settings.devices_file} does not let it in", batch.device_id)
+
+
+def _warnings(body: bytes) -> list[str]:
+    found = []
+    if len(body) + _USUAL_HEADERS > LONGEST_SIP_MESSAGE:
+        found.append(
+            f"{len(body)} bytes: with its headers the SIP message may be longer than the "
+            f"{LONGEST_SIP_MESSAGE} bytes that the server takes; over UDP it arrives cut"
+        )
+    if body.endswith((b"||\n", b"||\r\n")):
+        found.append("ends in a line break, which is ignored")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge each body; the exit code."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    try:
+        settings = read_settings(asked.config, os.environ)
+        bodies = [(str(file), file.read_bytes()) for file in asked.files]
+    except (ConfigurationError, OSError) as error:
+        parser.error(str(error))
+    bodies = bodies or [("standard input", sys.stdin.buffer.read())]
+    now_s = int(time.time()) if asked.now is None else asked.now
+    judgements = [judge(source, body, settings, asked.sender, now_s) for source, body in bodies]
+    for judgement in judgements:
+        print(json.dumps(judgement.as_object()) if asked.json else judgement.as_text())
+    return 0 if all(judgement.accepted for judgement in judgements) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_client.validate",
+        description="Says whether the server stores a message with this body, and if not, exactly why.",
+        epilog="Exit codes: 0 accepted, 1 rejected, 2 wrong arguments.",
+    )
+    add = parser.add_argument
+    add("files", nargs="*", type=Path, metavar="FILE", help="a body's exact bytes; default: standard input")
+    add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration, for its limits")
+    add("--sender", default="", metavar="IP", help="the device's address, for the networks of devices.file")
+    add("--now", type=int, metavar="EPOCH", help="the server's clock (default: now)")
+    add("--json", action="store_true", help="one JSON object per body, for programs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
