@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_RECEIVERS = 16
+_MOST_HOURS = 876_000
 
 CONSISTENCIES = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
 """The levels that serve reads and writes alike (ANY cannot read, the serial ones cannot write)."""
@@ -137,6 +138,10 @@ def _receivers(text: str) -> int:
     return int(whole(1, MOST_RECEIVERS).parse(text))
 
 
+def _pack_after(text: str) -> float | None:
+    return None if text.casefold() == "auto" else float(number(0, _MOST_HOURS).parse(text))
+
+
 def _keyspace(text: str) -> str:
     if not _KEYSPACE.fullmatch(text):
         raise ValueError
@@ -176,6 +181,7 @@ ADDRESS = Kind(_address, "an IPv4 or IPv6 address, or localhost")
 HOST = Kind(_host, "an IPv4 or IPv6 address or a host name")
 HOSTS = Kind(_hosts, "IPv4 or IPv6 addresses or host names, one or more, by comma")
 RECEIVERS = Kind(_receivers, f"auto, or a whole number, 1 to {MOST_RECEIVERS}")
+PACK_AFTER = Kind(_pack_after, f"auto, or a number, 0 to {_MOST_HOURS}, fractions allowed")
 KEYSPACE = Kind(_keyspace, "a letter, then up to 47 letters, digits and _")
 REGISTRAR = Kind(_registrar, "HOST or HOST:PORT, with ;transport=udp, tcp or tls after it where wanted")
 REPLICATION = Kind(_replication, "copies (1 to 99), or copies a data centre: dc1:3,dc2:2")

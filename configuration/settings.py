@@ -17,6 +17,9 @@ from typing import Any
 from configuration import kinds
 from configuration.kinds import Kind
 
+_PACK_AFTER_HOURS = {"sqlite": 2.0, "cassandra": 0.0}
+"""What ``auto`` is. Users of Cassandra query rows with tools of their own, and its tables are compressed."""
+
 _PEM = kinds.or_empty(kinds.FILE, None, "none")
 
 
@@ -54,8 +57,8 @@ def _option(section: str, default: str, kind: Kind, meaning: str, *, secret: boo
 class Settings:
     """The server's configuration, checked and complete; ``Settings()`` is all defaults.
 
-    Passwords are left out of its repr. ``sip_bind``, ``sip_tls_port`` and ``sip_receivers`` are
-    resolved: they hold the address, the port and the number in use, never "as the other one".
+    Passwords are left out of its repr. ``sip_bind``, ``sip_tls_port``, ``sip_receivers`` and
+    ``storage_pack_after_hours`` are resolved: they hold the value in use, never "as the other one".
     """
 
     sip_public_addr: str = _option(
@@ -133,6 +136,12 @@ class Settings:
     )
     storage_retention_days: int = _option(
         "Storage", "0", kinds.whole(0, 36_500), "days that data is kept; 0 keeps for ever"
+    )
+    storage_pack_after_hours: float = _option(
+        "Storage",
+        "auto",
+        kinds.PACK_AFTER,
+        "hours after a minute's end before its rows are packed; 0: never; auto: 2, never on Cassandra",
     )
     storage_min_free_mb: int = _option(
         "Storage", "512", kinds.whole(0, 1_000_000_000), "free megabytes below which the server stops taking"
@@ -250,6 +259,8 @@ class Settings:
             object.__setattr__(self, "sip_bind", kinds.address_or_empty(self.sip_public_addr))
         if not self.sip_tls_port:
             object.__setattr__(self, "sip_tls_port", self.sip_port + ("tcp" in self.sip_transports))
+        if self.storage_pack_after_hours is None:
+            object.__setattr__(self, "storage_pack_after_hours", _PACK_AFTER_HOURS[self.storage_engine])
 
 
 def _options() -> tuple[Option, ...]:

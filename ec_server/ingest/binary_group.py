@@ -49,7 +49,8 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
     if not good.all():  # what no text is made of takes the place of something harmless
         us[~good], values[~good], sizes[~good] = 0, 0.0, 0.0
     words = value_words(float_digits(sizes), np.signbit(values))
-    text, places = join_samples(head_words(us), words)
+    joined, places = join_samples(head_words(us), words)
+    text = bytes(joined)
     return [
         (text[begin + 1 : end], count, first_us, last_us) if is_good else None
         for is_good, begin, end, count, first_us, last_us in zip(

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from operator import lt
 from typing import NamedTuple
 
 import numpy as np
@@ -164,7 +165,8 @@ def _by_start(row: Row) -> tuple[int, int]:
 
 def _encode(rows: Sequence[Row]) -> bytes | None:
     """A block of the rows that decodes to the same; None where some row is not as it should be."""
-    ordered = sorted(rows, key=_by_start)
+    starts = [batch.start_us for batch, _, _ in rows]
+    ordered = rows if all(map(lt, starts, starts[1:])) else sorted(rows, key=_by_start)
     try:
         text = ";".join([batch.values for batch, _, _ in ordered]).encode("ascii")
     except UnicodeEncodeError:
@@ -242,8 +244,9 @@ def _joined(heads: Words, values: Values) -> tuple[bytes, Numbers]:
     """All samples' text, and where each begins in it; the last place is the text's end plus 1."""
     text, places = join_samples(heads, values.words)
     if not values.exceptions:
-        return text[1 : int(places[-1])], places
-    pieces, at = [], 1
+        return bytes(memoryview(text)[1 : int(places[-1])]), places
+    pieces: list[bytes | bytearray] = []
+    at = 1
     further = np.zeros_like(places)
     for place, value in values.exceptions:
         cut = int(places[place]) + 8

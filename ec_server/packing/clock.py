@@ -28,7 +28,8 @@ from utilities.errors import BlockError
 _TICKS, _DISTANCES = 0, 1
 _US = 1_000_000
 _HEADER = struct.Struct("<BIII")
-_HIGHEST_RATE = 1_000_000
+_HIGHEST_RATE = 200_000
+_PROBE = 64
 _ROUND_STEPS = (1, 10, 50, 100, 500, 1000)
 """A rate that is estimated from few samples is tried rounded to these, too."""
 
@@ -45,11 +46,10 @@ def encode(us: Numbers) -> bytes:
     """Microseconds within a second, in any order, as bytes."""
     for rate in _likely_rates(us):
         for offset in (0, rate // 2):
-            ticks = -((offset - us * rate) // _US)
-            if ((ticks * _US + offset) // rate == us).all():
-                packed = _encode_ticks(rate, offset, ticks)
-                if packed is not None:
-                    return packed
+            ticks = _ticks(us, rate, offset)
+            packed = _encode_ticks(rate, offset, ticks) if ticks is not None else None
+            if packed is not None:
+                return packed
     return bytes([_DISTANCES]) + int_column.encode(np.diff(us, prepend=0))
 
 
@@ -74,6 +74,20 @@ def decode(data: bytes, count: int) -> Times:
     return Times(face.us.take(ticks), face.heads.take(ticks))
 
 
+def _ticks(us: Numbers, rate: int, offset: int) -> Numbers | None:
+    """The tick of each microsecond; None where some are none of such a clock; the first few mostly tell."""
+    few = us[:_PROBE]
+    if not np.array_equal((_ticks_before(few, rate, offset) * _US + offset) // rate, few):
+        return None
+    ticks = _ticks_before(us, rate, offset)
+    return ticks if np.array_equal(_face(rate, offset).us.take(ticks, mode="clip"), us) else None
+
+
+def _ticks_before(us: Numbers, rate: int, offset: int) -> Numbers:
+    """The earliest tick that is not before each microsecond."""
+    return -((offset - us * rate) // _US)
+
+
 def _encode_ticks(rate: int, offset: int, ticks: Numbers) -> bytes | None:
     """The column of runs of ticks; None where there are so many runs that it would not pay."""
     begins = np.flatnonzero(np.diff(ticks, prepend=ticks[0] - 2) != 1)
@@ -85,7 +99,8 @@ def _encode_ticks(rate: int, offset: int, ticks: Numbers) -> bytes | None:
 
 
 def _likely_rates(us: Numbers) -> Iterator[int]:
-    """Rates that fit the longest stretch without a gap, likeliest first."""
+    """Rates that samples may have: as many as there are, or what fits the longest stretch without a gap."""
+    yield min(len(us), _HIGHEST_RATE)
     steps = np.diff(us)
     if not len(steps):
         return

@@ -21,6 +21,7 @@ from ec_server.packing.number_text import (
     Flags,
     Numbers,
     decimal_digits,
+    short_decimal_words,
     value_words,
 )
 from ec_server.packing.parts import join_parts, split_parts
@@ -109,5 +110,8 @@ def _decode(body: bytes, count: int, *, fixed: bool) -> Values:
     sizes = np.abs(numbers)
     if places > MOST_PLACES or (sizes >= MANTISSA_END).any():
         raise BlockError("a column of decimal numbers holds some that are too long")
-    words = value_words(decimal_digits(sizes, places), numbers < 0, places if fixed else None)
+    negative = numbers < 0
+    words = short_decimal_words(sizes, negative, places) if fixed else None
+    if words is None:
+        words = value_words(decimal_digits(sizes, places), negative, places if fixed else None)
     return exceptions.printed_but_for(words, exceptions.decode(odd))

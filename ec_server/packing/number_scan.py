@@ -81,7 +81,7 @@ class Samples(NamedTuple):
 
 def scan(text: bytes) -> Samples | None:
     """The samples of canonical text; None where it is not ``UUUUUU,VALUE`` joined by ``;``."""
-    padded = bytes(_PAD) + text + b";" + bytes(8)
+    padded = b"".join((bytes(_PAD), text, b";", bytes(8)))
     raw = np.frombuffer(padded, np.uint8)
     words = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
     ends = np.flatnonzero(raw == ord(";"))
@@ -94,7 +94,8 @@ def scan(text: bytes) -> Samples | None:
     unsigned = starts + negative
     lengths = ends - unsigned
     places = _places(raw, ends, lengths)
-    values = _Values(words[ends - 8], words[ends - 16], lengths, raw[unsigned])
+    front = words[ends - 16] if int(lengths.max()) > 8 else None
+    values = _Values(words[ends - 8], front, lengths, raw[unsigned])
     mantissas, regular = _decimals(values, places)
     places[places == _NO_POINT] = 0
     return Samples(us, negative, mantissas, places, regular, starts - _PAD, ends - _PAD)
@@ -110,6 +111,9 @@ def _microseconds(heads: Words) -> Numbers | None:
 
 def _places(raw: npt.NDArray[np.uint8], ends: Numbers, lengths: Numbers) -> Numbers:
     """How many bytes stand behind each value's last point; _NO_POINT where there is none in its words."""
+    usual = _places_of_first(raw, int(ends[0]), int(lengths[0]))
+    if usual and int(lengths.min()) > usual and (raw[ends - usual - 1] == ord(".")).all():
+        return np.full(len(ends), usual)
     points = np.flatnonzero(raw == ord("."))
     if len(points) == len(ends):
         places = ends - points - 1
@@ -122,11 +126,18 @@ def _places(raw: npt.NDArray[np.uint8], ends: Numbers, lengths: Numbers) -> Numb
     return places
 
 
+def _places_of_first(raw: npt.NDArray[np.uint8], end: int, length: int) -> int:
+    """How many bytes stand behind the first value's last point; 0 where it has none in 16 bytes."""
+    value = raw[max(end - length, end - _LONGEST) : end].tobytes()
+    return len(value) - 1 - value.rfind(b".") if b"." in value else 0
+
+
 class _Values(NamedTuple):
     """Values without their sign."""
 
     tail: Words
-    front: Words
+    front: Words | None
+    """None where no value has more than 8 bytes."""
     lengths: Numbers
     first: npt.NDArray[np.uint8]
     """The first character."""
@@ -135,8 +146,8 @@ class _Values(NamedTuple):
 def _decimals(values: _Values, places: Numbers) -> tuple[Numbers, Flags]:
     """The values without their points as numbers, 0 where they are not regular; and which are."""
     lengths = values.lengths
-    before_point = lengths - places - (places != _NO_POINT)
-    before_point[places == _NO_POINT] = lengths[places == _NO_POINT]
+    before_point = lengths - places - 1
+    before_point[places == _NO_POINT] += _NO_POINT + 1
     bad = (before_point < 1) | (places == 0) | (lengths > _LONGEST)
     bad |= (values.first == ord("0")) & (before_point > 1)
     tail, front = _without_points(values, places)
@@ -156,7 +167,7 @@ def _without_points(values: _Values, places: Numbers) -> tuple[Words, Words | No
     at: _Places = places[0] if (places == places[0]).all() else places
     tail = _own_bytes(values.tail, _NOT_TAIL.take(known, mode="clip"))
     moved = (tail & _TAIL_STAYS[at]) | ((tail & _TAIL_MOVES[at]) << _BYTE)
-    if int(known.max()) <= 8:
+    if values.front is None:
         return moved | (_ZEROS & _CARRIED[at]), None
     front = _own_bytes(values.front, _NOT_FRONT.take(known, mode="clip"))
     moved |= (front >> _TOP_BYTE) & _CARRIED[at]

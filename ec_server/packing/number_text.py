@@ -20,6 +20,7 @@ to nine digits.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -101,6 +102,13 @@ _NEXT_FROM = np.array([10.0 ** (e + 1) for e in _EXPONENTS[:-1]] + [math.inf])
 _TO_NINE = np.array([10 ** (DIGITS - 1 - e) for e in range(DIGITS)], np.uint32)
 
 
+# Whole numbers of up to four digits, then the same with a sign.
+_SHORT = 4
+_WHOLE_TEXTS = [sign + b"%d" % i for sign in (b"", b"-") for i in range(10**_SHORT)]
+_WHOLE = np.array([_word(text) for text in _WHOLE_TEXTS], np.uint64)
+_WHOLE_LENGTHS = np.array([len(text) for text in _WHOLE_TEXTS])
+
+
 def _shortest_length(exponent: int, zeros: int) -> int:
     """Bytes of a value whose nine digits end in ``zeros``, without trailing zeros after the point."""
     behind = max(0, DIGITS - zeros - (exponent + 1))
@@ -166,6 +174,30 @@ def value_words(number: Digits, negative: Flags, places: int | None = None) -> V
     return ValueWords(low, high, lengths)
 
 
+def short_decimal_words(mantissas: Numbers, negative: Flags, places: int) -> ValueWords | None:
+    """The same for ``mantissas / 10**places`` with so many places, by two tables, for half the time.
+
+    None where a number has more than four digits before or after the point.
+    """
+    if not 1 <= places <= _SHORT or int(mantissas.max(initial=0)) >= 10 ** (_SHORT + places):
+        return None
+    small = mantissas.astype(np.uint32)
+    whole = small // np.uint32(10**places)
+    fraction = pick(_fractions(places), small - whole * np.uint32(10**places))
+    whole += negative * np.uint32(10**_SHORT)
+    lengths = pick(_WHOLE_LENGTHS, whole)
+    shift = lengths.view(np.uint64) << np.uint64(3)
+    low = pick(_WHOLE, whole) | fraction << shift
+    lengths += places + 1
+    return ValueWords(low, fraction >> (_WORD - shift), lengths)
+
+
+@lru_cache(maxsize=8)
+def _fractions(places: int) -> Words:
+    """The point and so many digits of each fraction."""
+    return np.array([_word(b".%0*d" % (places, i)) for i in range(10**places)], np.uint64)
+
+
 def head_words(us: Numbers) -> Words:
     """``;UUUUUU,`` of each microsecond."""
     small = us.astype(np.uint32)
@@ -174,7 +206,7 @@ def head_words(us: Numbers) -> Words:
     return head | np.uint64(_word(b";\0\0\0\0\0\0,"))
 
 
-def join_samples(heads: Words, values: ValueWords) -> tuple[bytes, Numbers]:
+def join_samples(heads: Words, values: ValueWords) -> tuple[bytearray, Numbers]:
     """All samples' text, a ``;`` before each, and where each begins; the last place is the end of all.
 
     The text has some bytes to spare behind its end.
@@ -184,7 +216,8 @@ def join_samples(heads: Words, values: ValueWords) -> tuple[bytes, Numbers]:
     text = bytearray(int(places[-1]) + _SPARE_BYTES)
     words = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))
     at = places[:-1]
-    words[at + 16] = values.high
+    if int(values.lengths.max(initial=0)) > 8:
+        words[at + 16] = values.high
     words[at + 8] = values.low
     words[at] = heads
-    return bytes(text), places
+    return text, places

@@ -14,7 +14,7 @@ from utilities.errors import BlockError
 _AUTOMATIC = ChunkConfig()
 _PREDICTED = ChunkConfig(delta_spec=DeltaSpec.try_conv1(32), mode_spec=ModeSpec.classic())
 """Linear prediction from the last 32 numbers; for whole numbers of at most 32 bits."""
-_PROBE = 4096
+_PROBE = 2048
 """Numbers from the middle on which the two are compared."""
 
 _Small = npt.NDArray[np.int32]

@@ -415,6 +415,7 @@ NUMBERS = {
     "sync.syncfreq": st.floats(0.001, 1000),
     "sync.grace": st.floats(0, 86_400),
     "storage.retention_days": st.integers(0, 36_500),
+    "storage.pack_after_hours": st.floats(0, 1000),
 }
 
 

@@ -80,6 +80,17 @@ def test_settings_cannot_be_changed() -> None:
         Settings().sip_port = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("engine", "text", "hours"),
+    [("sqlite", "auto", 2.0), ("cassandra", "AUTO", 0.0), ("cassandra", "0.25", 0.25), ("sqlite", "0", 0.0)],
+)
+def test_packing_begins_after_two_hours_on_sqlite_and_elsewhere_when_it_is_asked_for(
+    engine: str, text: str, hours: float
+) -> None:
+    after = kinds.PACK_AFTER.parse(text)
+    assert Settings(storage_engine=engine, storage_pack_after_hours=after).storage_pack_after_hours == hours
+
+
 def test_auto_receivers_leave_a_core_and_stay_between_one_and_four() -> None:
     before = os.sched_getaffinity(0)
     assert usable_receivers() == max(1, min(4, len(before) - 1))
