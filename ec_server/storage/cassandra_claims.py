@@ -8,11 +8,12 @@ Thread safety: none of its own; the store calls it under its lock.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
+from ec_server.storage.cassandra_clock import Stamps, boot_time_s
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
 from utilities.cassandra_util import Database, Statement
 from utilities.model import MinuteState
@@ -23,6 +24,8 @@ Key = tuple[str, int]
 
 IDLE_S = 3.0
 """A held minute that nothing was written to for so long is released."""
+_RELEASED_AT_ONCE = 256
+"""Idle minutes of one upkeep: ingest waits for as long as these take."""
 _KEPT = 20_000
 
 LINES = "SELECT * FROM ec_minute WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
@@ -36,6 +39,10 @@ _DAY = (
 )
 _RELEASE = (
     "UPDATE ec_minute USING TIMESTAMP ? SET leased_until = null"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
+)
+_RELEASE_IN_DOUBT = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET version = ?, leased_until = null"
     " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
 )
 _FORGET_DIGESTS = (
@@ -55,32 +62,21 @@ _FORGET_NOTE = (
 )
 
 
-class Stamps:
-    """Moments of this process in epoch microseconds, each later than the one before."""
-
-    def __init__(self) -> None:
-        self._last_us = 0
-
-    def next(self, how_many: int = 1) -> int:
-        """The first of ``how_many`` consecutive moments that are this caller's alone."""
-        first_us = max(time.time_ns() // 1000, self._last_us + 1)
-        self._last_us = first_us + how_many - 1
-        return first_us
-
-
 @dataclass(slots=True)
 class _Held:
     """One minute that this writer has a line of."""
 
     version: int
     leased_until_s: float
-    """On this process's steady clock; 0: released."""
+    """In boot time; 0: released."""
     opened: bool
     """Nobody had written to the minute before."""
     used_s: float
     is_reported: bool = False
     is_whole: bool = True
-    """Every row that was sent was also acknowledged."""
+    """Every row is this writer's, sent once and acknowledged: its digests may be published."""
+    is_in_doubt: bool = False
+    """Rows may be stored for which no new version followed: the lease must not end with the old one."""
 
 
 class Claims:
@@ -96,7 +92,7 @@ class Claims:
 
     def hold(self, keys: Collection[Key]) -> None:
         """Make sure that the line of each minute is stored, and its lease long enough for a write."""
-        now_s = time.monotonic()
+        now_s = boot_time_s()
         new = [key for key in keys if self._lease_left_s(key, now_s) <= 0]
         short = [key for key in keys if 0 < self._lease_left_s(key, now_s) < LEASE_S / 2]
         if new:
@@ -106,18 +102,22 @@ class Claims:
 
     def touch(self, keys: Collection[Key]) -> frozenset[Key]:
         """After the rows: a new version. Returns the minutes that this writer opened with them."""
-        now_s = time.monotonic()
+        now_s = boot_time_s()
         self._renew(keys, now_s)
         opened = [key for key in keys if self._held[key].opened and not self._held[key].is_reported]
         for key in opened:
             self._held[key].is_reported = True
         return frozenset(key for key in opened if self._held[key].is_whole)
 
-    def spoil(self, keys: Iterable[Key]) -> None:
-        """Some rows of these minutes may be stored without having been acknowledged."""
+    def spoil(self, keys: Iterable[Key], *, is_in_doubt: bool) -> None:
+        """These minutes are not to be published.
+
+        ``is_in_doubt``: rows of them may be stored without having been acknowledged.
+        """
         for key in keys:
             if key in self._held:
                 self._held[key].is_whole = False
+                self._held[key].is_in_doubt |= is_in_doubt
 
     def wrote_alone(self, key: Key, lines: MinuteLines) -> bool:
         """Whether every row of the minute is this writer's, acknowledged, from the first on."""
@@ -135,28 +135,42 @@ class Claims:
         for key in keys:
             if key in self._held:
                 self._held[key].leased_until_s = 0.0
+                self._held[key].is_in_doubt = False
         while len(self._held) > _KEPT and next(iter(self._held.values())).leased_until_s == 0.0:
             self._held.popitem(last=False)
 
     def release(self, keys: Iterable[Key] | None = None) -> None:
-        """End the leases of these minutes, or of all that nothing was written to for a while."""
-        limit_s = time.monotonic() - IDLE_S
-        wanted = self._held if keys is None else keys
-        ended = [
-            key
-            for key in wanted
-            if (held := self._held.get(key)) and held.leased_until_s and (keys or held.used_s < limit_s)
-        ]
+        """End the leases of these minutes, or of some that nothing was written to for a while."""
+        ended = self._idle() if keys is None else [key for key in keys if self._is_leased(key)]
         if not ended:
             return
         lines = self.read(ended)
-        for key in ended:
-            self._db.write([[self.release_statement(key), *self._void(key, lines[key], even_current=False)]])
+        self._db.write(
+            [self._end_of_lease(key), *self._void(key, lines[key], even_current=False)] for key in ended
+        )
         self.released(ended)
+
+    def _idle(self) -> list[Key]:
+        limit_s = boot_time_s() - IDLE_S
+        idle = (key for key, held in self._held.items() if held.leased_until_s and held.used_s < limit_s)
+        return list(islice(idle, _RELEASED_AT_ONCE))
+
+    def _is_leased(self, key: Key) -> bool:
+        held = self._held.get(key)
+        return held is not None and held.leased_until_s > 0
+
+    def _end_of_lease(self, key: Key) -> Statement:
+        """Where rows are in doubt, with a new version: it voids what was concluded without them."""
+        held = self._held[key]
+        if not held.is_in_doubt:
+            return self.release_statement(key)
+        held.version = self._stamps.next()
+        values = (self._ttl_s(key[1]), held.version, held.version, *_at(key), self.writer)
+        return Statement(_RELEASE_IN_DOUBT, values)
 
     def release_all(self) -> None:
         """End every lease: this writer is closing."""
-        self.release([key for key, held in self._held.items() if held.leased_until_s])
+        self.release(list(self._held))
 
     def read(self, keys: Collection[Key]) -> dict[Key, MinuteLines]:
         """What is on record of each minute."""
@@ -178,7 +192,10 @@ class Claims:
             held = self._held.pop(key, None)
             opened = held.opened if held else not found[key].was_written
             whole = held.is_whole if held else True
-            self._held[key] = _Held(0, 0.0, opened, now_s, held is not None and held.is_reported, whole)
+            in_doubt = held is not None and held.is_in_doubt
+            self._held[key] = _Held(
+                0, 0.0, opened, now_s, held is not None and held.is_reported, whole, in_doubt
+            )
         self._renew(keys, now_s, found)
         days = {(device_id, ec_date(minute)): self._ttl_s(minute) for device_id, minute in keys}
         self._db.write(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, Stamps
+from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES
+from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_minutes import SETTLED, MinuteLines, fingerprint, minutes_of_rows
 from ec_server.storage.timeuuid import timeuuid
 from utilities.cassandra_util import Database, Statement

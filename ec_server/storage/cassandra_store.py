@@ -32,7 +32,8 @@ from typing import Any
 
 from configuration.settings import Settings
 from ec_server.storage import ranges
-from ec_server.storage.cassandra_claims import Claims, Key, Stamps
+from ec_server.storage.cassandra_claims import Claims, Key
+from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_devices import Devices
 from ec_server.storage.cassandra_minutes import FINAL, MinuteLines
 from ec_server.storage.cassandra_record import NO_DAY, Records, by_day, digest_of_minute, now
@@ -136,10 +137,10 @@ class CassandraStore(Store):
                     return self._write_carefully(batches)
                 result = self._write_blindly(batches, inserted_us)
             except StorageError:
-                self._claims.spoil(keys)
+                self._claims.spoil(keys, is_in_doubt=True)
                 raise
             if inserted_us is not None:
-                self._claims.spoil(keys)
+                self._claims.spoil(keys, is_in_doubt=False)
             self._look_after_claims()
             return result
 
@@ -332,7 +333,7 @@ class CassandraStore(Store):
         with self._lock:
             self._claims.hold([key])
             self._claims.touch([key])
-            self._claims.spoil([key])
+            self._claims.spoil([key], is_in_doubt=False)
             return self._claims.read([key])[key]
 
     # --- proof ----------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import pytest
 from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, batch, check, expected_second, run_of
 from real_cassandra import RealCassandra, forget_everything
 
-from ec_server.storage import ranges
+from ec_server.storage import cassandra_claims, ranges
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import FinishedMinute, Store
 from utilities.cassandra_util import Statement
+from utilities.errors import RetryableStorageError
 from utilities.model import CommitMark, Digest, MinuteState
 from utilities.utc import DAY_S, ec_date
 
@@ -243,6 +244,65 @@ class TestProof:
             time.sleep(0.1)
         assert writer.write([run_of("m", NOON, 1000)], MARK).changed == (True,)
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+
+    def test_a_lease_under_which_a_write_failed_ends_with_a_new_version(
+        self, opens: Opens, monkeypatch
+    ) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        assert check(reader, "m", NOON, MinuteState.PROVEN) == []
+        store_rows = writer._rows.write
+
+        def stored_but_not_acknowledged(groups) -> None:
+            store_rows(groups)
+            raise RetryableStorageError("no answer in time")
+
+        monkeypatch.setattr(writer._rows, "write", stored_but_not_acknowledged)
+        with pytest.raises(RetryableStorageError):
+            writer.write([run_of("m", NOON, 1000)], MARK)
+        writer._claims.release_all()
+        assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
+
+    def test_leases_of_many_devices_end_side_by_side_and_not_all_in_one_upkeep(
+        self, opens: Opens, monkeypatch
+    ) -> None:
+        store = opens()
+        store.write([run_of(f"m{i}", NOON, 0) for i in range(300)], MARK)
+        ended: list[int] = []
+        write = store._db.write
+
+        def watched(mutations) -> None:
+            kept = list(mutations)
+            ended.append(len(kept))
+            write(kept)
+
+        monkeypatch.setattr(store._db, "write", watched)
+        monkeypatch.setattr(cassandra_claims, "IDLE_S", -1.0)
+        with store._lock:
+            store._claims.release()
+            store._claims.release()
+        assert ended == [256, 44]
+
+    def test_a_machine_that_was_suspended_leases_again_before_it_writes(
+        self, opens: Opens, monkeypatch
+    ) -> None:
+        writer, reader = opens(), opens()
+        writer.write([run_of("m", NOON, 0)], MARK)
+        versions = [reader._records.lines("m", NOON, NOON + 60)[NOON].fingerprint]
+        clock_gettime, store_rows = time.clock_gettime, writer._rows.write
+
+        def after_an_hour(clock: int) -> float:
+            return clock_gettime(clock) + (3600 if clock == time.CLOCK_BOOTTIME else 0)
+
+        def watched(groups) -> None:
+            versions.append(reader._records.lines("m", NOON, NOON + 60)[NOON].fingerprint)
+            store_rows(groups)
+
+        monkeypatch.setattr(writer._rows, "write", watched)
+        monkeypatch.setattr(time, "clock_gettime", after_an_hour)
+        writer.write([run_of("m", NOON, 1000)], MARK)
+        assert versions[0] != versions[1]
 
     def test_writers_readers_and_verdicts_at_once_end_in_the_truth(self, opens: Opens) -> None:
         minutes = [NOON + 60 * i for i in range(3)]
