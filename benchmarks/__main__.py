@@ -163,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"to what size a day's file is grown; default {full.gigabytes:g}, quick {quick.gigabytes:g}",
     )
     add("--cassandra", action="store_true", help="compare with Cassandra too (starts a node: 2 GB of memory)")
+    add("--questdb", action="store_true", help="compare with QuestDB too (fetches a jar of 29 MB)")
     add("--folder", type=Path, default=_RESULTS, help="for data, on a real disk; default %(default)s")
     add("--json", type=Path, metavar="FILE", help="default FOLDER/latest.json")
     return parser  # fmt: skip
@@ -176,6 +177,7 @@ def _effort(options: argparse.Namespace, until_s: float) -> Effort:
         options.folder,
         options.gigabytes or granted.gigabytes,
         options.cassandra,
+        options.questdb,
         until_s,
     )
 

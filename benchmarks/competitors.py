@@ -22,12 +22,17 @@ from benchmarks.mosquitto import MosquittoPair
 from benchmarks.mqtt_publisher import publish
 from benchmarks.outcome import Value
 from benchmarks.own_node import KEYSPACE, OwnNode
+from benchmarks.questdb import QuestDb, write_lines
 from benchmarks.stored_rows import RowCount, Sent, count_rows
 from benchmarks.storing_program import StoringProgram, this_server
 from reference_client.load_generator import LoadReport, run_load
 from reference_client.load_plan import LoadPlan
 
 WARM_UP_MESSAGES = 4_000
+_QUESTDB_MESSAGES_A_SECOND = 40_000
+"""About what QuestDB stores as rows; says how many fill the time."""
+_QUESTDB_WARM_UP_MESSAGES = 20_000
+"""Java compiles what it runs often."""
 _DRIVER_ROWS_A_SECOND = 15_000
 """About what the driver writes in large requests; says how many rows fill the time."""
 
@@ -186,6 +191,38 @@ def mosquitto(effort: Effort) -> Measured:
         in_words(name, rows.faults()),
         figures,
     )
+
+
+def questdb(name: str, *, deduplication: bool) -> Competitor:
+    """QuestDB, one row per sample over its line protocol, the lines made beforehand."""
+
+    def measure(effort: Effort) -> Measured:
+        plan = renewed(TEXT_FROM_EIGHT, port=1, messages=int(_QUESTDB_MESSAGES_A_SECOND * effort.seconds))
+        with effort.fresh_folder() as folder:
+            files = [folder / f"{connection}.lines" for connection in range(plan.connections)]
+            shares = [map(plan.batch, plan.numbers(connection)) for connection in range(plan.connections)]
+            samples = sum(write_lines(path, share) for path, share in zip(files, shares))
+            warm_up = renewed(plan, port=1, messages=_QUESTDB_WARM_UP_MESSAGES)
+            warm_samples = write_lines(folder / "warm-up.lines", warm_up.batches())
+            with QuestDb(folder, deduplication=deduplication) as server:
+                server.send([folder / "warm-up.lines"])
+                server.wait_for(warm_samples)
+                before, own, began = server.usage(), time.process_time(), time.monotonic()
+                server.send(files)
+                sending_s = time.process_time() - own
+                elapsed_s = server.wait_for(warm_samples + samples) - began
+                used = server.usage()
+        return Measured(
+            name,
+            plan.messages,
+            plan.messages / elapsed_s,
+            samples / elapsed_s,
+            1e6 * sending_s / plan.messages,
+            {"QuestDB": 1e6 * (used.cpu_s - before.cpu_s) / plan.messages},
+            {"QuestDB": used.peak_mb},
+        )
+
+    return measure
 
 
 def offer(program: StoringProgram, plan: LoadPlan) -> tuple[LoadReport, Sent, float]:

@@ -26,6 +26,8 @@ class Effort:
     """To what size a day's file is grown."""
     cassandra: bool = False
     """Whether a Cassandra node is started for the comparison with its driver."""
+    questdb: bool = False
+    """Whether QuestDB is fetched and compared with."""
     until_s: float = math.inf
     """``time.monotonic`` after which no further round is begun."""
 

@@ -12,6 +12,7 @@ from benchmarks.competitors import (
     bare_callback,
     driver_alone,
     mosquitto,
+    questdb,
     server_with,
 )
 from benchmarks.effort import Effort
@@ -28,16 +29,21 @@ _ON_CASSANDRA = "this server, Cassandra"
 _DRIVER = "Cassandra driver alone"
 _ROW_BY_ROW = "driver, row by row"
 
+_QUESTDB = "QuestDB"
+_DEDUPLICATING = "QuestDB, deduplicating"
+
 _QUOTIENTS = (
     ("stored batches/s, TCP, SQLite, one receiver / bare PJSUA2 callback", _SERVER, "bare callback", 0.6),
     ("stored batches/s, TCP, SQLite / mosquitto with paho and the same writer", _SERVER, _MOSQUITTO, 2.5),
     ("stored batches/s, TCP, Cassandra / the driver alone with the same rows", _ON_CASSANDRA, _DRIVER, 0.7),
     ("the same / the driver alone, a request for each row", _ON_CASSANDRA, _ROW_BY_ROW, None),
+    ("stored batches/s, TCP, SQLite / QuestDB's line protocol, lines ready-made", _SERVER, _QUESTDB, None),
+    ("the same / QuestDB with deduplication", _SERVER, _DEDUPLICATING, None),
 )
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Stored batches a second against the bare callback, mosquitto and paho, the Cassandra driver."""
+    """Stored batches a second against the bare callback, mosquitto, QuestDB and the Cassandra driver."""
     competitors: dict[str, Competitor] = {
         "bare callback": bare_callback,
         _SERVER: server_with(_SERVER, {}),
@@ -47,6 +53,11 @@ def run(effort: Effort, say: Say) -> Outcome:
         competitors[_MOSQUITTO] = mosquitto
     else:
         notes.append("mosquitto is missing (apt-get install mosquitto): not compared")
+    if effort.questdb:
+        competitors[_QUESTDB] = questdb(_QUESTDB, deduplication=False)
+        competitors[_DEDUPLICATING] = questdb(_DEDUPLICATING, deduplication=True)
+    else:
+        notes.append("QuestDB is compared with --questdb")
     with ExitStack() as stack:
         if effort.cassandra:
             say("starting a Cassandra node")

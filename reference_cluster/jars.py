@@ -1,6 +1,6 @@
-"""Cassandra's jars: fetched once into a cache outside the tree, each checked against jars.lock.
+"""Jars, above all Cassandra's: fetched once into a cache outside the tree, each checked against a lock.
 
-A line of the lock is ``sha256  group:artifact:version[:classifier]``. What is fetched is the list
+A line of a lock is ``sha256  group:artifact:version[:classifier]``. What is fetched is the list
 of the lock, so nothing is resolved at run time and nothing newer can slip in. ``relock`` writes the
 lock anew from the release's own dependency tree; it is run by hand when CASSANDRA_VERSION changes.
 """
@@ -32,25 +32,30 @@ def cache_folder() -> Path:
     return Path(base) / "energy-consumption-server"
 
 
-def locked() -> list[tuple[str, str]]:
-    """``(coordinate, sha256)`` of every jar of the lock."""
-    lines = (line.split() for line in LOCK.read_text("ascii").splitlines() if line[:1] not in ("#", ""))
+def locked(lock: Path = LOCK) -> list[tuple[str, str]]:
+    """``(coordinate, sha256)`` of every jar of a lock."""
+    lines = (line.split() for line in lock.read_text("ascii").splitlines() if line[:1] not in ("#", ""))
     return [(coordinate, sha256) for sha256, coordinate in lines]
 
 
-def classpath(say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> str:
+def classpath(
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    *,
+    lock: Path = LOCK,
+    product: str = f"Cassandra {CASSANDRA_VERSION}",
+) -> str:
     """Java's class path of every jar of the lock, fetched where it is absent and always verified.
 
     Raises JarError where a jar cannot be fetched or is another than the lock's. Processes that ask
     at once wait for each other.
     """
-    wanted = locked()
+    wanted = locked(lock)
     _repository().mkdir(parents=True, exist_ok=True)
     with (_repository() / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         absent = [entry for entry in wanted if not _path(entry[0]).exists()]
         if absent:
-            say(f"fetching {len(absent)} jars of Cassandra {CASSANDRA_VERSION} into {cache_folder()}")
+            say(f"fetching {len(absent)} jars of {product} into {cache_folder()}")
             context = _maven_context()
             with ThreadPoolExecutor(_FETCHING_THREADS) as threads:
                 list(threads.map(lambda entry: _fetch(context, *entry), absent))
@@ -107,7 +112,7 @@ def _fetch(context: Any, coordinate: str, sha256: str) -> None:
 def _verify(coordinate: str, path: Path, sha256: str) -> None:
     if _sha256(path) != sha256:
         path.unlink(missing_ok=True)
-        raise JarError(f"{coordinate} is not the jar of {LOCK.name}; it was removed, try again")
+        raise JarError(f"{coordinate} is not the jar that its lock names; it was removed, try again")
 
 
 def _sha256(path: Path) -> str:
