@@ -68,17 +68,16 @@ def values(codec, data, count):
 
 
 def decode(block):
-    """``(device, second, [(start_us, end_us, text, count, md5, inserted_us, rank), ...])``."""
+    """``(device, second, [(start_us, end_us, text, count, md5, inserted_us, rank, tie), ...])``."""
     assert hashlib.md5(block[:-16]).digest() == block[-16:]
     assert block[0] == 1
-    device, header, counts, inserted, ranks, clock, column = parts(block[1:-16], 7)
+    device, header, *of_rows, clock, column = parts(block[1:-16], 8)
     second, rows, samples = struct.unpack("<qII", header)
     us, texts = microseconds(clock, samples), values(column[0], column[1:], samples)
-    found, at, moment = [], 0, 0
-    for count, step, rank in zip(integers(counts, rows), integers(inserted, rows), integers(ranks, rows)):
-        moment += step
+    found, at = [], 0
+    for count, moment, rank, tie in zip(*(integers(part, rows) for part in of_rows)):
         text = ";".join(f"{us[i]:06d},{texts[i]}" for i in range(at, at + count))
         md5 = hashlib.md5(text.encode()).hexdigest()
-        found.append((us[at], us[at + count - 1], text, count, md5, moment, moment + rank))
+        found.append((us[at], us[at + count - 1], text, count, md5, moment, moment + rank, tie))
         at += count
-    return device.decode(), second, sorted(found, key=lambda row: row[-1])
+    return device.decode(), second, sorted(found, key=lambda row: row[-2:])

@@ -55,7 +55,7 @@ def rows_of(
     edges = sorted({0, len(us), *(cut for cut in cuts if 0 < cut < len(us))})
     texts = [f"{one:06d},{value}" for one, value in zip(us, values)]
     return [
-        (batch_of(DEVICE, SECOND, ";".join(texts[a:b])), inserted_us + i // 20, inserted_us + i)
+        Row(batch_of(DEVICE, SECOND, ";".join(texts[a:b])), inserted_us + i // 20, inserted_us + i)
         for i, (a, b) in enumerate(zip(edges, edges[1:]))
     ]
 

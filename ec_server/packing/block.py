@@ -7,15 +7,17 @@ A block is::
         device    ASCII
         header    second (i64, epoch), rows (u32), samples (u32)
         counts    samples of each row, a column of whole numbers
-        inserted  each row's moment of insertion less that of the row before it (the first: as it is)
+        inserted  each row's moment of insertion
         ranks     each row's rank less its moment of insertion
+        ties      the order among rows of equal rank, 0 for most
         clock     each sample's microsecond; see packing/clock.py
         values    each sample's value; see packing/value_column.py
     md5       16 bytes: the MD5 of everything before
 
-Rows stand in order of start_us, those of one start_us in order of rank. What can be computed is not stored:
-start_us and end_us are a row's first and last microsecond, values_count its samples, values_checksum the MD5
-of its text. A row of which this is not true, because another program wrote or damaged it, cannot be packed.
+Rows stand in order of start_us, those of one start_us in order of rank and tie. What can be computed is not
+stored: start_us and end_us are a row's first and last microsecond, values_count its samples, values_checksum
+the MD5 of its text. A row of which this is not true, because another program wrote or damaged it, cannot be
+packed.
 """
 
 from __future__ import annotations
@@ -38,13 +40,22 @@ from utilities.checksum_util import join_rows
 from utilities.errors import BlockError
 from utilities.model import Batch
 
-Row = tuple[Batch, int, int]
-"""A stored row: batch, moment of insertion (epoch microseconds), rank."""
+
+class Row(NamedTuple):
+    """A stored row as a block keeps it; ``Row(*stored)`` of a StoredRow."""
+
+    batch: Batch
+    inserted_us: int
+    """Moment of insertion, epoch microseconds."""
+    rank: int
+    tie: int = 0
+    """Orders rows of equal rank, where the engine has an order of its own."""
+
 
 _VERSION = 1
 _HEADER = struct.Struct("<qII")
 _MD5_BYTES = 16
-_PARTS = 7
+_PARTS = 8
 
 
 class Block(NamedTuple):
@@ -58,13 +69,14 @@ class Block(NamedTuple):
     """Samples of each row."""
     inserted_us: Numbers
     ranks: Numbers
+    ties: Numbers
     us: Numbers
     """Microsecond of each sample."""
     places: Numbers
     """Where each sample begins in the text; the last one is the text's end plus 1."""
 
     def rows(self) -> list[Row]:
-        """The rows as they were stored, in order of rank."""
+        """The rows as they were stored, in order of rank, then tie."""
         md5, text = hashlib.md5, self.text
         last = np.cumsum(self.counts)
         first = last - self.counts
@@ -76,15 +88,16 @@ class Block(NamedTuple):
             self.counts,
             self.inserted_us,
             self.ranks,
+            self.ties,
         )
         rows: list[Row] = []
-        for begin, end, start_us, end_us, count, inserted_us, rank in zip(*(c.tolist() for c in columns)):
+        for begin, end, start_us, end_us, count, *order in zip(*(c.tolist() for c in columns)):
             values = text[begin:end]
             checksum = md5(values, usedforsecurity=False).hexdigest()
             batch = Batch(
                 self.device_id, self.second, start_us, end_us, values.decode("ascii"), count, checksum
             )
-            rows.append((batch, inserted_us, rank))
+            rows.append(Row(batch, *order))
         if not (self.ranks[1:] > self.ranks[:-1]).all():
             rows.sort(key=_by_rank)
         return rows
@@ -94,7 +107,7 @@ class Block(NamedTuple):
         if (self.us[1:] > self.us[:-1]).all():
             return self.text.decode("ascii")
         rows = self.rows()
-        return join_rows((batch.start_us, batch.end_us, batch.values) for batch, _, _ in rows)
+        return join_rows((row.batch.start_us, row.batch.end_us, row.batch.values) for row in rows)
 
 
 class Packed(NamedTuple):
@@ -113,7 +126,7 @@ def pack(rows: Sequence[Row]) -> Packed:
     """
     if not rows:
         return Packed(None, [])
-    if len({batch[:2] for batch, _, _ in rows}) > 1:
+    if len({row.batch[:2] for row in rows}) > 1:
         raise ValueError("a block holds rows of one second of one device")
     block = _encode(rows)
     if block is not None:
@@ -138,9 +151,9 @@ def unpack(data: bytes) -> Block:
 
 
 def _decode(body: bytes) -> Block:
-    device, header, counts, inserted, ranks, times, values = split_parts(body[1:], _PARTS)
+    device, header, counts, inserted, ranks, ties, times, values = split_parts(body[1:], _PARTS)
     second, row_count, count = _HEADER.unpack(header)
-    moments = np.cumsum(int_column.decode(inserted, row_count))
+    moments = int_column.decode(inserted, row_count)
     us, heads = clock.decode(times, count)
     text, places = _joined(heads, value_column.decode(values, count))
     return Block(
@@ -150,46 +163,49 @@ def _decode(body: bytes) -> Block:
         int_column.decode(counts, row_count),
         moments,
         moments + int_column.decode(ranks, row_count),
+        int_column.decode(ties, row_count),
         us,
         places,
     )
 
 
-def _by_rank(row: Row) -> int:
-    return row[2]
+def _by_rank(row: Row) -> tuple[int, int, int, int]:
+    return row.rank, row.tie, row.batch.start_us, row.batch.end_us
 
 
-def _by_start(row: Row) -> tuple[int, int]:
-    return row[0].start_us, row[2]
+def _by_start(row: Row) -> tuple[int, int, int]:
+    return row.batch.start_us, row.rank, row.tie
 
 
 def _encode(rows: Sequence[Row]) -> bytes | None:
     """A block of the rows that decodes to the same; None where some row is not as it should be."""
-    starts = [batch.start_us for batch, _, _ in rows]
+    starts = [row.batch.start_us for row in rows]
     ordered = rows if all(map(lt, starts, starts[1:])) else sorted(rows, key=_by_start)
     try:
-        text = ";".join([batch.values for batch, _, _ in ordered]).encode("ascii")
+        text = ";".join([row.batch.values for row in ordered]).encode("ascii")
     except UnicodeEncodeError:
         return None
     samples = scan(text)
-    counts = np.array([batch.count for batch, _, _ in ordered])
+    counts = np.array([row.batch.count for row in ordered])
     if samples is None or not _are_sound(ordered, counts, samples, text):
         return None
-    batch = ordered[0][0]
-    inserted = np.array([inserted_us for _, inserted_us, _ in ordered])
-    ranks = np.array([rank for *_, rank in ordered])
+    batch = ordered[0].batch
+    inserted = np.array([row.inserted_us for row in ordered])
+    ranks = np.array([row.rank for row in ordered])
+    ties = np.array([row.tie for row in ordered])
     parts = [
         batch.device_id.encode("ascii"),
         _HEADER.pack(batch.second, len(ordered), len(samples.us)),
         int_column.encode(counts),
-        int_column.encode(np.diff(inserted, prepend=0)),
+        int_column.encode(inserted),
         int_column.encode(ranks - inserted),
+        int_column.encode(ties),
         clock.encode(samples.us),
     ]
     for values in _each_way(text, samples):
         body = bytes([_VERSION]) + join_parts([*parts, values])
         data = body + hashlib.md5(body, usedforsecurity=False).digest()
-        if _is_the_same(unpack(data), batch, text, (counts, inserted, ranks)):
+        if _is_the_same(unpack(data), batch, text, (counts, inserted, ranks, ties)):
             return data
     return None
 
@@ -208,7 +224,7 @@ def _are_sound(rows: Sequence[Row], counts: Numbers, samples: Samples, text: byt
     first = last - counts
     rises = samples.us[1:] > samples.us[:-1]
     rises[first[1:] - 1] = True
-    batches = [batch for batch, _, _ in rows]
+    batches = [row.batch for row in rows]
     return bool(
         rises.all()
         and (samples.us[first] == [batch.start_us for batch in batches]).all()
@@ -231,8 +247,8 @@ def _fit_checksums(batches: Sequence[Batch], ends: Sequence[int], text: bytes) -
     return True
 
 
-def _is_the_same(block: Block, batch: Batch, text: bytes, columns: tuple[Numbers, Numbers, Numbers]) -> bool:
-    found = (block.counts, block.inserted_us, block.ranks)
+def _is_the_same(block: Block, batch: Batch, text: bytes, columns: tuple[Numbers, ...]) -> bool:
+    found = (block.counts, block.inserted_us, block.ranks, block.ties)
     return (
         (block.device_id, block.second) == batch[:2]
         and block.text == text

@@ -29,11 +29,11 @@ from utilities.errors import BlockError
 
 
 def oldest_first(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: row[2])
+    return sorted(rows, key=lambda row: row[2:])
 
 
 def text_of(rows: list[Row]) -> str:
-    return join_rows((batch.start_us, batch.end_us, batch.values) for batch, _, _ in oldest_first(rows))
+    return join_rows((batch.start_us, batch.end_us, batch.values) for batch, *_ in oldest_first(rows))
 
 
 def check_packs(rows: list[Row]) -> bytes:
@@ -48,7 +48,7 @@ def check_packs(rows: list[Row]) -> bytes:
 
 def independently(block: bytes) -> list[Row]:
     device, second, rows = independent_block.decode(block)
-    return [(batch_of(device, second, text), inserted, rank) for _, _, text, _, _, inserted, rank in rows]
+    return [Row(batch_of(device, second, text), *order) for _, _, text, _, _, *order in rows]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -93,12 +93,9 @@ def test_any_rows_with_overlaps_come_back_as_they_were(parts: list[tuple[list[st
         us = sorted(
             choose.sample(range(first, first + choose.choice((len(values), 500, 99_000))), len(values))
         )
-        ((batch, inserted_us, _),) = rows_of(us, values, ())
-        rows[batch.start_us, batch.end_us] = (
-            batch,
-            inserted_us - choose.choice((0, 0, 7)),
-            10_000 - 3 * rank,
-        )
+        ((batch, inserted_us, *_),) = rows_of(us, values, ())
+        moment = inserted_us - choose.choice((0, 0, 7))
+        rows[batch.start_us, batch.end_us] = Row(batch, moment, 10_000 - 3 * (rank // 2), rank % 2)
     block = check_packs(list(rows.values()))
     assert independently(block) == oldest_first(list(rows.values()))
 
@@ -127,7 +124,7 @@ def test_old_and_new_ranks_and_any_insert_time_come_back_as_they_were() -> None:
     values = [f"{value:.3f}" for value in signal(440, 3)]
     rows = rows_of(regular_clock(440), values, every(44, 440))
     ranks = [1, 2, 3, INSERTED_US, INSERTED_US * 2, INSERTED_US * 2 + 1, 2**50, 2**50 + 9, 2**51, 2**52]
-    rows = [(batch, (-1) ** i * inserted, ranks[i]) for i, (batch, inserted, _) in enumerate(rows)]
+    rows = [Row(batch, (-1) ** i * inserted, ranks[i], i % 3) for i, (batch, inserted, *_) in enumerate(rows)]
     check_packs(rows)
 
 
@@ -145,11 +142,11 @@ def test_gaps_and_a_rounding_clock_cost_little() -> None:
 def test_three_decimals_take_less_than_a_fifth_of_their_text() -> None:
     values = [f"{value:.3f}" for value in signal(44_000, 3)]
     rows = rows_of(regular_clock(44_000), values, every(44, 44_000))
-    assert len(check_packs(rows)) < sum(len(batch.values) for batch, _, _ in rows) / 5
+    assert len(check_packs(rows)) < sum(len(batch.values) for batch, *_ in rows) / 5
 
 
 def _altered(row: Row, **fields: object) -> Row:
-    return (row[0]._replace(**fields), row[1], row[2])  # type: ignore[arg-type]
+    return row._replace(batch=row.batch._replace(**fields))  # type: ignore[arg-type]
 
 
 def test_rows_that_a_block_cannot_give_back_are_left_and_the_others_packed() -> None:
@@ -159,11 +156,11 @@ def test_rows_that_a_block_cannot_give_back_are_left_and_the_others_packed() -> 
         _altered(rows[1], count=49),
         _altered(rows[2], start_us=rows[2][0].start_us + 1),
         _altered(rows[3], end_us=0),
-        (batch_of(DEVICE, SECOND, "000001,1;000001,2"), 1, 1),
-        (batch_of(DEVICE, SECOND, "000003,1;000002,2"), 1, 2),
+        Row(batch_of(DEVICE, SECOND, "000001,1;000001,2"), 1, 1),
+        Row(batch_of(DEVICE, SECOND, "000003,1;000002,2"), 1, 2),
         _altered(rows[4], values="rubbish"),
         _altered(rows[5], values="000001,\u0661"),
-        (batch_of(DEVICE, SECOND, "000001,1")._replace(values="000001,"), 1, 3),
+        Row(batch_of(DEVICE, SECOND, "000001,1")._replace(values="000001,"), 1, 3),
     ]
     packed = pack([*odd, *rows[6:]])
     assert packed.left == odd
