@@ -8,7 +8,9 @@ Rules:
 2. What the ledger says is right or it says nothing: samples that came too late for the hash that
    has run on, or that overlap, make their second silent, and the rows are asked instead. Whether
    another process wrote to the minute is not known here: the store checks that when it publishes.
-3. Constant memory a device: a second in progress holds a hash and the last few batches (they may
+3. A group is added as a whole before any minute ends: batches of several minutes may stand in it in
+   any order, and a minute that ended halfway through would be published without the rest.
+4. Constant memory a device: a second in progress holds a hash and the last few batches (they may
    still change places), a second that is over its digest. Two minutes of a device are open at most.
 """
 
@@ -138,22 +140,25 @@ class MinuteLedger:
 
         Returns the minutes that are over by their device's own time, for ``Store.publish``.
         """
-        finished: list[FinishedMinute] = []
         for device_id, minute in opened:
             self._begin(device_id, minute)
         by_second: dict[tuple[str, int], list[Batch]] = {}
         for batch in batches:
             by_second.setdefault((batch.device_id, batch.second), []).append(batch)
+        ended_before: dict[str, int] = {}
         for (device_id, second), of_second in by_second.items():
-            minutes = self._devices.get(device_id)
             minute = minute_of(second)
-            entry = minutes.get(minute) if minutes else None
-            if minutes and entry is not None:
+            entry = self._devices.get(device_id, {}).get(minute)
+            if entry is not None:
                 entry.add(second, of_second)
                 entry.touched_s = now_s
-                if len(minutes) > 1 and second - minute >= _LINGER_S:
-                    finished += self._end(device_id, [m for m in minutes if m < minute])
-        return finished
+                if second - minute >= _LINGER_S:
+                    ended_before[device_id] = max(minute, ended_before.get(device_id, minute))
+        return [
+            finished
+            for device_id, before in ended_before.items()
+            for finished in self._end(device_id, [m for m in self._devices[device_id] if m < before])
+        ]
 
     def idle(self, now_s: float) -> list[FinishedMinute]:
         """End the minutes that nothing has been added to for a while; to be asked now and then."""

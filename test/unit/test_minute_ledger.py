@@ -75,6 +75,22 @@ def test_a_minute_is_over_when_its_device_has_gone_on() -> None:
     assert (finished.minute, digests_of(finished)[NOON + 59].count) == (NOON, 8)
 
 
+def test_a_minute_is_not_over_before_the_rest_of_the_same_group_is_added() -> None:
+    ledger = followed(run_of("m", NOON + 58, 0))
+    late = run_of("m", NOON + 59, 0)
+    (finished,) = ledger.add([run_of("m", NOON + 62, 0), late], {("m", NOON + 60)}, 0.0)
+    assert finished.complete
+    assert [second for second, _ in finished.seconds] == [NOON + 58, NOON + 59]
+
+
+def test_a_minute_that_begins_and_ends_within_one_group_is_published_with_all_its_samples() -> None:
+    opened = {("m", NOON), ("m", NOON + 60)}
+    group = [run_of("m", NOON + 62, 0), run_of("m", NOON + 59, 0), run_of("m", NOON + 59, 1000)]
+    (finished,) = MinuteLedger().add(group, opened, 0.0)
+    assert (finished.minute, finished.complete) == (NOON, True)
+    assert digests_of(finished)[NOON + 59].count == 8
+
+
 def test_a_minute_that_stays_silent_is_over() -> None:
     ledger = MinuteLedger(idle_s=15)
     ledger.add([run_of("m", NOON, 0)], {("m", NOON)}, now_s=100.0)
@@ -128,7 +144,7 @@ def deliveries(draw: st.DrawFn) -> tuple[dict[int, dict[int, str]], list[tuple[i
     sent: list[Batch] = []
     for second in draw(
         st.lists(
-            st.sampled_from([NOON, NOON + 1, NOON + 5, NOON + 59, NOON + 61]),
+            st.sampled_from([NOON, NOON + 1, NOON + 5, NOON + 59, NOON + 61, NOON + 62]),
             min_size=1,
             max_size=4,
             unique=True,
