@@ -59,7 +59,7 @@ def measure(cluster: Cluster, way: str, rows: Sequence[Batch]) -> tuple[int, flo
         alter = f"ALTER TABLE {keyspace}.ec_consumption WITH compression = {WAYS[way]}"
         store._db._session.execute(alter, timeout=30)
         for at in range(0, len(rows), 1000):
-            store.write(rows[at : at + 1000], MARK)
+            store.ingest(rows[at : at + 1000], MARK)
         began = time.monotonic()
         node = cluster.nodes[0]
         node.nodetool("flush", keyspace)

@@ -35,7 +35,7 @@ def run(effort: Effort, say: Say) -> Outcome:
                 group = list(islice(batches, _A_COMMIT))
                 sequence += 1
                 began = time.perf_counter()
-                store.write(group, CommitMark("benchmark", sequence))
+                store.ingest(group, CommitMark("benchmark", sequence))
                 times_s.append(time.perf_counter() - began)
             rows.append(_row(_size(folder), times_s))
             say(f"{rows[-1]['file']}: {rows[-1]['median ms']:.1f} ms a commit")

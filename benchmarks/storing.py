@@ -47,7 +47,7 @@ class Storing:
 
     def _commit(self, batches: list[Batch]) -> None:
         self._sequence += 1
-        result = self._store.write(batches, CommitMark(self._writer, self._sequence))
+        result = self._store.ingest(batches, CommitMark(self._writer, self._sequence))
         self._page.apply({"stored": result.stored, "duplicate": result.duplicate, "commits": 1})
         began = time.thread_time()
         changed = [batch for batch, is_new in zip(batches, result.changed) if is_new]

@@ -146,7 +146,7 @@ def _store_seconds(data: Path, seconds: Iterator[tuple[int, str]]) -> None:
         for second, text in seconds:
             samples = text.split(";")
             parts = [";".join(samples[at : at + PER_MESSAGE]) for at in range(0, RATE, PER_MESSAGE)]
-            store.write([batch_of(DEVICE, second, part) for part in parts])
+            store.ingest([batch_of(DEVICE, second, part) for part in parts])
             store.note_devices({DEVICE: second * 1_000_000})
             kept.setdefault(minute_of(second), [])
         for minute in kept:
@@ -279,7 +279,7 @@ def _fill(data: Path, plan: SwarmPlan, lost_of_hundred: int) -> None:
                 for i, (second, text) in enumerate(texts)
                 if (i * 37 + number) % 100 >= lost_of_hundred
             ]
-            store.write(batches)
+            store.ingest(batches)
             store.publish(list(_finished(device, batches)))
         store.note_devices({plan.device_id(number): plan.start * 1_000_000 for number in range(plan.meters)})
 

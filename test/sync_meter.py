@@ -177,7 +177,7 @@ def run_round(
 def stored_samples(store: Store, device_id: str, start: int, stop: int) -> dict[int, Samples_]:
     """Everything stored, read row by row, the later insertion winning."""
     found: dict[int, Samples_] = {}
-    for row, _ in store.rows(device_id, start, stop):
+    for row, _, _ in store.rows(device_id, start, stop):
         samples = found.setdefault(row.second, {})
         samples.update({int(s[:6]): s[7:] for s in row.values.split(";")})
     return found

@@ -4,7 +4,8 @@
     ├── ConfigurationError          the operator must change a setting; exit code 2
     ├── StorageError
     │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node away
-    │   ├── PermanentStorageError   it will not: corrupt file, table of another shape, refused login
+    │   ├── PermanentStorageError   it will not: table of another shape, refused login
+    │   │   └── DamagedFileError    a database file cannot be read; it costs what stands in it
     │   └── BlockError              a packed block that cannot be decoded: damaged, or a format from later on
     └── ProtocolError               synchronization only
         ├── LocalProtocolError      this program asked for a step that the state does not allow
@@ -35,6 +36,10 @@ class RetryableStorageError(StorageError):
 
 class PermanentStorageError(StorageError):
     """The same call will never succeed; the caller reports degraded health and says why."""
+
+
+class DamagedFileError(PermanentStorageError):
+    """A database file is damaged; it has to be set aside, and what it held is fetched from the devices."""
 
 
 class BlockError(StorageError):

@@ -31,6 +31,17 @@ class Batch(NamedTuple):
         return (self.device_id, self.second, self.start_us, self.end_us)
 
 
+class StoredRow(NamedTuple):
+    """A batch as it is stored: one row of ``ec_consumption`` and its place in the order of insertion."""
+
+    batch: Batch
+    inserted_us: int
+    """``insert_time``, epoch microseconds: what the clock said. It says nothing about order."""
+    rank: int
+    """The order of insertion: where rows of one second overlap, the highest rank wins. The moment of
+    insertion in epoch microseconds, but always above what was stored before, whatever the clock did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Digest:
     """How many samples there are, and the MD5 hex over them (checksum_util says over what)."""
@@ -80,6 +91,12 @@ class MinuteState(Enum):
     """The device has nothing of this minute, so it cannot confirm what is stored."""
     UNRESOLVED = "unresolved"
     """Compared, and still different after the repair; it is compared again in the next round."""
+    EMPTY = "empty"
+    """Neither side has anything of this minute."""
+
+
+SETTLED = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE, MinuteState.EMPTY)
+"""The states of minutes that a round does not ask for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +134,15 @@ class DeviceRecord:
     device_id: str
     first_seen_us: int
     last_seen_us: int
+    covered_from: int | None = None
+    """The minute at which the rounds' coverage begins; None before the first round."""
     verified_through: int | None = None
-    """Every minute before it is proven or unconfirmable; None before the first round."""
+    """The first minute from ``covered_from`` on that is not settled; None before the first round."""
     unresolved_minutes: int = 0
     unconfirmable_minutes: int = 0
     conflicts: int = 0
     extra: int = 0
+    empty_minutes: int = 0
 
 
 class RawMessage(NamedTuple):

@@ -22,6 +22,8 @@ class CheckState(Enum):
     PROVEN = "proven"
     UNCONFIRMABLE = "unconfirmable"
     UNRESOLVED = "unresolved"
+    EMPTY = "empty"
+    """Compared: neither side has anything."""
     UNPROVEN = "unproven"
     """Compared earlier, and written to since: it will be compared again."""
     NOT_COMPARED = "not_compared"
@@ -150,7 +152,7 @@ def check_state(record: MinuteRecord | None, *, stored: bool) -> CheckState:
 
 def _seconds(store: Store, device_id: str, minute: int, rate: int) -> tuple[SecondLine, ...]:
     digests = dict(store.second_digests(device_id, minute))
-    rows = Counter(batch.second for batch, _ in store.rows(device_id, minute, minute + utc.MINUTE_S))
+    rows = Counter(row.batch.second for row in store.rows(device_id, minute, minute + utc.MINUTE_S))
     return tuple(
         SecondLine(
             second,

@@ -21,6 +21,7 @@ _STATE_STYLES = {
     CheckState.PROVEN: "green",
     CheckState.UNCONFIRMABLE: "cyan",
     CheckState.UNRESOLVED: "bold red",
+    CheckState.EMPTY: "dim",
     CheckState.UNPROVEN: "yellow",
     CheckState.NOT_COMPARED: "",
     CheckState.ABSENT: "dim",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from ec_server.ingest.spool import Spool, SpooledGroup
 from ec_server.storage.contract import Store
 from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
-from utilities.model import Batch
+from utilities.model import Batch, StoredRow
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Spooling:
 
     def _move(self, store: Store, group: SpooledGroup) -> Drained:
         try:
-            result = store.write(group.batches, inserted_us=group.inserted_us)
+            result = store.replay(_rows_of(group))
         except RetryableStorageError:
             raise
         except PermanentStorageError as error:
@@ -138,9 +138,10 @@ class Spooling:
         """Find the rows that are refused for themselves; raises where every one is."""
         stored = duplicate = samples = 0
         poison: list[Batch] = []
-        for batch in group.batches:
+        for row in _rows_of(group):
+            batch = row.batch
             try:
-                result = store.write([batch], inserted_us=group.inserted_us)
+                result = store.replay([row])
             except PermanentStorageError:
                 poison.append(batch)
                 continue
@@ -159,3 +160,9 @@ class Spooling:
         if only_if and self._store is not None:
             self._store.close()
             self._store = None
+
+
+def _rows_of(group: SpooledGroup) -> list[StoredRow]:
+    """The group's batches with the moments of their insertion, one microsecond apart, in their order."""
+    moments = range(group.inserted_us, group.inserted_us + len(group.batches))
+    return [StoredRow(batch, at_us, at_us) for batch, at_us in zip(group.batches, moments)]

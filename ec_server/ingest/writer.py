@@ -273,7 +273,7 @@ class Writer:
         began_ns = time.perf_counter_ns()
         store = self._opened()
         self._page.intend(day, self._sequence)
-        result = store.write(batches, CommitMark(self._settings.worker, self._sequence))
+        result = store.ingest(batches, CommitMark(self._settings.worker, self._sequence))
         self._settle(batches, result.changed, (time.perf_counter_ns() - began_ns) // 1000, rest)
         changed = [b for b, c in zip(batches, result.changed) if c]
         self._publish(self._ledger.add(changed, result.opened, now_s))

@@ -15,14 +15,14 @@ from ec_server.storage.cassandra_record import NO_DAY, Records, by_day
 from ec_server.storage.timeuuid import microseconds, timeuuid
 from utilities.cassandra_util import Database, Statement
 from utilities.model import DeviceRecord, MinuteState
-from utilities.utc import ec_date, minute_text, parse_minute
+from utilities.utc import DAY_S, ec_date, minute_of, minute_text, parse_minute
 
 _MEMO_S = 30.0
 
 _FIRST_SEEN = "SELECT first_seen FROM ec_device WHERE device_id = ?"
 _SEE_FIRST = "UPDATE ec_device SET first_seen = ? WHERE device_id = ?"
 _SEE_LAST = "UPDATE ec_device USING TIMESTAMP ? SET last_seen = ? WHERE device_id = ?"
-_PROGRESS = "UPDATE ec_device SET verified_from = ?, verified_through = ? WHERE device_id = ?"
+_COVERAGE = "UPDATE ec_device SET verified_from = ? WHERE device_id = ?"
 _NOTES = "SELECT state, extra, conflicts FROM ec_notable WHERE device_id = ?"
 
 UnprovenRanges = Callable[[str, int, int], list[tuple[int, int]]]
@@ -55,10 +55,9 @@ class Devices:
             statements.append(Statement(_SEE_FIRST, (timeuuid(seen_us), device_id)))
         return statements
 
-    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
-        """Put on record that every minute of the range is final."""
-        values = (minute_text(start), minute_text(verified_through), device_id)
-        self._db.write([[Statement(_PROGRESS, values)]])
+    def note_coverage(self, device_id: str, start: int) -> None:
+        """Put on record at which minute the rounds' coverage begins."""
+        self._db.write([[Statement(_COVERAGE, (minute_text(start), device_id))]])
 
     def all(self) -> list[DeviceRecord]:
         """Every device on record, ascending by id."""
@@ -73,11 +72,16 @@ class Devices:
 
     def _of_rows(self, rows: Sequence[Any]) -> list[DeviceRecord]:
         notes = self._db.read_each(_NOTES, [(row.device_id,) for row in rows])
-        through = self._verified_through([row for row in rows if row.verified_through])
+        through = self._verified_through([row for row in rows if row.verified_from])
         return [_record(row, of_device, through.get(row.device_id)) for row, of_device in zip(rows, notes)]
 
     def _verified_through(self, rows: Sequence[Any]) -> dict[str, int]:
-        spans = {r.device_id: (parse_minute(r.verified_from), parse_minute(r.verified_through)) for r in rows}
+        now_s = minute_of(int(time.time()))
+        spans = {
+            r.device_id: (start, max(start, now_s + DAY_S))
+            for r in rows
+            if (start := parse_minute(r.verified_from)) is not None
+        }
         days = dict(zip(spans, self._records.days_of_each(list(spans))))
         dates = [
             (device_id, ec_date(first))
@@ -108,9 +112,11 @@ def _record(row: Any, notes: Sequence[Any], verified_through: int | None) -> Dev
         row.device_id,
         microseconds(row.first_seen or row.last_seen),
         microseconds(row.last_seen),
+        parse_minute(row.verified_from) if row.verified_from else None,
         verified_through,
         states.count(MinuteState.UNRESOLVED.value),
         states.count(MinuteState.UNCONFIRMABLE.value),
         sum(note.conflicts or 0 for note in notes),
         sum(note.extra or 0 for note in notes),
+        states.count(MinuteState.EMPTY.value),
     )

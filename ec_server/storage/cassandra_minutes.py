@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ec_server.storage.timeuuid import microseconds
+from utilities import model
 from utilities.model import Digest, MinuteRecord, MinuteState
 from utilities.utc import parse_ec
 
@@ -37,7 +38,7 @@ SKEW_S = 60
 """How far the clocks of two servers may differ before one takes the other's writer for dead."""
 SETTLED = "/settled"
 """Ends the name of a line that settles another writer's."""
-FINAL = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE)
+FINAL = model.SETTLED
 
 
 @dataclass(frozen=True, slots=True)

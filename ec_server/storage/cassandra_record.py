@@ -249,8 +249,6 @@ def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
 
 def _is_listed(verdict: Verdict) -> bool:
     """Whether a verdict is to be counted for its device: unresolved, or not confirmable though stored."""
-    if verdict.state is MinuteState.UNCONFIRMABLE:
-        return verdict.seen is not None
     return verdict.state is not MinuteState.PROVEN
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import Template
@@ -38,8 +38,8 @@ from ec_server.storage.cassandra_devices import Devices
 from ec_server.storage.cassandra_minutes import FINAL, MinuteLines
 from ec_server.storage.cassandra_record import NO_DAY, Records, by_day, digest_of_minute, now
 from ec_server.storage.cassandra_rows import Inserted, Rows, pieces, text_of
-from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
-from ec_server.storage.merge import merged_batch, single_day
+from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
+from ec_server.storage.merge import RepairedSecond, merged, single_day
 from ec_server.storage.recent_rows import RecentRows, RowKey
 from utilities.cassandra_util import Database, Statement, Target
 from utilities.checksum_util import second_digest
@@ -50,6 +50,8 @@ from utilities.model import (
     DeviceRecord,
     Digest,
     MinuteRecord,
+    MinuteState,
+    StoredRow,
     Verdict,
     WriteResult,
 )
@@ -121,37 +123,42 @@ class CassandraStore(Store):
 
     # --- ingest ---------------------------------------------------------------------------
 
-    def write(
-        self,
-        batches: Sequence[Batch],
-        mark: CommitMark | None = None,
-        inserted_us: int | Sequence[int] | None = None,
-    ) -> WriteResult:
-        """See the contract and rules 1 to 4. Minutes of a replay (``inserted_us``) are not published."""
+    def ingest(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
+        """See the contract and rules 1 to 3; a mark cannot be committed with rows of many partitions."""
+        if mark is None:
+            return self._write(batches, lambda: self._write_carefully(batches))
+        return self._write(batches, lambda: self._write_blindly(batches, None))
+
+    def repair(self, batches: Sequence[Batch]) -> WriteResult:
+        """See the contract and rule 4."""
+        return self._write(batches, lambda: self._write_carefully(batches, is_repair=True))
+
+    def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
+        """See the contract. The minutes of a replay are not published."""
+        batches = [row.batch for row in rows]
+        result = self._write(batches, lambda: self._write_blindly(batches, [row.rank for row in rows]))
+        with self._lock:
+            self._claims.spoil({(b.device_id, minute_of(b.second)) for b in batches}, is_in_doubt=False)
+        return result
+
+    def _write(self, batches: Sequence[Batch], write: Callable[[], WriteResult]) -> WriteResult:
         if single_day(batches) is None:
             return WriteResult(())
         with self._lock:
-            keys = {(b.device_id, minute_of(b.second)) for b in batches}
             try:
-                if mark is None and inserted_us is None:
-                    return self._write_carefully(batches)
-                result = self._write_blindly(batches, inserted_us)
+                result = write()
             except StorageError:
-                self._claims.spoil(keys, is_in_doubt=True)
+                self._claims.spoil({(b.device_id, minute_of(b.second)) for b in batches}, is_in_doubt=True)
                 raise
-            if inserted_us is not None:
-                self._claims.spoil(keys, is_in_doubt=False)
             self._look_after_claims()
             return result
 
-    def _write_blindly(
-        self, batches: Sequence[Batch], inserted_us: int | Sequence[int] | None
-    ) -> WriteResult:
-        at_us = self._stamps.next(len(batches)) if inserted_us is None else inserted_us
-        moments = range(at_us, at_us + len(batches)) if isinstance(at_us, int) else at_us
+    def _write_blindly(self, batches: Sequence[Batch], ranks: Sequence[int] | None) -> WriteResult:
+        first_us = self._stamps.next(len(batches)) if ranks is None else 0
+        moments = range(first_us, first_us + len(batches)) if ranks is None else ranks
         rows: dict[Key, list[Inserted]] = {}
         fresh: dict[RowKey, str] = {}
-        met: list[Batch] = []
+        met: list[StoredRow] = []
         changed = []
         for batch, moment_us in zip(batches, moments):
             key, checksum = batch.key, batch.checksum
@@ -161,25 +168,31 @@ class CassandraStore(Store):
             if is_same is None:
                 rows.setdefault((batch.device_id, minute_of(batch.second)), []).append((batch, moment_us))
             elif not is_same:
-                met.append(batch)
+                met.append(StoredRow(batch, moment_us, moment_us))
         opened = self._store_rows(rows, pieces(rows))
         self._recent.add((batch.key, batch.checksum) for of_minute in rows.values() for batch, _ in of_minute)
         if met:
-            self._write_carefully(met)
+            self._write_carefully([row.batch for row in met], met if ranks is not None else ())
         return WriteResult(tuple(changed), opened)
 
-    def _write_carefully(self, batches: Sequence[Batch]) -> WriteResult:
-        """Rule 4: read the seconds, merge, and change each in one mutation."""
+    def _write_carefully(
+        self, batches: Sequence[Batch], replayed: Sequence[StoredRow] = (), *, is_repair: bool = False
+    ) -> WriteResult:
+        """Rule 4: read the seconds, merge, and change each in one mutation; ``replayed`` keep their ranks."""
         stored, latest_us = self._stored_seconds({(b.device_id, b.second) for b in batches})
         first_us = max(self._stamps.next(len(batches)), latest_us + 1)
         result: dict[tuple[str, int], dict[RowKey, Inserted]] = {}
+        seconds = {at: RepairedSecond(rows.values()) for at, rows in stored.items()} if is_repair else {}
         changed = []
-        for at_us, arrived in enumerate(batches, first_us):
-            before = stored.get(arrived.key)
-            after = arrived if before is None else merged_batch(before, arrived)
+        for i, arrived in enumerate(batches):
+            at_us = first_us + i
+            at = (arrived.device_id, arrived.second)
+            of_second = stored[at]
+            row = replayed[i] if replayed else StoredRow(arrived, at_us, at_us)
+            after = seconds[at].after(arrived) if is_repair else _after_arrival(of_second, row)
             changed.append(after is not None)
             if after is not None:
-                stored[after.key] = after
+                of_second[after.key] = StoredRow(after, at_us, at_us)
                 result.setdefault((after.device_id, after.second), {})[after.key] = (after, at_us)
         keys = {(device_id, minute_of(second)) for device_id, second in result}
         opened = self._store_rows(keys, [list(rows.values()) for rows in result.values()])
@@ -188,14 +201,18 @@ class CassandraStore(Store):
         )
         return WriteResult(tuple(changed), opened)
 
-    def _stored_seconds(self, seconds: Iterable[tuple[str, int]]) -> tuple[dict[RowKey, Batch], int]:
+    def _stored_seconds(
+        self, seconds: Iterable[tuple[str, int]]
+    ) -> tuple[dict[tuple[str, int], dict[RowKey, StoredRow]], int]:
         """The rows of some seconds, and the latest moment of insertion among them."""
-        stored: dict[RowKey, Batch] = {}
+        stored: dict[tuple[str, int], dict[RowKey, StoredRow]] = {}
         latest_us = 0
         for device_id, second in seconds:
-            for batch, at_us in self._rows.between(device_id, second, second + 1):
-                stored[batch.key] = batch
-                latest_us = max(latest_us, at_us)
+            of_second = stored[device_id, second] = {
+                batch.key: StoredRow(batch, at_us, at_us)
+                for batch, at_us in self._rows.between(device_id, second, second + 1)
+            }
+            latest_us = max([latest_us, *(row.rank for row in of_second.values())])
         return stored, latest_us
 
     def _store_rows(self, keys: Collection[Key], groups: Iterable[Sequence[Inserted]]) -> frozenset[Key]:
@@ -234,9 +251,14 @@ class CassandraStore(Store):
 
     # --- reading --------------------------------------------------------------------------
 
-    def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
+    def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
+        """See the contract; a row's rank is the moment of its insertion."""
+        for batch, at_us in self._rows.between(device_id, start, stop):
+            yield StoredRow(batch, at_us, at_us)
+
+    def replaced_rows(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
         """See the contract."""
-        return self._rows.between(device_id, start, stop)
+        return []
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
@@ -350,9 +372,9 @@ class CassandraStore(Store):
         """See the contract."""
         return self._devices.one(device_id)
 
-    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
+    def note_coverage(self, device_id: str, start: int) -> None:
         """See the contract."""
-        self._devices.record_progress(device_id, start, verified_through)
+        self._devices.note_coverage(device_id, start)
 
     def earliest_minute(self, device_id: str) -> int | None:
         """See the contract."""
@@ -380,6 +402,29 @@ class CassandraStore(Store):
             if is_over and proven == [(first, last)] and not self._read_only:
                 self._records.day_is_final(device_id, first, day)
         return ranges.subtract([(start, stop)], final)
+
+    def ranges_in(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[tuple[int, int]]:
+        """See the contract."""
+        now_us = now()
+        found = [
+            minute
+            for first, last in by_day(start, stop)
+            for minute, one in self._records.lines(device_id, first, last).items()
+            if one.verdict(now_us) in states
+        ]
+        return ranges.of_minutes(found)
+
+    def latest_second(self) -> int | None:
+        """See the contract; to the day, of the days on record."""
+        days = [
+            parse_ec(date, "000000")
+            for device_id in self._records.device_ids()
+            for date, day in self._records.days(device_id).items()
+            if day.fingerprint
+        ]
+        return max(days) + DAY_S - 1 if days else None
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
         """See the contract. A verdict holds for the versions at which the digest was the one compared."""
@@ -419,7 +464,7 @@ class CassandraStore(Store):
 
     # --- keeping --------------------------------------------------------------------------
 
-    def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
+    def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """See the contract. A day all of whose digests are cached is not looked at again."""
         found = []
         for device_id in self._records.device_ids():
@@ -448,6 +493,11 @@ class CassandraStore(Store):
                     self._records.remove_day(device_id, start)
                     gone |= {date} if one.fingerprint else set()
         return sorted(gone)
+
+
+def _after_arrival(of_second: Mapping[RowKey, StoredRow], arrived: StoredRow) -> Batch | None:
+    before = of_second.get(arrived.batch.key)
+    return arrived.batch if before is None else merged(list(of_second.values()), before, arrived)
 
 
 def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> CassandraStore:

@@ -2,17 +2,23 @@
 
 Rules that hold for each engine (test/contract runs the same suite against all of them):
 
-1. ``write`` is atomic and durable: when it returns, every batch is committed; when it raises,
-   none is. A result that says "stored" means committed.
-2. The same batch twice is one row. Two batches with one key and other samples become one row that
-   holds both, the later one's value where they meet. Where rows of one second overlap, a
-   microsecond's value is the one most recently inserted. Nothing here removes a sample.
-3. ``ec_checksum`` is a cache of the truth in the rows. Any write that is not the continuation of
+1. ``ingest``, ``repair`` and ``replay`` are atomic and durable: when one returns, every batch is
+   committed; when it raises, none is. A result that says "stored" means committed.
+2. The same batch twice is one row. Rows rank by ``StoredRow.rank``; where rows of one second overlap,
+   the highest rank wins. A batch that meets a row of its key with other samples becomes one row that
+   holds both, and for what did not arrive takes the values that win in that second (merge.py).
+3. Nothing that was stored is lost: a row that is replaced goes into ``ec_replaced`` in the same
+   transaction. A batch that stands there was received before, and changes nothing.
+4. ``ec_checksum`` is a cache of the truth in the rows. Any write that is not the continuation of
    the writer's own open minute removes the cached digests it touches and the minute's verdict, in
    the same transaction; what is absent is computed from the rows when asked for. A minute whose
    rows were changed by another tool counts as written.
-4. A verdict of PROVEN is recorded only if the minute's digest is still the one that was compared.
-5. One device's call never touches another device's rows.
+5. A verdict is recorded only if the minute's digest is still the one that was compared, and it stands
+   with the rows: if they disappear or go back to an older state, so does the verdict. What is kept
+   elsewhere may take proof away, never give it.
+6. What cannot be read (a damaged row or file) costs its own minute or day, raises for nobody else, and
+   is named in ``health``.
+7. One device's call never touches another device's rows.
 
 A store object belongs to one thread at a time and is opened after the process has started (never
 carried over a fork). Several processes and threads may each have their own on the same data.
@@ -24,7 +30,7 @@ Errors: ``RetryableStorageError`` (the caller keeps what it wanted to write and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +40,8 @@ from utilities.model import (
     DeviceRecord,
     Digest,
     MinuteRecord,
+    MinuteState,
+    StoredRow,
     Verdict,
     WriteResult,
 )
@@ -55,12 +63,25 @@ class FinishedMinute:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacedRow:
+    """A row that another took the place of, as ``ec_replaced`` keeps it."""
+
+    row: StoredRow
+    replaced_us: int
+    """When, epoch microseconds."""
+    reason: str
+    """``repair`` or ``message``."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorageHealth:
     """Whether the engine takes writes at the moment, and if not, why and what to do."""
 
     writable: bool
     detail: str = ""
     free_bytes: int | None = None
+    damage: tuple[str, ...] = ()
+    """What is damaged, one line each, with the file's name; empty where nothing is known to be."""
 
 
 class Store(ABC):
@@ -69,19 +90,26 @@ class Store(ABC):
     # --- ingest ---------------------------------------------------------------------------
 
     @abstractmethod
-    def write(
-        self,
-        batches: Sequence[Batch],
-        mark: CommitMark | None = None,
-        inserted_us: int | Sequence[int] | None = None,
-    ) -> WriteResult:
-        """Commit batches of one UTC day, in the order given, all or none.
+    def ingest(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
+        """Commit batches that arrived in messages, in the order given, all or none.
 
-        Also used for repairs: a repair adds rows, it replaces no text in place unless the key is
-        the same. ``mark`` is committed with the rows (see ``committed_mark``). The batches of one
-        call may belong to many devices. ``inserted_us`` is the moment of insertion (epoch
-        microseconds) where it is not now: a replay from the spool, or one moment for each batch
-        where data is moved. Raises ValueError for batches of different days.
+        They are of one UTC day (ValueError otherwise) and may belong to many devices. ``mark`` is
+        committed with them (see ``committed_mark``).
+        """
+
+    @abstractmethod
+    def repair(self, batches: Sequence[Batch]) -> WriteResult:
+        """Commit what the device, as the authority, says of one second: afterwards these values win.
+
+        They are of one device and one UTC day (ValueError otherwise); each second changes all or not at
+        all. ``changed`` is False for a batch whose values won already.
+        """
+
+    @abstractmethod
+    def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
+        """Commit rows of one UTC day that were inserted before: in another engine, or in the spool.
+
+        They keep their insert time and their rank, so they never win over what was inserted later.
         """
 
     @abstractmethod
@@ -102,11 +130,12 @@ class Store(ABC):
     # --- reading --------------------------------------------------------------------------
 
     @abstractmethod
-    def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
-        """The stored rows of seconds ``[start, stop)`` with their insert time in microseconds.
+    def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
+        """The stored rows of seconds ``[start, stop)``, ascending in the second, then in the rank."""
 
-        Ascending in the second; within a second in the order of insertion, oldest first.
-        """
+    @abstractmethod
+    def replaced_rows(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
+        """The rows of seconds ``[start, stop)`` that others took the place of, oldest replacement first."""
 
     @abstractmethod
     def second_text(self, device_id: str, second: int) -> str:
@@ -154,8 +183,18 @@ class Store(ABC):
         """The earliest minute that has stored rows of the device; None where there are none."""
 
     @abstractmethod
+    def latest_second(self) -> int | None:
+        """The latest second of which any device has rows; None where there are none."""
+
+    @abstractmethod
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """Ranges of minutes in ``[start, stop)`` that are neither PROVEN nor UNCONFIRMABLE, ascending."""
+        """Ranges of minutes in ``[start, stop)`` that are not settled (model.SETTLED), ascending."""
+
+    @abstractmethod
+    def ranges_in(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[tuple[int, int]]:
+        """Ranges of minutes in ``[start, stop)`` that are on record in one of the states, ascending."""
 
     @abstractmethod
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
@@ -165,11 +204,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
-        """Put on record that every minute of ``[start, verified_through)`` is PROVEN or UNCONFIRMABLE.
+    def note_coverage(self, device_id: str, start: int) -> None:
+        """Put on record at which minute the rounds' coverage begins; it proves nothing.
 
-        ``DeviceRecord.verified_through`` is this, or the earliest minute before it that was written
-        to since.
+        ``DeviceRecord.verified_through`` is derived: the first minute from there on that is not settled.
         """
 
     @abstractmethod
@@ -182,7 +220,7 @@ class Store(ABC):
     # --- keeping --------------------------------------------------------------------------
 
     @abstractmethod
-    def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
+    def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """``(device, minute)`` with rows, ended before ``before``, whose minute digest is not cached."""
 
     @abstractmethod

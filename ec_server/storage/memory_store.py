@@ -6,71 +6,118 @@ For tests and for reasoning: it keeps nothing and caches no digest, so that it c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
 
 from ec_server.storage import ranges
-from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
-from ec_server.storage.merge import merged_batch, single_day
+from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
+from ec_server.storage.merge import RepairedSecond, in_rank, merged, single_day
 from utilities.checksum_util import join_rows, minute_digest, second_digest
 from utilities.model import (
+    SETTLED,
     Batch,
     CommitMark,
     DeviceRecord,
     Digest,
     MinuteRecord,
     MinuteState,
+    StoredRow,
     Verdict,
     WriteResult,
 )
 from utilities.utc import MINUTE_S, day_of, ec_date, ec_time, minute_of
 
-_FINAL = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE)
+Key = tuple[int, int]
 
 
 class MemoryStore(Store):
     """Everything in dictionaries; gone with the object."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[int, dict[tuple[int, int], tuple[Batch, int]]]] = {}
+        self._rows: dict[str, dict[int, dict[Key, StoredRow]]] = {}
+        self._replaced: dict[str, list[ReplacedRow]] = {}
+        self._last_rank = 0
         self._marks: dict[tuple[int, str], tuple[int, int, int]] = {}
         self._devices: dict[str, DeviceRecord] = {}
-        self._verified: dict[str, tuple[int, int]] = {}
         self._verdicts: dict[str, dict[int, Verdict]] = {}
         self._checks: dict[tuple[str, int], tuple[int, int]] = {}
 
-    # --- ingest ---------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------
 
-    def write(
-        self,
-        batches: Sequence[Batch],
-        mark: CommitMark | None = None,
-        inserted_us: int | Sequence[int] | None = None,
-    ) -> WriteResult:
+    def ingest(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
         """See the contract."""
-        day = single_day(batches)
-        at_us = inserted_us if inserted_us is not None else time.time_ns() // 1000
-        moments = repeat(at_us) if isinstance(at_us, int) else at_us
-        minutes = {(b.device_id, minute_of(b.second)) for b in batches}
-        fresh = frozenset(m for m in minutes if not self._seconds(m[0], m[1], m[1] + MINUTE_S))
-        changed = tuple(self._insert(batch, moment_us) for batch, moment_us in zip(batches, moments))
+        day, now_us = single_day(batches), time.time_ns() // 1000
+        opened = self._new_minutes(batches)
+        changed = tuple(self._arrive(StoredRow(b, now_us, self._next_rank()), "message") for b in batches)
         if mark is not None and day is not None:
             self._marks[day, mark.writer] = (mark.sequence, sum(changed), len(changed) - sum(changed))
-        return WriteResult(changed, fresh)
+        return WriteResult(changed, opened)
 
-    def _insert(self, batch: Batch, now_us: int) -> bool:
-        rows = self._rows.setdefault(batch.device_id, {}).setdefault(batch.second, {})
-        key = (batch.start_us, batch.end_us)
-        if key in rows:
-            merged = merged_batch(rows[key][0], batch)
-            if merged is None:
-                return False
-            batch = merged
-            del rows[key]  # inserted again, so it ranks last
-        rows[key] = (batch, now_us)
-        self._verdicts.get(batch.device_id, {}).pop(minute_of(batch.second), None)
+    def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
+        """See the contract."""
+        single_day([row.batch for row in rows])
+        opened = self._new_minutes([row.batch for row in rows])
+        self._last_rank = max([self._last_rank, *(row.rank for row in rows)])
+        return WriteResult(tuple(self._arrive(row, "message") for row in rows), opened)
+
+    def repair(self, batches: Sequence[Batch]) -> WriteResult:
+        """See the contract."""
+        single_day(batches)
+        opened = self._new_minutes(batches)
+        seconds: dict[tuple[str, int], RepairedSecond] = {}
+        return WriteResult(tuple(self._repair(batch, seconds) for batch in batches), opened)
+
+    def _new_minutes(self, batches: Sequence[Batch]) -> frozenset[tuple[str, int]]:
+        minutes = {(b.device_id, minute_of(b.second)) for b in batches}
+        return frozenset(m for m in minutes if not self._seconds(m[0], m[1], m[1] + MINUTE_S))
+
+    def _next_rank(self) -> int:
+        self._last_rank = max(self._last_rank + 1, time.time_ns() // 1000)
+        return self._last_rank
+
+    def _arrive(self, row: StoredRow, reason: str) -> bool:
+        batch, rows = row.batch, self._second(row.batch)
+        stored = rows.get((batch.start_us, batch.end_us))
+        if stored is None:
+            self._put(row)
+            return True
+        if self._was_replaced(batch):
+            return False
+        after = merged(list(rows.values()), stored, row)
+        if after is not None:
+            self._replace(stored, StoredRow(after, row.inserted_us, self._next_rank()), reason)
+        return after is not None
+
+    def _repair(self, batch: Batch, seconds: dict[tuple[str, int], RepairedSecond]) -> bool:
+        rows, at = self._second(batch), (batch.device_id, batch.second)
+        if at not in seconds:
+            seconds[at] = RepairedSecond(rows.values())
+        after = seconds[at].after(batch)
+        if after is None:
+            return False
+        row = StoredRow(after, time.time_ns() // 1000, self._next_rank())
+        stored = rows.get((batch.start_us, batch.end_us))
+        if stored is None:
+            self._put(row)
+        else:
+            self._replace(stored, row, "repair")
         return True
+
+    def _second(self, batch: Batch) -> dict[Key, StoredRow]:
+        return self._rows.setdefault(batch.device_id, {}).setdefault(batch.second, {})
+
+    def _put(self, row: StoredRow) -> None:
+        batch = row.batch
+        self._second(batch)[batch.start_us, batch.end_us] = row
+        self._verdicts.get(batch.device_id, {}).pop(minute_of(batch.second), None)
+
+    def _replace(self, stored: StoredRow, row: StoredRow, reason: str) -> None:
+        kept = ReplacedRow(stored, time.time_ns() // 1000, reason)
+        self._replaced.setdefault(stored.batch.device_id, []).append(kept)
+        self._put(row)
+
+    def _was_replaced(self, batch: Batch) -> bool:
+        return any(kept.row.batch == batch for kept in self._replaced.get(batch.device_id, ()))
 
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
         """See the contract."""
@@ -83,17 +130,21 @@ class MemoryStore(Store):
     # --- reading --------------------------------------------------------------------------
 
     def _seconds(self, device_id: str, start: int, stop: int) -> list[int]:
-        return sorted(s for s in self._rows.get(device_id, {}) if start <= s < stop)
+        return sorted(s for s, rows in self._rows.get(device_id, {}).items() if rows and start <= s < stop)
 
-    def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
+    def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
         """See the contract."""
         for second in self._seconds(device_id, start, stop):
-            yield from list(self._rows[device_id][second].values())
+            yield from in_rank(self._rows[device_id][second].values())
+
+    def replaced_rows(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
+        """See the contract."""
+        return [r for r in self._replaced.get(device_id, []) if start <= r.row.batch.second < stop]
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
         stored = self.rows(device_id, second, second + 1)
-        return join_rows((batch.start_us, batch.end_us, batch.values) for batch, _ in stored)
+        return join_rows((row.batch.start_us, row.batch.end_us, row.batch.values) for row in stored)
 
     def second_digests(
         self, device_id: str, minute: int, *, from_rows: bool = False
@@ -121,7 +172,8 @@ class MemoryStore(Store):
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
         """See the contract."""
         counts: dict[int, tuple[int, int]] = {}
-        for batch, _ in self.rows(device_id, start, stop):
+        for row in self.rows(device_id, start, stop):
+            batch = row.batch
             rows, samples = counts.get(minute_of(batch.second), (0, 0))
             counts[minute_of(batch.second)] = (rows + 1, samples + batch.count)
         return [(minute, *counts[minute]) for minute in sorted(counts)]
@@ -146,9 +198,10 @@ class MemoryStore(Store):
         verdicts = self._verdicts.get(device_id, {})
         stored = {minute_of(s) for s in self._rows.get(device_id, {})}
         through = None
-        if device_id in self._verified:
-            start, through = self._verified[device_id]
-            through = min([through, *(a for a, _ in self.unproven_ranges(device_id, start, through))])
+        if known.covered_from is not None:
+            settled = [m for m, v in verdicts.items() if v.state in SETTLED]
+            covered = ranges.subtract([(known.covered_from, 2**62)], ranges.of_minutes(settled))
+            through = covered[0][0]
         states = [(v.state, m in stored) for m, v in verdicts.items()]
         return replace(
             known,
@@ -157,17 +210,27 @@ class MemoryStore(Store):
             unconfirmable_minutes=sum(s is MinuteState.UNCONFIRMABLE and has for s, has in states),
             conflicts=sum(v.conflicts for v in verdicts.values()),
             extra=sum(v.extra for v in verdicts.values()),
+            empty_minutes=sum(s is MinuteState.EMPTY for s, _ in states),
         )
 
     def earliest_minute(self, device_id: str) -> int | None:
         """See the contract."""
-        return min(map(minute_of, self._rows.get(device_id, {})), default=None)
+        return min(map(minute_of, self._seconds(device_id, 0, 2**62)), default=None)
+
+    def latest_second(self) -> int | None:
+        """See the contract."""
+        return max((s for of in self._rows.values() for s, rows in of.items() if rows), default=None)
 
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
         """See the contract."""
+        return ranges.subtract([(start, stop)], self.ranges_in(device_id, start, stop, SETTLED))
+
+    def ranges_in(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[tuple[int, int]]:
+        """See the contract."""
         verdicts = self._verdicts.get(device_id, {}).items()
-        final = [minute for minute, verdict in verdicts if verdict.state in _FINAL]
-        return ranges.subtract([(start, stop)], ranges.of_minutes(final))
+        return ranges.of_minutes(m for m, v in verdicts if v.state in states and start <= m < stop)
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
         """See the contract."""
@@ -183,9 +246,9 @@ class MemoryStore(Store):
                 changed.append(minute)
         return changed
 
-    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
+    def note_coverage(self, device_id: str, start: int) -> None:
         """See the contract."""
-        self._verified[device_id] = (start, verified_through)
+        self._devices[device_id] = replace(self._devices[device_id], covered_from=start)
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
@@ -211,14 +274,15 @@ class MemoryStore(Store):
 
     # --- keeping --------------------------------------------------------------------------
 
-    def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
+    def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """Nothing is ever cached here, and nothing waits to be."""
         return []
 
     def remove_before(self, day: int) -> list[str]:
         """See the contract."""
         gone = set()
-        for seconds in self._rows.values():
+        for device_id, seconds in self._rows.items():
+            self._replaced[device_id] = self.replaced_rows(device_id, day, 2**62)
             for second in [s for s in seconds if s < day]:
                 gone.add(day_of(second))
                 del seconds[second]

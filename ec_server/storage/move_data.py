@@ -34,7 +34,7 @@ from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import log
 from utilities.errors import ConfigurationError, StorageError
-from utilities.model import Batch, Digest, MinuteRecord, Verdict
+from utilities.model import Digest, MinuteRecord, StoredRow, Verdict
 from utilities.utc import DAY_S, MINUTE_S, day_of, minute_text, parse_minute
 
 _ENGINES = ("sqlite", "cassandra")
@@ -141,7 +141,7 @@ def _days(source: Store, devices: Sequence[str]) -> Iterator[DeviceDay]:
 def move_day(source: Store, target: Store, one: DeviceDay, on_minute: Callable[[], object]) -> int:
     """Copy the rows of one day of a device that the target lacks; how many those were."""
     moved = 0
-    pending: list[tuple[Batch, int]] = []
+    pending: list[StoredRow] = []
     for minute in one.minutes:
         pending += _lacking(source, target, one.device_id, minute)
         if len(pending) >= _ROWS_A_WRITE:
@@ -150,20 +150,19 @@ def move_day(source: Store, target: Store, one: DeviceDay, on_minute: Callable[[
     return moved + _write(target, pending)
 
 
-def _lacking(source: Store, target: Store, device_id: str, minute: int) -> list[tuple[Batch, int]]:
+def _lacking(source: Store, target: Store, device_id: str, minute: int) -> list[StoredRow]:
     rows = list(source.rows(device_id, minute, minute + MINUTE_S))
     if not rows:
         return []
-    there = {batch.key: batch.checksum for batch, _ in target.rows(device_id, minute, minute + MINUTE_S)}
-    return [(batch, at_us) for batch, at_us in rows if there.get(batch.key) != batch.checksum]
+    there = {row.batch.key: row.batch.checksum for row in target.rows(device_id, minute, minute + MINUTE_S)}
+    return [row for row in rows if there.get(row.batch.key) != row.batch.checksum]
 
 
-def _write(target: Store, pending: list[tuple[Batch, int]]) -> int:
+def _write(target: Store, pending: list[StoredRow]) -> int:
     """Write and forget what is pending, in pieces, in the order of insertion."""
     count = len(pending)
     for at in range(0, count, _ROWS_A_WRITE):
-        piece = pending[at : at + _ROWS_A_WRITE]
-        target.write([batch for batch, _ in piece], inserted_us=[at_us for _, at_us in piece])
+        target.replay(pending[at : at + _ROWS_A_WRITE])
     pending.clear()
     return count
 
@@ -218,9 +217,8 @@ def move_progress(source: Store, target: Store, devices: Sequence[str]) -> None:
             continue
         target.note_devices({device_id: record.first_seen_us})
         target.note_devices({device_id: record.last_seen_us})
-        earliest = source.earliest_minute(device_id)
-        if record.verified_through is not None and earliest is not None and target.device(device_id):
-            target.record_progress(device_id, min(earliest, record.verified_through), record.verified_through)
+        if record.covered_from is not None:
+            target.note_coverage(device_id, record.covered_from)
 
 
 def _told(difference: Difference) -> str:

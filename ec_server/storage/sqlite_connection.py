@@ -6,12 +6,14 @@ Rules:
    committed writes when two connections checkpoint one WAL at once, and several processes do here.
 2. Own connections run with triggers off; what the triggers do for other programs' changes, own
    code does group by group. A connection from outside runs them (see schema/sqlite_day.sql).
-3. Every transaction that writes begins IMMEDIATE: it waits for its turn at the beginning, so that it
+3. The WAL of a file outlives its connections, empty (``_keep_log``).
+4. Every transaction that writes begins IMMEDIATE: it waits for its turn at the beginning, so that it
    cannot fail half-way for want of the lock.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 import apsw
 
-from utilities.errors import PermanentStorageError, RetryableStorageError
+from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError
 
 BUSY_TIMEOUT_MS = 4_000
 _WAL_PAGES = 4000  # checkpoint after 16 MB rather than 4: fewer fsyncs, same safety
@@ -46,10 +48,14 @@ def translated(doing: str, path: Path) -> Iterator[None]:
         yield
     except _RETRYABLE as error:
         raise RetryableStorageError(f"{doing} {path}: {error}; it will be tried again") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise DamagedFileError(
+            f"{doing} {path}: {error}; a day file is set aside by the server while it runs, and the "
+            "synchronization fetches what it held"
+        ) from error
     except apsw.Error as error:
         raise PermanentStorageError(
-            f"{doing} {path}: {error}; check the file with `PRAGMA integrity_check`, and move it away "
-            "if it is damaged: the synchronization fetches what it held"
+            f"{doing} {path}: {error}; check the file with `PRAGMA integrity_check`"
         ) from error
 
 
@@ -61,10 +67,21 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     if not read_only:
         connection.execute("PRAGMA journal_mode = WAL")
+        _keep_log(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEEP_BYTES}")
     return connection
+
+
+def _keep_log(connection: apsw.Connection) -> None:
+    """Truncate the WAL at the end instead of deleting it.
+
+    SQLite deletes it by name, which by then may be the WAL of another file that took the first one's
+    place: a restored one, or one made anew.
+    """
+    on = ctypes.c_int(1)
+    connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(on))
 
 
 def all_rows(cursor: apsw.Cursor) -> list[tuple[Any, ...]]:

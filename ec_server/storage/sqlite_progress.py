@@ -1,23 +1,32 @@
-"""The SQLite file beside the day files: devices, how far each is proven, minutes without rows.
+"""The SQLite file beside the day files: devices, minutes without rows, known days, damage. No proof.
 
 Its calls raise apsw's errors; SqliteStore translates them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import apsw
 
 from ec_server.storage import ranges
-from ec_server.storage.sqlite_connection import all_rows, connect, transaction
+from ec_server.storage.ranges import Range
+from ec_server.storage.sqlite_connection import all_rows, connect, the_value, transaction
+from utilities.utc import DAY_S
 
+LAYOUT = 2
 _SCHEMA = Path(__file__).with_name("schema") / "sqlite_progress.sql"
+_FROM_LAYOUT_1 = (
+    "ALTER TABLE device RENAME COLUMN verified_from TO covered_from",
+    "ALTER TABLE device DROP COLUMN verified_through",
+    "ALTER TABLE known_day ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+)
 _EMPTY = "SELECT start, stop FROM empty_range WHERE device_id = ? ORDER BY start"
 
-DeviceLine = tuple[str, int, int, int | None, int | None]
-"""device_id, first_seen_us, last_seen_us, verified_from, verified_through"""
+DeviceLine = tuple[str, int, int, int | None]
+"""device_id, first_seen_us, last_seen_us, covered_from"""
 
 
 class ProgressFile:
@@ -27,14 +36,24 @@ class ProgressFile:
         self.path = path
         self._db: apsw.Connection = connect(path, read_only=read_only, synchronous=synchronous)
         if not read_only:
-            with transaction(self._db) as cursor:
-                if cursor.execute("PRAGMA user_version").get == 0:
-                    cursor.execute(_SCHEMA.read_text("utf-8"))
-                    cursor.execute("PRAGMA user_version = 1")
+            self._make_tables()
+        self._layout = int(the_value(self._db.execute("PRAGMA user_version")))
+
+    def _make_tables(self) -> None:
+        with transaction(self._db) as cursor:
+            version = the_value(cursor.execute("PRAGMA user_version"))
+            if version == LAYOUT:
+                return
+            for statement in _FROM_LAYOUT_1 if version == 1 else ():
+                cursor.execute(statement)
+            cursor.execute(_SCHEMA.read_text("utf-8"))
+            cursor.execute(f"PRAGMA user_version = {LAYOUT}")
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+    # --- devices --------------------------------------------------------------------------
 
     def note_devices(self, seen: Mapping[str, int]) -> None:
         """First and last moment a device was seen, epoch microseconds."""
@@ -47,53 +66,98 @@ class ProgressFile:
 
     def devices(self, device_id: str | None = None) -> list[DeviceLine]:
         """Every device, or the one."""
+        covered_from = "covered_from" if self._layout == LAYOUT else "verified_from"
         cursor = self._db.execute(
-            "SELECT device_id, first_seen_us, last_seen_us, verified_from, verified_through FROM device"
+            f"SELECT device_id, first_seen_us, last_seen_us, {covered_from} FROM device"  # noqa: S608
             " WHERE ?1 IS NULL OR device_id = ?1 ORDER BY device_id",
             (device_id,),
         )
         return all_rows(cursor)
 
-    def set_verified(self, device_id: str, start: int, through: int) -> None:
-        """Every minute of the range is proven or unconfirmable."""
+    def note_coverage(self, device_id: str, start: int) -> None:
+        """The minute at which the rounds' coverage of a device begins."""
         with transaction(self._db) as cursor:
-            cursor.execute(
-                "UPDATE device SET verified_from = ?, verified_through = ? WHERE device_id = ?",
-                (start, through, device_id),
-            )
+            cursor.execute("UPDATE device SET covered_from = ? WHERE device_id = ?", (start, device_id))
 
-    def empty_ranges(self, device_id: str) -> list[tuple[int, int]]:
+    # --- minutes without rows -------------------------------------------------------------
+
+    def empty_ranges(self, device_id: str) -> list[Range]:
         """Ranges of minutes that neither side has anything of."""
         return all_rows(self._db.execute(_EMPTY, (device_id,)))
 
-    def change_empty(self, device_id: str, add: Sequence[int], take: Sequence[int]) -> None:
+    def empty_ranges_of_all(self) -> dict[str, list[Range]]:
+        """``empty_ranges`` of every device that has any."""
+        found: dict[str, list[Range]] = {}
+        for device_id, start, stop in self._db.execute("SELECT * FROM empty_range ORDER BY 1, 2"):
+            found.setdefault(device_id, []).append((start, stop))
+        return found
+
+    def change_empty(self, device_id: str, add: Iterable[int], take: Iterable[int]) -> None:
         """Add minutes to the empty ranges, and take others out."""
         with transaction(self._db) as cursor:
-            before: list[ranges.Range] = all_rows(cursor.execute(_EMPTY, (device_id,)))
+            before: list[Range] = all_rows(cursor.execute(_EMPTY, (device_id,)))
             after = ranges.union(ranges.subtract(before, ranges.of_minutes(take)) + ranges.of_minutes(add))
             if after != before:
-                cursor.execute("DELETE FROM empty_range WHERE device_id = ?", (device_id,))
-                cursor.executemany(
-                    "INSERT INTO empty_range VALUES (?, ?, ?)", [(device_id, *r) for r in after]
-                )
+                self._put_empty(cursor, device_id, after)
 
-    def known_days(self) -> set[int]:
-        """Days that have had a file."""
-        return {day for (day,) in self._db.execute("SELECT day FROM known_day")}
+    @staticmethod
+    def _put_empty(cursor: apsw.Cursor, device_id: str, empty: Iterable[Range]) -> None:
+        cursor.execute("DELETE FROM empty_range WHERE device_id = ?", (device_id,))
+        cursor.executemany("INSERT INTO empty_range VALUES (?, ?, ?)", [(device_id, *r) for r in empty])
 
-    def know_days(self, days: Iterable[int]) -> None:
-        """Put on record that these days have a file."""
+    # --- days -----------------------------------------------------------------------------
+
+    def known_days(self) -> dict[int, int]:
+        """Days that have had a file, with the latest generation known of each."""
+        if self._layout != LAYOUT:
+            return {day: 0 for (day,) in self._db.execute("SELECT day FROM known_day")}
+        return dict(self._db.execute("SELECT day, generation FROM known_day"))
+
+    def know_day(self, day: int, generation: int) -> None:
+        """Put on record that a day has a file of at least this generation."""
         with transaction(self._db) as cursor:
-            cursor.executemany("INSERT OR IGNORE INTO known_day VALUES (?)", [(d,) for d in days])
+            cursor.execute(
+                "INSERT INTO known_day VALUES (?, ?) ON CONFLICT DO UPDATE SET"
+                " generation = max(generation, excluded.generation)",
+                (day, generation),
+            )
 
-    def forget_days(self, days: Iterable[int], *, lost: bool) -> None:
-        """The files are gone: by retention, or ``lost``, and then what they proved is proven no more."""
+    def day_went_back(self, day: int) -> None:
+        """A day's file is gone or of an older state: what is known of the day's empty minutes is void."""
         with transaction(self._db) as cursor:
-            for day in sorted(days, reverse=True):
-                cursor.execute("DELETE FROM known_day WHERE day = ?", (day,))
-                if lost:
-                    cursor.execute(
-                        "UPDATE device SET verified_through = max(verified_from, ?1)"
-                        " WHERE verified_through > ?1",
-                        (day,),
-                    )
+            statement = "SELECT device_id, start, stop FROM empty_range WHERE start < ? AND stop > ?"
+            hit = {d for d, _, _ in all_rows(cursor.execute(statement, (day + DAY_S, day)))}
+            for device_id in hit:
+                before: list[Range] = all_rows(cursor.execute(_EMPTY, (device_id,)))
+                self._put_empty(cursor, device_id, ranges.subtract(before, [(day, day + DAY_S)]))
+
+    def forget_day(self, day: int) -> None:
+        """The day has no file any more."""
+        with transaction(self._db) as cursor:
+            cursor.execute("DELETE FROM known_day WHERE day = ?", (day,))
+
+    # --- damage ---------------------------------------------------------------------------
+
+    def damage(self) -> list[tuple[str, str, int, str]]:
+        """``(file, device, minute, detail)``; device "" and minute 0 for a whole file."""
+        if self._layout != LAYOUT:
+            return []
+        return all_rows(
+            self._db.execute("SELECT file, device_id, minute, detail FROM damage ORDER BY 1, 2, 3")
+        )
+
+    def note_damage(self, file: str, device_id: str, minute: int, detail: str) -> None:
+        """Put damage on record."""
+        with transaction(self._db) as cursor:
+            cursor.execute(
+                "INSERT OR REPLACE INTO damage VALUES (?, ?, ?, ?, ?)",
+                (file, device_id, minute, detail, time.time_ns() // 1000),
+            )
+
+    def clear_damage(self, file: str, device_id: str, minutes: Iterable[int]) -> None:
+        """Damage of these minutes is over."""
+        with transaction(self._db) as cursor:
+            cursor.executemany(
+                "DELETE FROM damage WHERE file = ? AND device_id = ? AND minute = ?",
+                [(file, device_id, minute) for minute in minutes],
+            )

@@ -1,53 +1,71 @@
-"""The embedded engine: a SQLite file a UTC day, and one for progress; see docs/storage.md.
+"""The embedded engine: a SQLite file for each UTC day, and ``progress.db``; see docs/storage.md.
 
 Rules:
 
-1. A day's rows, digests and verdicts stand in that day's file, so that they change together. What
-   spans days (devices, how far each is proven) stands in ``progress.db`` and is derived: where it
-   disagrees with the day files, the day files are right.
-2. Below ``storage.min_free_mb`` nothing is written: SQLite survives a full disk, other programs on
+1. A day's rows, digests and verdicts stand in that day's file, so that they change together.
+   ``progress.db`` holds what spans days and proves nothing: devices, minutes without rows, known days.
+2. It knows the latest generation of each day file (sqlite_day.py), told right after each commit. A file
+   that has a lower one, or that is not known, went back to an older state: its verdicts are taken away,
+   and so are the empty minutes of its day. The known generation is read before the file's own, so that
+   a commit in between is never taken for a step back.
+3. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py). Damaged rows cost
+   their minute. Both stand in ``health`` until the devices have filled the gap.
+4. Below ``storage.min_free_mb`` nothing is written: SQLite survives a full disk, other programs on
    the machine may not, and a repair needs room.
-3. Day files that are not today's change rarely: what is read from them again and again is kept as
-   long as the file's size and time of change stay the same.
+5. Day files that are not today's change rarely: what is read from them again and again is kept as
+   long as the file stays the same.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 from ec_server.storage import ranges
-from ec_server.storage.contract import FinishedMinute, StorageHealth, Store
+from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
 from ec_server.storage.merge import single_day
+from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_proof import Notable
+from ec_server.storage.sqlite_day_writes import Written
+from ec_server.storage.sqlite_files import Day, DayFiles
 from ec_server.storage.sqlite_progress import DeviceLine, ProgressFile
-from utilities.errors import PermanentStorageError, RetryableStorageError
+from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError
 from utilities.model import (
+    SETTLED,
     Batch,
     CommitMark,
     DeviceRecord,
     Digest,
     MinuteRecord,
     MinuteState,
+    StoredRow,
     Verdict,
     WriteResult,
 )
-from utilities.utc import DAY_S, day_of, ec_date, parse_ec
+from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of, minute_text
 
-_DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
-_OPEN_DAYS = 32
-_SETTLED_AFTER_S = 60.0
+_UNCHANGED_FOR_S = 60.0
+_FOR_EVER = 2**62
 
 _T = TypeVar("_T")
-_Notable = list[tuple[str, int, str | None, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _DayView:
+    """What is read of a day again and again: settled ranges and notable minutes by device."""
+
+    settled: Mapping[str, Sequence[Range]]
+    notable: Mapping[str, Sequence[Notable]]
+
+
+_NO_VIEW = _DayView({}, {})
 
 
 class SqliteStore(Store):
@@ -65,12 +83,13 @@ class SqliteStore(Store):
         self._read_only = read_only
         self._synchronous = synchronous
         self._min_free_bytes = min_free_bytes
-        self._writer = uuid.uuid4().hex
-        self._days: OrderedDict[int, DayFile] = OrderedDict()
+        self._days = DayFiles(folder, uuid.uuid4().hex, read_only=read_only, synchronous=synchronous)
+        self._days.on_damage = self._note_damaged_row
         self._progress: ProgressFile | None = None
         self._known: set[int] = set()
         self._last_insert_us = 0
-        self._settled: dict[int, tuple[tuple[int, ...], dict[str, _Notable]]] = {}
+        self._views: dict[int, tuple[tuple[int, ...], _DayView]] = {}
+        self._unreadable: dict[str, str] = {}
         if not read_only:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -81,139 +100,153 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         """See the contract."""
-        for file in self._days.values():
-            file.close()
-        self._days.clear()
+        self._days.close()
         if self._progress is not None:
             self._progress.close()
             self._progress = None
 
     # --- files ----------------------------------------------------------------------------
 
-    def _path(self, day: int) -> Path:
-        return self._folder / f"ec-{ec_date(day)}.sqlite"
-
-    def _stored_days(self) -> list[int]:
-        """Days that have a file, ascending."""
-        try:
-            names = os.listdir(self._folder)  # noqa: PTH208 (hundreds of names, asked often)
-        except FileNotFoundError:
-            return []
-        found = []
-        for match in filter(None, map(_DAY_FILE.fullmatch, names)):
-            try:
-                found.append(parse_ec(match[1], "000000"))
-            except ValueError:
-                continue  # somebody's copy, not a day
-        return sorted(found)
-
-    def _days_in(self, start: int, stop: int) -> list[int]:
-        return [d for d in self._stored_days() if d < stop and d + DAY_S > start]
-
-    def _day(self, day: int) -> DayFile:
-        """The day's open file; made where it is missing. Call within ``translated``."""
-        path, file = self._path(day), self._days.get(day)
-        if file is not None:
-            try:
-                if path.stat().st_ino == file.inode:
-                    self._days.move_to_end(day)
-                    return file
-            except FileNotFoundError:
-                pass
-            self._days.pop(day).close()
-        while len(self._days) >= _OPEN_DAYS:
-            self._days.popitem(last=False)[1].close()
-        file = DayFile(
-            path, day, read_only=self._read_only, synchronous=self._synchronous, writer=self._writer
-        )
-        self._days[day] = file
-        return file
-
     def _progress_file(self) -> ProgressFile:
+        """Call within ``translated``."""
         if self._progress is None:
             self._progress = ProgressFile(
                 self._folder / "progress.db", read_only=self._read_only, synchronous=self._synchronous
             )
         return self._progress
 
+    def _in_progress(self, doing: str, use: Callable[[ProgressFile], _T]) -> _T:
+        with translated(doing, self._folder / "progress.db"):
+            return use(self._progress_file())
+
     def _has_progress(self) -> bool:
         return not self._read_only or (self._folder / "progress.db").exists()
 
-    # --- ingest ---------------------------------------------------------------------------
+    def _on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
+        """What ``use`` makes of the day's file; a damaged one is set aside, and used anew."""
+        try:
+            with translated(doing, self._days.path(day)):
+                return use(self._days.open(day))
+        except DamagedFileError as error:
+            if self._read_only:
+                raise
+            self._set_aside(day, error)
+        with translated(doing, self._days.path(day)):
+            return use(self._days.open(day))
 
-    def write(
-        self,
-        batches: Sequence[Batch],
-        mark: CommitMark | None = None,
-        inserted_us: int | Sequence[int] | None = None,
-    ) -> WriteResult:
+    def _of_days(self, start: int, stop: int, read: Callable[[Day, int, int], Iterable[_T]]) -> Iterator[_T]:
+        """What ``read`` finds in each file of ``[start, stop)``, given the part of it that is the file's.
+
+        An unreadable file costs its own day, where several are asked for.
+        """
+        days = self._days.between(start, stop)
+        for day in days:
+            first, last = max(start, day), min(stop, day + DAY_S)
+            try:
+                yield from self._on_day("reading", day, lambda file, a=first, b=last: list(read(file, a, b)))  # type: ignore[misc]
+            except DamagedFileError as error:
+                if len(days) == 1:
+                    raise
+                self._unreadable[self._days.path(day).name] = str(error)
+
+    def _set_aside(self, day: int, error: DamagedFileError) -> None:
+        aside = self._days.put_aside(day)
+        if aside is not None:
+            self._in_progress(
+                "writing to",
+                lambda progress: progress.note_damage(aside.name, "", 0, f"set aside, since {error}"),
+            )
+
+    def _note_damaged_row(self, device_id: str, minute: int, detail: str) -> None:
+        file = self._days.path(day_of(minute)).name
+        if self._read_only:
+            self._unreadable[f"{file} {device_id} {minute_text(minute)}"] = detail
+        else:
+            self._in_progress("writing to", lambda p: p.note_damage(file, device_id, minute, detail))
+
+    # --- writing --------------------------------------------------------------------------
+
+    def ingest(self, batches: Sequence[Batch], mark: CommitMark | None = None) -> WriteResult:
         """See the contract."""
+        now_us = max(time.time_ns() // 1000, self._last_insert_us + 1)
+        self._last_insert_us = now_us + len(batches) - 1
+        return self._write(batches, lambda day: day.writes.ingest(batches, mark, now_us))
+
+    def repair(self, batches: Sequence[Batch]) -> WriteResult:
+        """See the contract."""
+        return self._write(batches, lambda day: day.writes.repair(batches))
+
+    def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
+        """See the contract."""
+        return self._write([row.batch for row in rows], lambda day: day.writes.replay(rows))
+
+    def _write(self, batches: Sequence[Batch], write: Callable[[Day], Written | None]) -> WriteResult:
         day = single_day(batches)
         if day is None:
             return WriteResult(())
         self._guard_space()
-        moments = self._moments(inserted_us, len(batches))
-        with translated("writing to", self._path(day)):
-            self._know(day)
-            result = None
-            while result is None:
-                result = self._day(day).write(batches, mark, moments)
-                if result is None:
-                    self._days.pop(day).close()
-        return result
-
-    def _moments(self, inserted_us: int | Sequence[int] | None, count: int) -> Sequence[int]:
-        """A moment for each batch: those given, or one microsecond apart and never stepping back."""
-        if inserted_us is not None and not isinstance(inserted_us, int):
-            return inserted_us
-        start_us = max(inserted_us or time.time_ns() // 1000, self._last_insert_us + 1)
-        self._last_insert_us = start_us + count - 1
-        return range(start_us, start_us + count)
+        self._know(day)
+        written = None
+        while written is None:
+            written = self._on_day("writing to", day, write)
+            if written is None:
+                self._days.forget(day)
+        if written.generation is not None:
+            self._tell_generation(day, written.generation)
+        return written.result
 
     def _know(self, day: int) -> None:
         """The day is on record before its first row is committed, so that its loss is noticed."""
         if day not in self._known:
-            self._progress_file().know_days([day])
+            self._tell_generation(day, 0)
             self._known.add(day)
 
+    def _tell_generation(self, day: int, generation: int) -> None:
+        self._in_progress("writing to", lambda progress: progress.know_day(day, generation))
+
     def _guard_space(self) -> None:
-        health = self.health()
-        if not health.writable:
-            raise RetryableStorageError(health.detail)
+        writable, detail, _ = self._space()
+        if not writable:
+            raise RetryableStorageError(detail)
 
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
         """See the contract."""
-        if not self._path(day).exists():
+        if not self._days.path(day).exists():
             return None
-        with translated("reading", self._path(day)):
-            return self._day(day).committed_mark(writer)
+        found = self._on_day(
+            "reading",
+            day,
+            lambda of_day: of_day.file.db.execute(
+                "SELECT sequence, stored, duplicate FROM ec_writer WHERE writer = ?", (writer,)
+            ).fetchone(),
+        )
+        return (int(found[0]), int(found[1]), int(found[2])) if found else None
 
     def publish(self, finished: Sequence[FinishedMinute]) -> int:
         """See the contract."""
         taken = 0
-        for day, of_day in groupby(sorted(finished, key=_minute), key=lambda f: day_of(f.minute)):
-            if self._path(day).exists():
-                with translated("writing digests to", self._path(day)):
-                    taken += self._day(day).publish(of_day)
+        for day, group in groupby(sorted(finished, key=_minute), key=lambda f: day_of(f.minute)):
+            of_day = list(group)
+            if self._days.path(day).exists():
+                taken += self._on_day("writing digests to", day, lambda d, f=of_day: d.file.publish(f))  # type: ignore[misc]
         return taken
 
     # --- reading --------------------------------------------------------------------------
 
-    def _of_days(
-        self, start: int, stop: int, read: Callable[[DayFile, int, int], Iterable[_T]]
-    ) -> Iterator[_T]:
-        """What ``read`` finds in each file of ``[start, stop)``, given the part of it that is the file's."""
-        for day in self._days_in(start, stop):
-            with translated("reading", self._path(day)):
-                yield from read(self._day(day), max(start, day), min(stop, day + DAY_S))
+    def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
+        """See the contract; a minute at a time is in memory."""
+        counts = self._of_days(minute_of(start), stop, lambda d, a, b: d.file.row_counts(device_id, a, b))
+        for minute, _, _ in counts:
+            first, last = max(start, minute), min(stop, minute + MINUTE_S)
+            yield from self._of_days(first, last, lambda d, a, b: d.file.rows(device_id, a, b))
 
-    def rows(self, device_id: str, start: int, stop: int) -> Iterator[tuple[Batch, int]]:
+    def replaced_rows(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
         """See the contract."""
-        return self._of_days(start, stop, lambda file, first, last: file.rows(device_id, first, last))
+        return list(self._of_days(start, stop, lambda d, a, b: d.file.replaced_rows(device_id, a, b)))
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
-        texts = self._of_days(second, second + 1, lambda file, a, b: file.texts(device_id, a, b))
+        texts = self._of_days(second, second + 1, lambda d, a, b: d.file.texts(device_id, a, b))
         return next((text for _, text in texts), "")
 
     def second_digests(
@@ -223,8 +256,8 @@ class SqliteStore(Store):
         return list(
             self._of_days(
                 minute,
-                minute + 60,
-                lambda file, first, _: file.second_digests(device_id, first, from_rows=from_rows),
+                minute + MINUTE_S,
+                lambda d, a, _: d.file.second_digests(device_id, a, from_rows=from_rows),
             )
         )
 
@@ -234,207 +267,268 @@ class SqliteStore(Store):
         """See the contract."""
         return list(
             self._of_days(
-                start,
-                stop,
-                lambda file, first, last: file.minute_digests(device_id, first, last, from_rows=from_rows),
+                start, stop, lambda d, a, b: d.file.minute_digests(device_id, a, b, from_rows=from_rows)
             )
         )
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
         """See the contract."""
-        return list(self._of_days(start, stop, lambda file, a, b: file.row_counts(device_id, a, b)))
+        return list(self._of_days(start, stop, lambda d, a, b: d.file.row_counts(device_id, a, b)))
 
-    # --- proof ----------------------------------------------------------------------------
+    def earliest_minute(self, device_id: str) -> int | None:
+        """See the contract."""
+        found = self._of_days(0, _FOR_EVER, lambda d, _a, _b: [d.file.first_minute(device_id)])
+        return next((minute for minute in found if minute is not None), None)
+
+    def latest_second(self) -> int | None:
+        """See the contract; to the minute."""
+        for day in reversed(self._days.stored()):
+            (minute,) = list(self._of_days(day, day + 1, lambda d, _a, _b: [d.file.last_minute()])) or [None]
+            if minute is not None:
+                return minute + MINUTE_S - 1
+        return None
+
+    # --- devices --------------------------------------------------------------------------
 
     def note_devices(self, seen: Mapping[str, int]) -> None:
         """See the contract."""
-        with translated("writing to", self._folder / "progress.db"):
-            self._progress_file().note_devices(seen)
+        self._in_progress("writing to", lambda progress: progress.note_devices(seen))
+
+    def note_coverage(self, device_id: str, start: int) -> None:
+        """See the contract."""
+        self._in_progress("writing to", lambda progress: progress.note_coverage(device_id, start))
 
     def devices(self) -> list[DeviceRecord]:
         """See the contract."""
         if not self._has_progress():
             return []
-        with translated("reading", self._folder / "progress.db"):
-            lines = self._progress_file().devices()
-        notable: dict[str, _Notable] = {}
-        for day in self._stored_days():
-            for line in self._notable(day):
-                notable.setdefault(line[0], []).append(line)
-        return [_record(line, notable.get(line[0], [])) for line in lines]
+        lines = self._in_progress("reading", lambda progress: progress.devices())
+        views = {day: self._view(day) for day in self._trusted(self._days.stored())}
+        empty = self._in_progress("reading", lambda progress: progress.empty_ranges_of_all())
+        return [self._record(line, views, empty.get(line[0], [])) for line in lines]
 
     def device(self, device_id: str) -> DeviceRecord | None:
         """See the contract."""
         if not self._has_progress():
             return None
-        with translated("reading", self._folder / "progress.db"):
-            lines = self._progress_file().devices(device_id)
+        lines = self._in_progress("reading", lambda progress: progress.devices(device_id))
         if not lines:
             return None
-        notable = [line for day in self._stored_days() for line in self._notable(day, device_id)]
-        return _record(lines[0], notable)
+        views = {day: self._view(day, device_id) for day in self._trusted(self._days.stored())}
+        return self._record(
+            lines[0], views, self._in_progress("reading", lambda p: p.empty_ranges(device_id))
+        )
 
-    def _notable(self, day: int, device_id: str | None = None) -> _Notable:
-        """Lines of minutes that are not simply proven: of every device, or of one."""
-        stamp = self._stamp(day)
-        kept = self._settled.get(day)
-        if kept is None or kept[0] != stamp:
-            with translated("reading", self._path(day)):
-                if time.time() - max(stamp) / 1e9 < _SETTLED_AFTER_S:
-                    return self._day(day).notable(device_id)
-                by_device: dict[str, _Notable] = {}
-                for line in self._day(day).notable():
-                    by_device.setdefault(line[0], []).append(line)
-                kept = self._settled[day] = (stamp, by_device)
-        if device_id is not None:
-            return kept[1].get(device_id, [])
-        return [line for lines in kept[1].values() for line in lines]
+    def _record(
+        self, line: DeviceLine, views: Mapping[int, _DayView], empty: Sequence[Range]
+    ) -> DeviceRecord:
+        device_id, first_us, last_us, covered_from = line
+        notable = [n for view in views.values() for n in view.notable.get(device_id, ())]
+        states = [state for _, _, state, _, _ in notable]
+        true_empty = self._without_rows(device_id, empty)
+        through = None
+        if covered_from is not None:
+            settled = [r for view in views.values() for r in view.settled.get(device_id, ())]
+            through = ranges.subtract([(covered_from, _FOR_EVER)], [*settled, *true_empty])[0][0]
+        return DeviceRecord(
+            device_id,
+            first_us,
+            last_us,
+            covered_from,
+            through,
+            states.count(MinuteState.UNRESOLVED.value),
+            states.count(MinuteState.UNCONFIRMABLE.value),
+            sum(conflicts for *_, conflicts in notable),
+            sum(extra for *_, extra, _ in notable),
+            sum(stop - start for start, stop in true_empty) // MINUTE_S
+            + states.count(MinuteState.EMPTY.value),
+        )
 
-    def _stamp(self, day: int) -> tuple[int, ...]:
-        """What changes whenever the day's file does."""
-        path, stamp = self._path(day), [0]
-        for name in (path, path.with_name(path.name + "-wal")):
-            try:
-                found = name.stat()
-                stamp += [found.st_mtime_ns, found.st_size]
-            except FileNotFoundError:
-                stamp += [0, 0]
-        return tuple(stamp)
+    def _view(self, day: int, device_id: str | None = None) -> _DayView:
+        """What is on record of a day, of every device or of one; remembered once the file rests."""
+        stamp = self._days.stamp(day)
+        kept = self._views.get(day)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        rests = time.time() - stamp[1] / 1e9 >= _UNCHANGED_FOR_S
+        try:
+            view = self._on_day("reading", day, lambda d: _read_view(d, None if rests else device_id))
+        except DamagedFileError as error:
+            self._unreadable[self._days.path(day).name] = str(error)
+            return _NO_VIEW
+        if rests and self._days.stamp(day) == stamp:
+            self._views[day] = (stamp, view)
+        return view
 
-    def earliest_minute(self, device_id: str) -> int | None:
-        """See the contract."""
-        for day in self._stored_days():
-            with translated("reading", self._path(day)):
-                minute = self._day(day).first_minute(device_id)
-            if minute is not None:
-                return minute
-        return None
+    # --- proof ----------------------------------------------------------------------------
+
+    def _trusted(self, days: Sequence[int]) -> list[int]:
+        """Those of the days whose files did not go back; rule 2 of the module for the others."""
+        if not self._has_progress():
+            return list(days)
+        known = self._in_progress("reading", lambda progress: progress.known_days())
+        for day in known.keys() - set(self._days.stored()):
+            self._day_is_gone(day)
+        return [day for day in days if self._is_trusted(day, known.get(day))]
+
+    def _day_is_gone(self, day: int) -> None:
+        if not self._read_only:
+            self._in_progress("writing to", lambda progress: progress.day_went_back(day))
+            self._in_progress("writing to", lambda progress: progress.forget_day(day))
+            self._known.discard(day)
+
+    def _is_trusted(self, day: int, known: int | None) -> bool:
+        try:
+            generation = self._on_day("reading", day, lambda d: d.file.generation())
+        except DamagedFileError as error:
+            self._unreadable[self._days.path(day).name] = str(error)
+            return False
+        if known is None and generation:
+            known = generation + 1  # somebody else's file, or progress.db was lost
+        if known is None or generation >= known:
+            if not self._read_only and generation > (known or 0):
+                self._tell_generation(day, generation)
+            return True
+        if not self._read_only:
+            raised = known + 1
+            self._on_day("writing to", day, lambda d: d.proof.revoke_all(raised))
+            self._in_progress("writing to", lambda progress: progress.day_went_back(day))
+            self._tell_generation(day, raised)
+        return not self._read_only
 
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
         """See the contract."""
-        verified, empty = [], []
-        if self._has_progress():
-            with translated("reading", self._folder / "progress.db"):
-                self._notice_lost_days()
-                for _, _, _, first, through in self._progress_file().devices(device_id):
-                    verified = [(first, through)] if first is not None and through is not None else []
-                empty = self._progress_file().empty_ranges(device_id)
-        pending = ranges.subtract([(start, stop)], verified + empty)
-        final: list[int] = []
-        for first, last in pending:
-            final += self._of_days(first, last, lambda file, a, b: file.final_minutes(device_id, a, b))
-        unproven = ranges.subtract(pending, ranges.of_minutes(final))
-        opened = [
-            minute
-            for day in self._days_in(start, stop)
-            for _, minute, state, _, _ in self._notable(day, device_id)
-            if state in (None, MinuteState.UNRESOLVED.value) and start <= minute < stop
-        ]
-        return ranges.union(unproven + ranges.of_minutes(opened))
+        settled = list(self._empty(device_id, start, stop))
+        for day in self._trusted(self._days.between(start, stop)):
+            settled += self._view(day, device_id).settled.get(device_id, ())
+        return ranges.subtract([(start, stop)], settled)
 
-    def _notice_lost_days(self) -> None:
-        """A day's file that went without retention takes its proof with it."""
-        known = self._progress_file().known_days()
-        lost = known - set(self._stored_days())
-        if lost and not self._read_only:
-            self._progress_file().forget_days(lost, lost=True)
-            self._known -= lost
+    def ranges_in(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[tuple[int, int]]:
+        """See the contract."""
+        found = list(self._empty(device_id, start, stop)) if MinuteState.EMPTY in states else []
+        for day in self._trusted(self._days.between(start, stop)):
+            first, last = max(start, day), min(stop, day + DAY_S)
+            found += list(
+                self._of_days(first, last, lambda d, a, b: d.proof.in_states(device_id, a, b, states))
+            )
+        return ranges.union(found)
+
+    def _empty(self, device_id: str, start: int, stop: int) -> list[Range]:
+        """Ranges of minutes on record as empty that have no rows now."""
+        if not self._has_progress():
+            return []
+        self._trusted([])  # days that are gone take their empty minutes along
+        found = self._in_progress("reading", lambda progress: progress.empty_ranges(device_id))
+        return self._without_rows(device_id, ranges.clip(found, start, stop))
+
+    def _without_rows(self, device_id: str, empty: Sequence[Range]) -> list[Range]:
+        with_rows = [
+            minute
+            for start, stop in empty
+            for minute in self._of_days(start, stop, lambda d, a, b: d.proof.with_rows(device_id, a, b))
+        ]
+        return ranges.subtract(empty, ranges.of_minutes(with_rows))
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
         """See the contract."""
         changed: list[int] = []
-        add: list[int] = []
+        empty: list[int] = []
         for day, group in groupby(sorted(verdicts, key=_minute), key=lambda v: day_of(v.minute)):
             of_day = list(group)
-            unresolved = any(v.state is MinuteState.UNRESOLVED and v.seen is None for v in of_day)
-            if self._path(day).exists() or unresolved:
-                with translated("writing verdicts to", self._path(day)):
-                    self._know(day)
-                    elsewhere, moved = self._day(day).record_verdicts(device_id, of_day, compared_us)
+            if self._days.path(day).exists() or any(v.state is MinuteState.UNRESOLVED for v in of_day):
+                self._know(day)
+                elsewhere, moved, generation = self._on_day(
+                    "writing verdicts to",
+                    day,
+                    lambda d, v=of_day: d.proof.record(device_id, v, compared_us),  # type: ignore[misc]
+                )
+                self._tell_generation(day, generation)
             else:
                 elsewhere = [v for v in of_day if v.seen is None]
                 moved = [v.minute for v in of_day if v.seen is not None]
             changed += moved
-            add += [v.minute for v in elsewhere if v.state is not MinuteState.UNRESOLVED]
-        rest = {v.minute for v in verdicts}.difference(add)
-        with translated("writing to", self._folder / "progress.db"):
-            self._progress_file().change_empty(device_id, add, sorted(rest))
+            empty += [v.minute for v in elsewhere]
+        rest = {v.minute for v in verdicts}.difference(empty)
+        self._in_progress("writing to", lambda p: p.change_empty(device_id, empty, rest))
+        self._clear_damage(device_id, {v.minute for v in verdicts if v.state in SETTLED}.difference(changed))
         return changed
 
-    def record_progress(self, device_id: str, start: int, verified_through: int) -> None:
-        """See the contract."""
-        with translated("writing to", self._folder / "progress.db"):
-            self._progress_file().set_verified(device_id, start, verified_through)
+    def _clear_damage(self, device_id: str, minutes: Collection[int]) -> None:
+        for file, of_device, minute, _ in self._in_progress("reading", lambda p: p.damage()):
+            if of_device == device_id and minute in minutes:
+                self._in_progress("writing to", lambda p, f=file, m=minute: p.clear_damage(f, device_id, [m]))  # type: ignore[misc]
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
-        found = list(self._of_days(start, stop, lambda file, a, b: file.minutes(device_id, a, b)))
-        if self._has_progress():
-            with translated("reading", self._folder / "progress.db"):
-                empty = ranges.clip(self._progress_file().empty_ranges(device_id), start, stop)
-            have = {record.minute for record in found}
-            found += [
-                MinuteRecord(minute, None, MinuteState.UNCONFIRMABLE)
-                for minute in ranges.minutes_in(empty)
-                if minute not in have
-            ]
+        self._trusted(self._days.between(start, stop))
+        found = list(self._of_days(start, stop, lambda d, a, b: d.proof.minutes(device_id, a, b)))
+        have = {record.minute for record in found}
+        found += [
+            MinuteRecord(minute, None, MinuteState.EMPTY)
+            for minute in ranges.minutes_in(self._empty(device_id, start, stop))
+            if minute not in have
+        ]
         return sorted(found, key=_minute)
 
     # --- keeping --------------------------------------------------------------------------
 
-    def unsealed_minutes(self, before: int) -> list[tuple[str, int]]:
+    def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """See the contract."""
-        return list(self._of_days(0, before, lambda file, _first, _last: file.unsealed(before)))
+        return list(self._of_days(0, before, lambda d, _a, _b: d.file.minutes_without_digest(before)))
 
     def remove_before(self, day: int) -> list[str]:
         """See the contract."""
         removed = []
-        for old in [d for d in self._stored_days() if d < day]:
-            path = self._path(old)
-            with translated("removing", path):
-                self._progress_file().forget_days([old], lost=False)
-                self._known.discard(old)
-                self._day(old).mark_removed()
-                self._days.pop(old).close()
-            for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-                name.unlink(missing_ok=True)
-            self._settled.pop(old, None)
+        for old in [d for d in self._days.stored() if d < day]:
+            self._in_progress("writing to", lambda progress, d=old: progress.forget_day(d))  # type: ignore[misc]
+            self._known.discard(old)
+            try:
+                self._days.remove(old)
+            except DamagedFileError:
+                self._days.forget(old)
+                self._days.delete(old)
+            self._views.pop(old, None)
             removed.append(ec_date(old))
         return removed
 
     def health(self) -> StorageHealth:
         """See the contract."""
+        writable, detail, free = self._space()
+        damage = [f"{name}: {why}" for name, why in self._unreadable.items()]
+        if self._has_progress():
+            damage += [_told(*one) for one in self._in_progress("reading", lambda p: p.damage())]
+        return StorageHealth(writable, detail, free, tuple(damage))
+
+    def _space(self) -> tuple[bool, str, int | None]:
         try:
             found = os.statvfs(self._folder)
         except OSError as error:
-            return StorageHealth(False, f"{self._folder} (storage.path) cannot be read: {error.strerror}")
+            return False, f"{self._folder} (storage.path) cannot be read: {error.strerror}", None
         free = found.f_bavail * found.f_frsize
         if free < self._min_free_bytes:
             detail = (
                 f"{free // 2**20} MB free on {self._folder}, storage.min_free_mb asks for "
                 f"{self._min_free_bytes // 2**20}: make room, or lower storage.retention_days"
             )
-            return StorageHealth(False, detail, free)
-        return StorageHealth(True, "", free)
+            return False, detail, free
+        return True, "", free
 
 
 def _minute(of: FinishedMinute | Verdict | MinuteRecord) -> int:
     return of.minute
 
 
-def _record(line: DeviceLine, notable: _Notable) -> DeviceRecord:
-    """A device's line with what its notable minutes add."""
-    device_id, first_us, last_us, _, through = line
-    opened = [m for _, m, state, _, _ in notable if state in (None, MinuteState.UNRESOLVED.value)]
-    if through is not None:
-        through = min([through, *opened])
-    return DeviceRecord(
-        device_id,
-        first_us,
-        last_us,
-        through,
-        sum(state == MinuteState.UNRESOLVED.value for _, _, state, _, _ in notable),
-        sum(state == MinuteState.UNCONFIRMABLE.value for _, _, state, _, _ in notable),
-        sum(conflicts for *_, conflicts in notable),
-        sum(extra for *_, extra, _ in notable),
-    )
+def _told(file: str, device_id: str, minute: int, detail: str) -> str:
+    where = f"{file}, device {device_id}, minute {minute_text(minute)}" if device_id else file
+    return f"{where}: {detail}"
+
+
+def _read_view(day: Day, device_id: str | None) -> _DayView:
+    if device_id is not None:
+        return _DayView({device_id: day.proof.settled(device_id)}, {device_id: day.proof.notable(device_id)})
+    notable: dict[str, list[Notable]] = {}
+    for line in day.proof.notable():
+        notable.setdefault(line[0], []).append(line)
+    return _DayView(day.proof.settled_of_all(), notable)

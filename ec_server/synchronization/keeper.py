@@ -68,7 +68,7 @@ class Keeper:
 
     async def _seal_minutes(self) -> None:
         before = closed_before(self._clock(), self._rules)
-        for device_id, minute in await self._thread.use(lambda store: store.unsealed_minutes(before)):
+        for device_id, minute in await self._thread.use(lambda store: store.minutes_without_digest(before)):
             while self._rounds.busy:
                 await asyncio.sleep(_BUSY_S)
             begun = time.monotonic()

@@ -16,10 +16,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
-from ec_server.storage.contract import Store
 from ec_server.synchronization.frames import AskSamples, AskSeconds, Samples, Seconds
 from ec_server.synchronization.repair_plan import (
     Ranges,
@@ -28,7 +26,6 @@ from ec_server.synchronization.repair_plan import (
     digest_of,
     from_ranges,
     from_whole,
-    over_winning_rows,
     range_requests,
 )
 from ec_server.synchronization.session import WINDOW
@@ -83,8 +80,8 @@ def repair_minute(device_id: str, minute: int, theirs: Digest) -> Steps[MinuteRe
         )
     done = _Done(dict(there))
     wrong = _differing(there, here, done.expected)
-    for attempt in range(_ATTEMPTS):
-        yield from _repair_seconds(device_id, wrong, here, done, again=attempt > 0)
+    for _ in range(_ATTEMPTS):
+        yield from _repair_seconds(device_id, wrong, here, done)
         here = dict((yield from use(lambda store: store.second_digests(device_id, minute))))
         wrong = _differing(there, here, done.expected)
         if not wrong:
@@ -144,8 +141,6 @@ def _repair_seconds(
     wrong: Sequence[tuple[int, Digest]],
     here: Mapping[int, Digest],
     done: _Done,
-    *,
-    again: bool,
 ) -> Steps[None]:
     """Repair each second in turn, with requests for the next ones under way meanwhile."""
     todo, flights = deque(wrong), deque[_Flight]()
@@ -155,28 +150,17 @@ def _repair_seconds(
         second = flights.popleft().second
         done.expected[second], done.extra[second] = repair.expected, repair.extra
         if repair.batches:
-            yield from _write(second, repair, done, again)
+            yield from _write(second, repair, done)
 
 
-def _write(second: int, repair: SecondRepair, done: _Done, again: bool) -> Steps[None]:
-    changed = yield from use(partial(_written, repair=repair, again=again))
+def _write(second: int, repair: SecondRepair, done: _Done) -> Steps[None]:
+    changed = (yield from use(lambda store: store.repair(repair.batches))).stored > 0
     first_time = changed and second not in done.changed
     if changed:
         done.changed.add(second)
     done.samples += repair.samples
     done.conflicts += repair.conflicts
     yield Note({"seconds_repaired": int(first_time), "samples_repaired": repair.samples})
-
-
-def _written(store: Store, repair: SecondRepair, again: bool) -> bool:
-    """Whether the repair changed what is stored; see repair_plan.py, rule 4, for its second write."""
-    written = store.write(repair.batches)
-    if not written.duplicate and not again:
-        return True
-    device_id, second = repair.batches[0].device_id, repair.batches[0].second
-    rows = [row for row, _ in store.rows(device_id, second, second + 1)]
-    over = over_winning_rows(rows, repair.batches)
-    return written.stored > 0 or (bool(over) and store.write(over).stored > 0)
 
 
 def _ask_ahead(

@@ -8,9 +8,6 @@ Rules:
 2. A batch never spans a stored sample that is right, so rows of a repair overlap no good row.
 3. Ranges lie exactly between stored neighbours (half-open, neither of them inside). All that comes
    for a range is therefore missing here: asking for one costs no sample that is not needed.
-4. A batch that is the same as a stored row is a duplicate and changes nothing, also where a later row
-   overlaps it with other values. There the repair takes the place of that later row: a batch with
-   its key and all its microseconds, each with the value that is to be.
 
 Text is canonical: ``UUUUUU,VALUE`` joined by ``;``, ascending. As the microsecond has six digits,
 samples sort as text as they do in time.
@@ -27,8 +24,7 @@ from statistics import median_low
 from ec_server.ingest.message_body import canonical_fault
 from ec_server.storage.merge import batch_of
 from ec_server.synchronization.frames import MAX_RANGES, SECOND_US, Samples
-from utilities.checksum_util import Samples as ByMicrosecond
-from utilities.checksum_util import format_canonical, parse_canonical, second_digest
+from utilities.checksum_util import second_digest
 from utilities.errors import RemoteProtocolError
 from utilities.model import Batch, Digest
 from utilities.utc import second_text
@@ -148,30 +144,6 @@ def from_whole(device_id: str, second: int, stored: str, theirs: str) -> SecondR
         digest_of(";".join(merged)),
         conflicts=len(mine) - len(kept),
         extra=len(merged) - len(device),
-    )
-
-
-def over_winning_rows(rows: Sequence[Batch], repair: Sequence[Batch]) -> tuple[Batch, ...]:
-    """Batches in place of the rows whose values still stand where a repair's should; see rule 4.
-
-    ``rows`` are all of the second, oldest insertion first. Empty where the repair has its way.
-    """
-    stands: ByMicrosecond = {}
-    winner: dict[int, Batch] = {}
-    for row in rows:
-        samples = parse_canonical(row.values)
-        stands |= samples
-        winner |= dict.fromkeys(samples, row)
-    wanted: ByMicrosecond = {}
-    for batch in repair:
-        wanted |= parse_canonical(batch.values)
-    losing = {winner[us].key: winner[us] for us in wanted if us in winner and stands[us] != wanted[us]}
-    final = stands | wanted
-    return tuple(
-        batch_of(
-            row.device_id, row.second, format_canonical({us: final[us] for us in parse_canonical(row.values)})
-        )
-        for row in losing.values()
     )
 
 

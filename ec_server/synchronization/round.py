@@ -177,7 +177,7 @@ def _progress(task: RoundTask, stop: int) -> Steps[int]:
         open_ranges = store.unproven_ranges(task.device_id, task.start, stop)
         through = open_ranges[0][0] if open_ranges else stop
         if not task.audit:
-            store.record_progress(task.device_id, task.start, through)
+            store.note_coverage(task.device_id, task.start)
         return through
 
     return (yield from use(measure))
@@ -199,14 +199,19 @@ def _piece(
     for minute in range(start, stop, MINUTE_S):
         mine, theirs = here.get(minute), there.get(minute)
         if theirs is None or mine == theirs:
-            state = MinuteState.UNCONFIRMABLE if theirs is None else MinuteState.PROVEN
-            settled.append(MinuteReport(minute, state, mine, theirs))
+            settled.append(MinuteReport(minute, _state_without_repair(mine, theirs), mine, theirs))
         else:
             yield from _conclude(task, tally, now_us, settled)
             report = yield from _differing_minute(task, now_us, minute, theirs)
             settled = [report]
     yield from _conclude(task, tally, now_us, settled)
     return answer.through
+
+
+def _state_without_repair(mine: Digest | None, theirs: Digest | None) -> MinuteState:
+    if theirs is not None:
+        return MinuteState.PROVEN
+    return MinuteState.UNCONFIRMABLE if mine is not None else MinuteState.EMPTY
 
 
 def _own_minutes(task: RoundTask, start: int, stop: int) -> Steps[dict[int, Digest]]:

@@ -149,11 +149,11 @@ def prove(site: Site, device: str, ago_min: int, state: MinuteState = MinuteStat
     minute = minute_of(int(time.time())) - ago_min * 60
     values = "000000,1.5;000022,2"
     with SqliteStore(site.folder) as store:
-        store.write([Batch(device, minute, 0, 22, values, 2, md5_hex(values))])
+        store.ingest([Batch(device, minute, 0, 22, values, 2, md5_hex(values))])
         store.note_devices({device: minute * 1_000_000})
         ((_, seen),) = store.minute_digests(device, minute, minute + 60)
         store.record_verdicts(device, [Verdict(minute, state, seen)], int(time.time() * 1e6))
-        store.record_progress(device, minute, minute + 60)
+        store.note_coverage(device, minute)
     return minute + 60
 
 

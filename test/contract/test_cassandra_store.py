@@ -15,7 +15,7 @@ from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import FinishedMinute, Store
 from utilities.cassandra_util import Statement
 from utilities.errors import RetryableStorageError
-from utilities.model import CommitMark, Digest, MinuteState
+from utilities.model import CommitMark, Digest, MinuteState, StoredRow
 from utilities.utc import DAY_S, ec_date
 
 pytestmark = pytest.mark.cassandra
@@ -55,38 +55,38 @@ class TestCassandraStore(StoreSuite):
 class TestWrites:
     def test_a_duplicate_is_told_as_far_as_the_writer_remembers(self, opens: Opens) -> None:
         one, other = opens(), opens()
-        assert one.write([run_of("m", NOON, 0)], MARK).changed == (True,)
-        again = one.write([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)], MARK)
+        assert one.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
+        again = one.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)], MARK)
         assert again.changed == (False, True, False)
-        assert other.write([run_of("m", NOON, 0)], MARK).changed == (True,)
+        assert other.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
         assert len(list(one.rows("m", NOON, NOON + 1))) == 2
 
     def test_one_key_with_other_samples_becomes_a_row_with_both(self, opens: Opens) -> None:
         store = opens()
         for mark in (MARK, None):
             device = f"m{mark is None}"
-            store.write([batch(device, NOON, {0: "1", 10: "1", 90: "1"})], mark)
-            store.write([batch(device, NOON, {0: "2", 20: "2", 90: "1"})], mark)
+            store.ingest([batch(device, NOON, {0: "1", 10: "1", 90: "1"})], mark)
+            store.ingest([batch(device, NOON, {0: "2", 20: "2", 90: "1"})], mark)
             assert store.second_text(device, NOON) == "000000,2;000010,1;000020,2;000090,1"
             assert len(list(store.rows(device, NOON, NOON + 1))) == 1
 
     def test_a_late_replay_does_not_win_over_a_repair(self, opens: Opens) -> None:
         ingest, sync = opens(), opens()
-        early_us = 1_772_366_400_000_000
-        wrong = batch("m", NOON, {0: "9", 10: "9"})
-        ingest.write([wrong], MARK, early_us)
-        sync.write([batch("m", NOON, {0: "1", 10: "1"}), batch("m", NOON, {10: "5", 20: "5"})])
+        wrong = StoredRow(batch("m", NOON, {0: "9", 10: "9"}), 1_772_366_400_000_000, 1_772_366_400_000_000)
+        ingest.replay([wrong])
+        sync.repair([batch("m", NOON, {0: "1", 10: "1"}), batch("m", NOON, {10: "5", 20: "5"})])
         repaired = sync.second_text("m", NOON)
         for _ in range(2):
-            opens().write([wrong], MARK, early_us)
+            opens().replay([wrong])
         assert sync.second_text("m", NOON) == repaired == "000000,1;000010,5;000020,5"
 
     def test_a_replay_carries_its_moment(self, opens: Opens) -> None:
         store = opens()
-        group = [run_of("m", NOON, 0), run_of("m", NOON, 1000)]
+        moments = (1_772_366_400_000_000, 1_772_366_400_000_001)
+        group = [StoredRow(run_of("m", NOON, 1000 * (at % 2)), at, at) for at in moments]
         for _ in range(2):
-            store.write(group, MARK, 1_772_366_400_000_000)
-        assert [at for _, at in store.rows("m", NOON, NOON + 1)] == [
+            store.replay(group)
+        assert [row.inserted_us for row in store.rows("m", NOON, NOON + 1)] == [
             1_772_366_400_000_000,
             1_772_366_400_000_001,
         ]
@@ -94,9 +94,9 @@ class TestWrites:
     def test_a_repair_wins_over_rows_that_a_faster_clock_wrote(self, opens: Opens) -> None:
         fast, sync = opens(), opens()
         ahead_us = (int(time.time()) + 3600) * 1_000_000
-        fast.write([batch("m", NOON, {0: "9", 10: "9"})], MARK, ahead_us)
-        sync.write([batch("m", NOON, {10: "1", 20: "1"})])
-        sync.write([batch("m", NOON, {0: "1", 10: "2"})])
+        fast.replay([StoredRow(batch("m", NOON, {0: "9", 10: "9"}), ahead_us, ahead_us)])
+        sync.repair([batch("m", NOON, {10: "1", 20: "1"})])
+        sync.repair([batch("m", NOON, {0: "1", 10: "2"})])
         assert sync.second_text("m", NOON) == "000000,1;000010,2;000020,1"
 
     def test_a_repair_of_a_second_is_one_mutation(self, opens: Opens, monkeypatch) -> None:
@@ -111,7 +111,7 @@ class TestWrites:
 
         monkeypatch.setattr(store._db, "write_rows", watched)
         many = [run_of("m", second, 1000 * i) for second in (NOON, NOON + 1) for i in range(400)]
-        store.write(many)
+        store.repair(many)
         assert sent == [400, 400]
 
     def test_rows_end_with_their_days_retention(self, cassandra: RealCassandra, opens: Opens) -> None:
@@ -119,7 +119,7 @@ class TestWrites:
         today = int(time.time()) // DAY_S * DAY_S
         with CassandraStore(cassandra.target(KEYSPACE), retention_days=3) as store:
             store.wait(30)
-            store.write([run_of("m", today, 0)])
+            store.ingest([run_of("m", today, 0)])
             (row,) = store._db.read(
                 "SELECT TTL(values_count) AS ttl FROM ec_consumption"
                 " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?",
@@ -131,16 +131,16 @@ class TestWrites:
     def test_a_minute_with_a_failed_or_repeated_write_is_not_published(self, opens: Opens) -> None:
         store = opens()
         finished = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
-        store.write([run_of("replayed", NOON, 0)], MARK, 1_772_366_400_000_000)
+        store.replay([StoredRow(run_of("replayed", NOON, 0), 1_772_366_400_000_000, 1_772_366_400_000_000)])
         assert store.publish([FinishedMinute("replayed", NOON, ((NOON, finished),), complete=True)]) == 0
-        store.write([run_of("whole", NOON, 0)], MARK)
+        store.ingest([run_of("whole", NOON, 0)], MARK)
         assert store.publish([FinishedMinute("whole", NOON, ((NOON, finished),), complete=True)]) == 1
 
 
 class TestProof:
     def test_a_published_digest_is_believed(self, opens: Opens) -> None:
         one, other = opens(), opens()
-        one.write([run_of("m", NOON, 0)], MARK)
+        one.ingest([run_of("m", NOON, 0)], MARK)
         told = Digest(4, "0" * 32)
         one.publish([FinishedMinute("m", NOON, ((NOON, told),), complete=True)])
         assert other.second_digests("m", NOON) == [(NOON, told)]
@@ -148,7 +148,7 @@ class TestProof:
 
     def test_a_writer_that_died_after_its_rows_leaves_no_false_proof(self, opens: Opens) -> None:
         doomed, reader = opens(), opens()
-        doomed.write([run_of("m", NOON, 0)], MARK)
+        doomed.ingest([run_of("m", NOON, 0)], MARK)
         assert check(reader, "m", NOON, MinuteState.PROVEN) == []
         late = [(run_of("m", NOON, 1000), 1_772_366_400_000_001)]
         doomed._rows.write([late])  # and no new version after it
@@ -166,23 +166,23 @@ class TestProof:
 
     def test_a_living_writers_row_voids_what_was_concluded_before_it(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         for at_us in (1000, 2000, 3000):
             assert check(reader, "m", NOON, MinuteState.PROVEN) == []
             assert reader.unproven_ranges("m", NOON, NOON + 60) == []
-            writer.write([run_of("m", NOON, at_us)], MARK)
+            writer.ingest([run_of("m", NOON, at_us)], MARK)
             assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
     def test_a_row_stored_while_a_digest_is_computed_voids_the_digest(
         self, opens: Opens, monkeypatch
     ) -> None:
         writer, reader = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         read = reader._uncached_seconds
 
         def slowly(*arguments):
             yield from list(read(*arguments))
-            writer.write([run_of("m", NOON, 1000)], MARK)
+            writer.ingest([run_of("m", NOON, 1000)], MARK)
 
         monkeypatch.setattr(reader, "_uncached_seconds", slowly)
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
@@ -191,7 +191,7 @@ class TestProof:
 
     def test_rows_brought_by_another_program_are_noticed_when_the_rows_are_read(self, opens: Opens) -> None:
         store = opens()
-        store.write([run_of("m", NOON, 0)])
+        store.ingest([run_of("m", NOON, 0)])
         check(store, "m", NOON, MinuteState.PROVEN)
         for minute in (NOON, NOON + 60):
             foreign = (run_of("m", minute, 5000), 1_772_366_400_000_001)
@@ -205,13 +205,13 @@ class TestProof:
         self, opens: Opens, monkeypatch
     ) -> None:
         writer, auditor = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         check(auditor, "m", NOON, MinuteState.PROVEN)
         writer._rows.write([[(run_of("m", NOON, 5000), 1_772_366_400_000_001)]])
         count = auditor._count_as_written
 
         def slowly(*arguments):
-            writer.write([run_of("m", NOON, 1000)], MARK)
+            writer.ingest([run_of("m", NOON, 1000)], MARK)
             return count(*arguments)
 
         monkeypatch.setattr(auditor, "_count_as_written", slowly)
@@ -222,7 +222,7 @@ class TestProof:
         writer, reader = opens(), opens()
         evening = MIDNIGHT + DAY_S - 120
         for minute in (evening, evening + 60):
-            writer.write([run_of("m", minute, 0)], MARK)
+            writer.ingest([run_of("m", minute, 0)], MARK)
         writer._claims.release_all()
         for minute in (evening, evening + 60):
             check(reader, "m", minute, MinuteState.PROVEN)
@@ -231,25 +231,25 @@ class TestProof:
         assert reader._records.days("m")["20260301"].proven_from == "2358"
         assert reader.unproven_ranges("m", evening + 60, tomorrow) == []
         assert reader.unproven_ranges("m", evening - 60, tomorrow) == [(evening - 60, evening)]
-        writer.write([run_of("m", evening, 5000)], MARK)
+        writer.ingest([run_of("m", evening, 5000)], MARK)
         assert reader.unproven_ranges("m", evening, tomorrow) == [(evening, evening + 60)]
 
     def test_leases_end_by_themselves_when_nothing_is_written(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         assert reader._records.lines("m", NOON, NOON + 60)[NOON].is_leased
         deadline = time.monotonic() + 15
         while reader._records.lines("m", NOON, NOON + 60)[NOON].is_leased:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert writer.write([run_of("m", NOON, 1000)], MARK).changed == (True,)
+        assert writer.ingest([run_of("m", NOON, 1000)], MARK).changed == (True,)
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
 
     def test_a_lease_under_which_a_write_failed_ends_with_a_new_version(
         self, opens: Opens, monkeypatch
     ) -> None:
         writer, reader = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         assert check(reader, "m", NOON, MinuteState.PROVEN) == []
         store_rows = writer._rows.write
 
@@ -259,7 +259,7 @@ class TestProof:
 
         monkeypatch.setattr(writer._rows, "write", stored_but_not_acknowledged)
         with pytest.raises(RetryableStorageError):
-            writer.write([run_of("m", NOON, 1000)], MARK)
+            writer.ingest([run_of("m", NOON, 1000)], MARK)
         writer._claims.release_all()
         assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
@@ -268,7 +268,7 @@ class TestProof:
         self, opens: Opens, monkeypatch
     ) -> None:
         store = opens()
-        store.write([run_of(f"m{i}", NOON, 0) for i in range(300)], MARK)
+        store.ingest([run_of(f"m{i}", NOON, 0) for i in range(300)], MARK)
         ended: list[int] = []
         write = store._db.write
 
@@ -288,7 +288,7 @@ class TestProof:
         self, opens: Opens, monkeypatch
     ) -> None:
         writer, reader = opens(), opens()
-        writer.write([run_of("m", NOON, 0)], MARK)
+        writer.ingest([run_of("m", NOON, 0)], MARK)
         versions = [reader._records.lines("m", NOON, NOON + 60)[NOON].fingerprint]
         clock_gettime, store_rows = time.clock_gettime, writer._rows.write
 
@@ -301,7 +301,7 @@ class TestProof:
 
         monkeypatch.setattr(writer._rows, "write", watched)
         monkeypatch.setattr(time, "clock_gettime", after_an_hour)
-        writer.write([run_of("m", NOON, 1000)], MARK)
+        writer.ingest([run_of("m", NOON, 1000)], MARK)
         assert versions[0] != versions[1]
 
     def test_writers_readers_and_verdicts_at_once_end_in_the_truth(self, opens: Opens) -> None:
@@ -313,7 +313,7 @@ class TestProof:
         def write(store: Store, number: int) -> None:
             for i in range(150):
                 minute = minutes[(i * 7 + number) % 3]
-                store.write([run_of("m", minute + i % 60, 1000 * number + 100 * (i // 60))], MARK)
+                store.ingest([run_of("m", minute + i % 60, 1000 * number + 100 * (i // 60))], MARK)
                 if i % 40 == 39:
                     one = FinishedMinute("m", minute, ((minute, Digest(1, "0" * 32)),), complete=True)
                     assert store.publish([one]) == 0, "others write to this minute"

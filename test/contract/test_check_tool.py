@@ -54,8 +54,8 @@ def fill(store: Store) -> None:
     complete = [b for second in range(60) for b in full_second(HOUR + second)]
     partial = [b for second in range(20) for b in full_second(HOUR + 60 + second)]
     overlapping = [batch(HOUR + 120, 0, 60), batch(HOUR + 120, 40, 60)]
-    store.write([*complete, *partial, *overlapping, batch(HOUR + 180, 0, 5), batch(HOUR + 240, 0, 5)])
-    store.write([batch(HOUR + 1800, 99, 1)])
+    store.ingest([*complete, *partial, *overlapping, batch(HOUR + 180, 0, 5), batch(HOUR + 240, 0, 5)])
+    store.ingest([batch(HOUR + 1800, 99, 1)])
     store.note_devices({"meter-1": HOUR * 1_000_000})
     seen = dict(store.minute_digests("meter-1", HOUR, HOUR + 3600))
     states = {
@@ -66,7 +66,7 @@ def fill(store: Store) -> None:
     }
     verdicts = [Verdict(HOUR + offset, state, seen[HOUR + offset]) for offset, state in states.items()]
     store.record_verdicts("meter-1", verdicts, (HOUR + 4000) * 1_000_000)
-    store.write([batch(HOUR + 181, 0, 5)])
+    store.ingest([batch(HOUR + 181, 0, 5)])
 
 
 @dataclass(frozen=True)
@@ -263,10 +263,10 @@ def test_it_changes_nothing_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_it_reads_what_a_running_server_has_just_written(tmp_path: Path) -> None:
     with SqliteStore(tmp_path) as writing:
-        writing.write([batch(HOUR, 0, 10)])
+        writing.ingest([batch(HOUR, 0, 10)])
         found = call("-i", "meter-1", "-d", "20260301120000", "--json", EC_STORAGE_PATH=str(tmp_path))
         assert json.loads(found.stdout)["samples"] == 10
-        writing.write([batch(HOUR, 10, 10)])
+        writing.ingest([batch(HOUR, 10, 10)])
         found = call("-i", "meter-1", "-d", "20260301120000", "--json", EC_STORAGE_PATH=str(tmp_path))
         assert json.loads(found.stdout)["samples"] == 20
 

@@ -116,7 +116,7 @@ def test_the_report_beside_the_file_says_what_each_minute_is_and_where_gaps_are(
     assert report["minutes"] == [
         {"minute": "202603011200", "state": "unproven", "digest": as_object(digests[MINUTE])},
         {"minute": "202603011201", "state": "proven", "digest": as_object(digests[MINUTE + 60])},
-        {"minute": "202603011202", "state": "unconfirmable", "digest": None},
+        {"minute": "202603011202", "state": "empty", "digest": None},
     ]
     assert report["gaps"] == [
         [MINUTE * 10**6 + 91, (MINUTE + 1) * 10**6 + 500_000],

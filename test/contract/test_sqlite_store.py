@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.store_suite import MIDNIGHT, NOON, Opens, StoreSuite, check, expected_second, run_of
+from contract.store_suite import (
+    MIDNIGHT,
+    NOON,
+    Opens,
+    StoreSuite,
+    batch,
+    check,
+    expected_second,
+    run_of,
+)
 from foreign_sqlite import by_hand
 
 from ec_server.storage.sqlite_store import SqliteStore
-from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
+from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError, StorageError
 from utilities.model import CommitMark, MinuteState
+from utilities.utc import DAY_S
 
 Foreign = Callable[[str], list[dict[str, Any]]]
 
@@ -46,17 +57,15 @@ class TestSqliteStore(StoreSuite):
 class TestDuplicates:
     def test_a_duplicate_is_told_from_a_stored_batch(self, opens: Opens) -> None:
         store = opens()
-        store.write([run_of("m", NOON, 0)])
-        result = store.write([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)])
+        store.ingest([run_of("m", NOON, 0)])
+        result = store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)])
         assert result.changed == (False, True, False)
         assert (result.stored, result.duplicate) == (1, 2)
 
     def test_two_batches_of_one_key_become_one_row_that_holds_both(self, opens: Opens) -> None:
-        from contract.store_suite import batch
-
         store = opens()
-        store.write([batch("m", NOON, {0: "1", 5: "1", 10: "1"})])
-        result = store.write([batch("m", NOON, {0: "2", 7: "2", 10: "1"})])
+        store.ingest([batch("m", NOON, {0: "1", 5: "1", 10: "1"})])
+        result = store.ingest([batch("m", NOON, {0: "2", 7: "2", 10: "1"})])
         assert result.changed == (True,)
         assert store.second_text("m", NOON) == "000000,2;000005,1;000007,2;000010,1"
         assert store.row_counts("m", NOON, NOON + 60) == [(NOON, 1, 4)]
@@ -79,11 +88,11 @@ class TestChangesByHand:
     ) -> None:
         store = opens()
         store.note_devices({"m": 1})
-        store.write([run_of("m", NOON, 0), run_of("m", NOON + 1, 0), run_of("m", NOON + 60, 0)])
+        store.ingest([run_of("m", NOON, 0), run_of("m", NOON + 1, 0), run_of("m", NOON + 60, 0)])
         before = dict(store.minute_digests("m", NOON, NOON + 120))
         for minute in (NOON, NOON + 60):
             check(store, "m", minute, MinuteState.PROVEN)
-        store.record_progress("m", NOON, NOON + 120)
+        store.note_coverage("m", NOON)
         foreign(statement + (" WHERE ec_time < '120100'" if statement.startswith("UPDATE") else ""))
         after = dict(store.minute_digests("m", NOON, NOON + 120))
         assert after[NOON] != before[NOON]
@@ -96,26 +105,160 @@ class TestChangesByHand:
 
     def test_rubbish_in_a_row_is_read_past_and_can_be_repaired(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
-        store.write([run_of("m", NOON, 0)])
+        store.ingest([run_of("m", NOON, 0)])
         foreign("UPDATE ec_consumption SET ec_consumption_values = 'what?;12,3;000010,1.5;é'")
         assert store.second_text("m", NOON) == "000010,1.5"
-        store.write([run_of("m", NOON, 0)])
+        store.ingest([run_of("m", NOON, 0)])
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values
 
     def test_a_day_file_that_was_taken_away_is_unproven_again(self, opens: Opens, tmp_path: Path) -> None:
         store = opens()
         store.note_devices({"m": 1})
-        store.write([run_of("m", NOON, 0)])
+        store.ingest([run_of("m", NOON, 0)])
         check(store, "m", NOON, MinuteState.PROVEN)
-        store.record_progress("m", NOON, NOON + 60)
+        store.note_coverage("m", NOON)
         for name in tmp_path.glob("ec-20260301.sqlite*"):
             name.unlink()
         assert opens().unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
 
+class TestFilesThatGoBack:
+    """A verdict is worth what the file is: rows that go take it along."""
+
+    @pytest.fixture
+    def proven(self, tmp_path: Path) -> Path:
+        """A day file with one proven minute, kept as a backup; afterwards more comes, and is proven."""
+        path, backup = tmp_path / "ec-20260301.sqlite", tmp_path / "backup"
+        with SqliteStore(tmp_path) as store:
+            store.note_devices({"m": 1})
+            store.note_coverage("m", NOON)
+            store.ingest([run_of("m", NOON, 0)])
+            check(store, "m", NOON, MinuteState.PROVEN)
+            check(store, "m", NOON + 60, MinuteState.EMPTY)
+        shutil.copy(path, backup)
+        with SqliteStore(tmp_path) as store:
+            store.ingest([run_of("m", NOON, 5000)])
+            check(store, "m", NOON, MinuteState.PROVEN)
+            store.ingest([run_of("m", NOON + 60, 0)])
+            check(store, "m", NOON + 60, MinuteState.PROVEN)
+            assert store.unproven_ranges("m", NOON, NOON + 120) == []
+        return backup
+
+    def test_an_older_file_that_was_restored_proves_nothing(
+        self, opens: Opens, tmp_path: Path, proven: Path
+    ) -> None:
+        shutil.copy(proven, tmp_path / "ec-20260301.sqlite")
+        store = opens()
+        assert store.unproven_ranges("m", NOON, NOON + 120) == [(NOON, NOON + 120)]
+        record = store.device("m")
+        assert record is not None
+        assert record.verified_through == NOON
+        assert [(r.minute, r.state) for r in store.minutes("m", NOON, NOON + 120)] == [(NOON, None)]
+
+    def test_a_read_only_reader_does_not_believe_it_either(self, tmp_path: Path, proven: Path) -> None:
+        shutil.copy(proven, tmp_path / "ec-20260301.sqlite")
+        with SqliteStore(tmp_path, read_only=True) as reader:
+            assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_it_is_proven_again_after_it_was_compared(
+        self, opens: Opens, tmp_path: Path, proven: Path
+    ) -> None:
+        shutil.copy(proven, tmp_path / "ec-20260301.sqlite")
+        store = opens()
+        store.unproven_ranges("m", NOON, NOON + 60)
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+        assert opens().unproven_ranges("m", NOON, NOON + 60) == []
+
+    def test_a_file_that_is_gone_takes_its_empty_minutes_along(
+        self, opens: Opens, tmp_path: Path, proven: Path
+    ) -> None:
+        store = opens()
+        check(store, "m", NOON + 120, MinuteState.EMPTY)
+        for name in tmp_path.glob("ec-20260301.sqlite*"):
+            name.unlink()
+        assert store.unproven_ranges("m", NOON, NOON + 180) == [(NOON, NOON + 180)]
+
+    def test_a_file_that_is_gone_and_made_anew_by_a_commit_proves_nothing(
+        self, opens: Opens, tmp_path: Path, proven: Path
+    ) -> None:
+        for name in tmp_path.glob("ec-20260301.sqlite*"):
+            name.unlink()
+        opens().ingest([run_of("m", NOON + 600, 0)])
+        assert opens().unproven_ranges("m", NOON, NOON + 120) == [(NOON, NOON + 120)]
+
+    def test_a_truncated_file_proves_nothing(self, opens: Opens, tmp_path: Path, proven: Path) -> None:
+        path = tmp_path / "ec-20260301.sqlite"
+        path.write_bytes(path.read_bytes()[:5000])
+        assert opens().unproven_ranges("m", NOON, NOON + 120) == [(NOON, NOON + 120)]
+
+    def test_a_folder_that_was_copied_whole_keeps_its_proof(
+        self, tmp_path: Path, proven: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        moved = tmp_path_factory.mktemp("moved")
+        for name in ("ec-20260301.sqlite", "progress.db"):
+            shutil.copy(tmp_path / name, moved)
+        with SqliteStore(moved) as store:
+            assert store.unproven_ranges("m", NOON, NOON + 120) == []
+
+    def test_a_lost_progress_file_proves_nothing(self, opens: Opens, tmp_path: Path, proven: Path) -> None:
+        for name in tmp_path.glob("progress.db*"):
+            name.unlink()
+        assert opens().unproven_ranges("m", NOON, NOON + 120) == [(NOON, NOON + 120)]
+
+
+class TestReplacedRows:
+    def test_a_repaired_and_a_merged_row_are_kept_with_their_reason(
+        self, opens: Opens, foreign: Foreign
+    ) -> None:
+        store = opens()
+        one, two = batch("m", NOON, {0: "1", 10: "1"}), batch("m", NOON, {0: "2", 10: "1"})
+        store.ingest([one])
+        store.ingest([two])
+        store.repair([batch("m", NOON, {0: "3", 10: "1"})])
+        kept = store.replaced_rows("m", NOON, NOON + 1)
+        assert [(r.row.batch, r.reason) for r in kept] == [(one, "message"), (two, "repair")]
+        (columns,) = foreign("SELECT group_concat(name) AS names FROM pragma_table_info('ec_replaced')")
+        assert columns["names"] == (
+            "device_id,ec_date,ec_time,start_us,end_us,ec_consumption_values,values_count,values_checksum,"
+            "insert_time,replaced_time,reason"
+        )
+
+    def test_a_message_that_comes_again_after_its_repair_is_a_duplicate(self, opens: Opens) -> None:
+        store = opens()
+        store.ingest([batch("m", NOON, {0: "9", 10: "1"})])
+        store.repair([batch("m", NOON, {0: "1", 10: "1"})])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.ingest([batch("m", NOON, {0: "9", 10: "1"})]).changed == (False,)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+
+
+class TestTheClock:
+    def test_a_clock_that_steps_back_does_not_change_which_row_wins(
+        self, opens: Opens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opens().ingest([batch("m", NOON, {0: "1", 10: "1"})])
+        monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
+        opens().ingest([batch("m", NOON, {0: "2", 20: "2"})])
+        assert opens().second_text("m", NOON) == "000000,2;000010,1;000020,2"
+        ranks = [row.rank for row in opens().rows("m", NOON, NOON + 1)]
+        assert ranks == sorted(ranks)
+
+    def test_another_tool_s_row_ranks_last(self, opens: Opens, foreign: Foreign) -> None:
+        store = opens()
+        store.ingest([batch("m", NOON, {0: "1", 10: "1"})])
+        foreign(
+            "INSERT INTO ec_consumption VALUES ('m', '20260301', '120000', '000000', '000000', '000000,7', 1,"
+            f" '{batch('m', NOON, {0: '7'}).checksum}', '2026-03-01T12:00:00.000000+00:00')"
+        )
+        assert store.second_text("m", NOON) == "000000,7;000010,1"
+        store.ingest([batch("m", NOON, {0: "8", 5: "8"})])
+        assert store.second_text("m", NOON) == "000000,8;000005,8;000010,1"
+
+
 class TestFiles:
     def test_the_tables_and_columns_are_those_of_the_contract(self, opens: Opens, foreign: Foreign) -> None:
-        opens().write([run_of("m", NOON + 3723, 40)])
+        opens().ingest([run_of("m", NOON + 3723, 40)])
         (row,) = foreign("SELECT * FROM ec_consumption")
         inserted = row.pop("insert_time")
         assert row == {
@@ -132,7 +275,7 @@ class TestFiles:
 
     def test_cached_digests_stand_in_ec_checksum(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
-        store.write([run_of("m", NOON + 5, 0)])
+        store.ingest([run_of("m", NOON + 5, 0)])
         (_, minute), *_ = store.minute_digests("m", NOON, NOON + 60)
         second = expected_second(dict.fromkeys((0, 10, 20, 30), "1.5"))
         rows = [tuple(row.values()) for row in foreign("SELECT * FROM ec_checksum ORDER BY ec_type")]
@@ -154,7 +297,7 @@ class TestFiles:
     def test_a_read_only_store_computes_and_keeps_nothing(
         self, opens: Opens, tmp_path: Path, foreign: Foreign
     ) -> None:
-        opens().write([run_of("m", NOON, 0)])
+        opens().ingest([run_of("m", NOON, 0)])
         with SqliteStore(tmp_path, read_only=True) as store:
             assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
         assert foreign("SELECT count(*) AS n FROM ec_checksum") == [{"n": 0}]
@@ -163,7 +306,7 @@ class TestFiles:
         self, opens: Opens, tmp_path: Path
     ) -> None:
         writer, copy = SqliteStore(tmp_path), tmp_path / "copy"
-        writer.write([run_of("m", NOON, 0)])
+        writer.ingest([run_of("m", NOON, 0)])
         with SqliteStore(tmp_path, read_only=True) as reader:
             assert reader.second_text("m", NOON)
             writer.close()
@@ -174,8 +317,8 @@ class TestFiles:
 
     def test_a_commit_mark_goes_with_its_rows(self, opens: Opens) -> None:
         store = opens()
-        store.write([run_of("m", NOON, 0)], CommitMark("receiver-0", 7))
-        store.write([run_of("m", NOON, 0), run_of("m", NOON, 90)], CommitMark("receiver-0", 8))
+        store.ingest([run_of("m", NOON, 0)], CommitMark("receiver-0", 7))
+        store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 90)], CommitMark("receiver-0", 8))
         assert opens().committed_mark(MIDNIGHT, "receiver-0") == (8, 1, 1)
         assert opens().committed_mark(MIDNIGHT, "receiver-1") is None
 
@@ -184,21 +327,73 @@ class TestFailures:
     def test_too_little_free_space_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path, min_free_bytes=2**62) as store:
             with pytest.raises(RetryableStorageError, match="min_free_mb"):
-                store.write([run_of("m", NOON, 0)])
+                store.ingest([run_of("m", NOON, 0)])
             assert not store.health().writable
 
-    def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
+    def test_a_damaged_file_is_set_aside_and_named_and_costs_its_day_only(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        store = opens()
+        store.note_devices({"m": 1})
+        store.ingest([run_of("m", NOON - DAY_S, 0)])
+        check(store, "m", NOON - DAY_S, MinuteState.PROVEN)
+        store.close()
         (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
-        with SqliteStore(tmp_path) as store, pytest.raises(PermanentStorageError, match="ec-20260301"):
-            store.write([run_of("m", NOON, 0)])
+        store = opens()
+        assert [record.device_id for record in store.devices()] == ["m"]
+        store.ingest([run_of("m", NOON, 0)])
+        assert store.second_text("m", NOON) == run_of("m", NOON, 0).values
+        assert store.unproven_ranges("m", NOON - DAY_S, NOON - DAY_S + 60) == []
+        (damage,) = store.health().damage
+        assert "ec-20260301.sqlite.damaged-1" in damage
+        assert (tmp_path / "ec-20260301.sqlite.damaged-1").read_bytes().startswith(b"not a database")
+
+    def test_a_damaged_file_does_not_keep_readers_from_other_days(self, tmp_path: Path) -> None:
+        with SqliteStore(tmp_path) as store:
+            store.note_devices({"m": 1})
+            store.ingest([run_of("m", NOON - DAY_S, 0)])
+        (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
+        with SqliteStore(tmp_path, read_only=True) as reader:
+            assert [record.device_id for record in reader.devices()] == ["m"]
+            assert len(list(reader.rows("m", NOON - DAY_S, NOON))) == 1
+            assert "ec-20260301.sqlite" in reader.health().damage[0]
+            with pytest.raises(DamagedFileError, match="ec-20260301"):
+                reader.second_text("m", NOON)
+
+    def test_retention_removes_a_damaged_file_too(self, opens: Opens, tmp_path: Path) -> None:
+        (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
+        assert opens().remove_before(NOON + DAY_S) == ["20260301"]
+
+    def test_a_flipped_byte_in_a_row_costs_nothing_but_its_minute(
+        self, opens: Opens, foreign: Foreign, tmp_path: Path
+    ) -> None:
+        store = opens()
+        store.ingest([run_of("m", NOON, 0, value="1.2345678"), run_of("m", NOON + 60, 0)])
+        for minute in (NOON, NOON + 60):
+            check(store, "m", minute, MinuteState.PROVEN)
+        store.close()
+        path = tmp_path / "ec-20260301.sqlite"
+        path.write_bytes(path.read_bytes().replace(b"1.2345678", b"1.2345\xff78", 1))
+        store = opens()
+        before = dict(store.minute_digests("m", NOON, NOON + 120))
+        after = dict(store.minute_digests("m", NOON, NOON + 120, from_rows=True))
+        assert after[NOON] != before[NOON]
+        assert after[NOON + 60] == before[NOON + 60]
+        assert "ec-20260301.sqlite, device m, minute 202603011200" in store.health().damage[0]
+        assert len(list(store.rows("m", NOON, NOON + 60))) == 1
+        store.repair([run_of("m", NOON, 0, value="1.2345678")])
+        assert store.second_text("m", NOON) == run_of("m", NOON, 0, value="1.2345678").values
+        assert [one.reason for one in store.replaced_rows("m", NOON, NOON + 1)] == ["repair"]
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.health().damage == ()
 
     def test_a_failed_write_leaves_nothing(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
-        store.write([run_of("m", NOON, 0)])
+        store.ingest([run_of("m", NOON, 0)])
         # The last statement of the transaction fails, so everything before it must be undone.
         foreign("DROP TABLE ec_writer")
         with pytest.raises(StorageError):
-            store.write([run_of("m", NOON, 1000)], CommitMark("receiver-0", 1))
+            store.ingest([run_of("m", NOON, 1000)], CommitMark("receiver-0", 1))
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:

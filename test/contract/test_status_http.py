@@ -234,7 +234,7 @@ def test_devices_join_the_database_and_what_arrives_now(running: Running) -> Non
     now = time.time()
     minute = minute_of(int(now)) - 300
     with SqliteStore(running.folder) as store:
-        store.write([batch("meter-a", minute), batch("meter-a", minute + 60)])
+        store.ingest([batch("meter-a", minute), batch("meter-a", minute + 60)])
         store.note_devices({"meter-a": minute * 1_000_000})
         seen = dict(store.minute_digests("meter-a", minute, minute + 120))
         verdicts = [
@@ -242,7 +242,7 @@ def test_devices_join_the_database_and_what_arrives_now(running: Running) -> Non
             Verdict(minute + 60, MinuteState.UNRESOLVED, seen[minute + 60]),
         ]
         store.record_verdicts("meter-a", verdicts, int(now * 1e6))
-        store.record_progress("meter-a", minute, minute + 60)
+        store.note_coverage("meter-a", minute)
     live = {
         "written": now,
         "devices": {

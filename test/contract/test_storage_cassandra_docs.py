@@ -23,7 +23,7 @@ def filled(cassandra: RealCassandra) -> Iterator[CassandraStore]:
     with CassandraStore(cassandra.target("ec_docs")) as store:
         store.wait(60)
         forget_everything(store)
-        store.write([run_of("meter-1", NOON, 0), run_of("meter-1", NOON, 1000)])
+        store.ingest([run_of("meter-1", NOON, 0), run_of("meter-1", NOON, 1000)])
         store.note_devices({"meter-1": NOON * 1_000_000})
         check(store, "meter-1", NOON, MinuteState.PROVEN)
         yield store

@@ -19,7 +19,7 @@ QUERIES = re.findall(r"```sql\n(.*?)```", SQLITE, re.S)
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_printed_query_finds_what_is_stored(tmp_path: Path, query: str) -> None:
     with SqliteStore(tmp_path) as store:
-        store.write([run_of("meter-1", NOON, 0)])
+        store.ingest([run_of("meter-1", NOON, 0)])
         store.minute_digests("meter-1", NOON, NOON + 60)
     assert by_hand(tmp_path / "ec-20260301.sqlite", query)
 

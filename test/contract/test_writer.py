@@ -144,7 +144,7 @@ def test_the_digests_of_a_minute_are_published_when_the_device_goes_on(
         bench.send(*[body("m", second, us) for us in range(0, 10_000, 1000)])
     bench.settled()
     with SqliteStore(tmp_path, read_only=True) as store:
-        until(lambda: store.unsealed_minutes(minute + 61) == [], "the minute digest")
+        until(lambda: store.minutes_without_digest(minute + 61) == [], "the minute digest")
         (record,) = store.minutes("m", minute, minute + 60)
         assert record.digest is not None
         assert record.digest.count == 60 * 10 * 3
@@ -219,7 +219,7 @@ def test_rows_are_those_of_the_messages(benches: Callable[..., Bench]) -> None:
     bench.send(f"m|{NOW}|000001,1;000002,-2e0||\r\n")
     bench.settled()
     with SqliteStore(bench.folder, read_only=True) as store:
-        (row,) = [found for found, _ in store.rows("m", NOW, NOW + 1)]
+        (row,) = [found.batch for found in store.rows("m", NOW, NOW + 1)]
     assert row == batch("m", NOW, {1: "1", 2: "-2e0"})
 
 
@@ -255,7 +255,7 @@ def test_a_writer_that_died_after_its_commit_leaves_an_exact_account_though_more
     bench.page.intend(day_of(NOW), bench.page.intent()[1] + 1)
     with SqliteStore(tmp_path) as store:  # it commits, and dies before the account says so
         rows = [batch("m", NOW, {us: "0.5", us + 1: "1.5", us + 2: "2.5"}) for us in (0, 1000)]
-        store.write(rows, CommitMark("receiver-0", bench.page.intent()[1]))
+        store.ingest(rows, CommitMark("receiver-0", bench.page.intent()[1]))
     for us in range(2000, 9000, 1000):
         ring.put(RawMessage(body("m", NOW, us).encode(), "", 0))
     again = benches()

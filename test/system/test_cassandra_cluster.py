@@ -63,7 +63,7 @@ class Load:
                 number += 1
             began = time.monotonic()
             try:
-                self._store.write(group, MARK)
+                self._store.ingest(group, MARK)
             except StorageError as error:
                 self.refused.append(error)
             else:
@@ -103,7 +103,7 @@ def test_one_node_after_the_other_is_killed_and_nothing_is_lost_or_refused(three
         found = {}
         last = max(batch.second for batch in load.stored)
         for device in range(DEVICES):
-            found |= {row.key: row for row, _ in reader.rows(f"meter-{device}", NOON, last + 1)}
+            found |= {row.key: row for row, _, _ in reader.rows(f"meter-{device}", NOON, last + 1)}
         assert found == expected
         for device in range(DEVICES):
             cached = reader.minute_digests(f"meter-{device}", NOON, last + 60)
@@ -118,7 +118,7 @@ def test_a_snapshot_brings_back_what_was_removed_and_keeps_what_came_since(tmp_p
         node = cluster.nodes[0]
         with CassandraStore(Target(("127.0.0.1",), cluster.native_port, "ec_backup")) as store:
             store.wait(60)
-            store.write([batch_of("meter-1", NOON, "000000,1;000005,2")], MARK)
+            store.ingest([batch_of("meter-1", NOON, "000000,1;000005,2")], MARK)
             node.nodetool("snapshot", "-t", "monday", "ec_backup")
             tables = {folder.name.split("-")[0]: folder for folder in
                       (node.folder / "data/data/ec_backup").iterdir()}  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_snapshot_brings_back_what_was_removed_and_keeps_what_came_since(tmp_p
                     shutil.copytree(folder, tmp_path / "away" / "ec_backup" / name)
             for name in tables:
                 store._db._session.execute(f"TRUNCATE ec_backup.{name}", timeout=30)
-            store.write([batch_of("meter-1", NOON + 61, "000000,3")], MARK)
+            store.ingest([batch_of("meter-1", NOON + 61, "000000,3")], MARK)
             assert store.second_text("meter-1", NOON) == ""
             for folder in (tmp_path / "away" / "ec_backup").iterdir():
                 node.nodetool("import", "ec_backup", folder.name, str(folder))

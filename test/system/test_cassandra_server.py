@@ -59,7 +59,7 @@ class Keyspace:
         assert found
         device, second = found[1], parse_ec(path.stem.removeprefix("ec-"), found[2])
         with self.store() as store:
-            for row, inserted_us in list(store.rows(device, second, second + 1)):
+            for row, inserted_us, _ in list(store.rows(device, second, second + 1)):
                 text = row.values.replace(",", ",9")
                 if statement.startswith("UPDATE"):
                     altered = row._replace(values=text, checksum=md5_hex(text))

@@ -77,7 +77,7 @@ class TestRefusals:
             opened(cassandra.target("ec_trouble", **stranger)) as may_not_write,
             pytest.raises(PermanentStorageError, match=r"cassandra\.username = stranger.*ec_trouble"),
         ):
-            may_not_write.write([run_of("m", NOON, 0)], MARK)
+            may_not_write.ingest([run_of("m", NOON, 0)], MARK)
 
     def test_the_original_programs_tables_are_refused_and_left_alone(self, cassandra: RealCassandra) -> None:
         by_hand(
@@ -132,7 +132,7 @@ class TestStart:
         if cassandra.tls_ca is None:
             unavailable("this Cassandra offers no TLS")
         with opened(cassandra.target("ec_trouble", tls_ca=cassandra.tls_ca)) as store:
-            store.write([run_of("tls", NOON, 0)], MARK)
+            store.ingest([run_of("tls", NOON, 0)], MARK)
             assert store.second_text("tls", NOON) == run_of("tls", NOON, 0).values
 
     def test_a_contact_point_that_is_down_is_passed_over(self, cassandra: RealCassandra) -> None:
@@ -147,7 +147,7 @@ class TestStart:
             try:
                 store.wait(90)
                 until(lambda: store.health().writable)
-                store.write([run_of(f"m{number}", NOON, 0)], MARK)
+                store.ingest([run_of(f"m{number}", NOON, 0)], MARK)
             except Exception as error:
                 failed.append(error)
 
@@ -185,7 +185,7 @@ class TestOutage:
         assert not health.writable
         assert "does not answer" in health.detail
         with pytest.raises(RetryableStorageError):
-            store.write([run_of("m", NOON, 0)], MARK)
+            store.ingest([run_of("m", NOON, 0)], MARK)
         store.close()
         assert time.monotonic() - began < 10
 
@@ -194,14 +194,14 @@ class TestOutage:
     ) -> None:
         node = cassandra.own_node()
         with opened(cassandra.target("ec_trouble")) as store:
-            store.write([run_of("hang", NOON, 0)], MARK)
+            store.ingest([run_of("hang", NOON, 0)], MARK)
             node.pause()
             try:
                 waits = []
                 for _ in range(3):
                     began = time.monotonic()
                     with pytest.raises(RetryableStorageError):
-                        store.write([run_of("hang", NOON, 1000)], MARK)
+                        store.ingest([run_of("hang", NOON, 1000)], MARK)
                     waits.append(time.monotonic() - began)
                 assert waits[0] < 8
                 assert max(waits[1:]) < 0.5
@@ -209,7 +209,7 @@ class TestOutage:
             finally:
                 node.resume()
             until(lambda: store.health().writable)
-            assert store.write([run_of("hang", NOON, 1000)], MARK).changed == (True,)
+            assert store.ingest([run_of("hang", NOON, 1000)], MARK).changed == (True,)
             assert len(list(store.rows("hang", NOON, NOON + 1))) == 2
 
     def test_a_connection_that_is_full_is_waited_for(
@@ -228,7 +228,7 @@ class TestOutage:
             Batch("full", second, 0, 999, text, 1000, md5_hex(text)) for second in range(NOON, NOON + 3000)
         ]
         with opened(cassandra.target("ec_trouble")) as store:
-            assert all(store.write(large, MARK).changed)
+            assert all(store.ingest(large, MARK).changed)
             assert sum(rows for _, rows, _ in store.row_counts("full", NOON, NOON + 3000)) == 3000
 
     @pytest.mark.soak
@@ -238,12 +238,12 @@ class TestOutage:
         node = cassandra.own_node()
         with opened(cassandra.target("ec_trouble")) as store:
             for i in range(20):
-                store.write([run_of("killed", NOON + i, 0)], MARK)
+                store.ingest([run_of("killed", NOON + i, 0)], MARK)
             node.kill()
             late = CassandraStore(cassandra.target("ec_trouble"))
             try:
                 with pytest.raises(RetryableStorageError):
-                    store.write([run_of("killed", NOON + 20, 0)], MARK)
+                    store.ingest([run_of("killed", NOON + 20, 0)], MARK)
                 late.wait(20)
                 assert not late.health().writable
             finally:
@@ -251,9 +251,9 @@ class TestOutage:
                 node.wait_until_ready()
             for one, second in ((store, 20), (late, 21)):
                 until(lambda one=one: one.health().writable)
-                one.write([run_of("killed", NOON + second, 0)], MARK)
+                one.ingest([run_of("killed", NOON + second, 0)], MARK)
             late.close()
-            stored = [row.second - NOON for row, _ in store.rows("killed", NOON, NOON + 60)]
+            stored = [row.second - NOON for row, _, _ in store.rows("killed", NOON, NOON + 60)]
             assert stored == list(range(22))
 
     def test_a_row_that_the_database_never_takes_is_told_from_an_outage(
@@ -263,7 +263,7 @@ class TestOutage:
             with pytest.raises(PermanentStorageError):
                 store._db.write([[Statement("INSERT INTO ec_device (device_id) VALUES (?)", ("",))]])
             assert store.health().writable
-            assert store.write([run_of("after", NOON, 0)], MARK).changed == (True,)
+            assert store.ingest([run_of("after", NOON, 0)], MARK).changed == (True,)
 
     def test_a_row_too_large_for_cassandra_is_set_aside_and_the_rest_goes_on(
         self, cassandra: RealCassandra, tmp_path: Path
@@ -287,7 +287,7 @@ class TestOutage:
         thread.join(30)
         assert [(d.stored, d.set_aside) for d in drained] == [(2, 1), (1, 0)]
         with opened(cassandra.target("ec_trouble")) as store:
-            assert [row for row, _ in store.rows("poisoned", NOON, NOON + 60)] == good
+            assert [row.batch for row in store.rows("poisoned", NOON, NOON + 60)] == good
 
 
 def test_open_cassandra_store_takes_the_settings(cassandra: RealCassandra, monkeypatch) -> None:

@@ -70,9 +70,9 @@ def fill(store: Store, seconds: int = 130) -> None:
                 for us in (500_000, 0, 250_000)
                 for device in DEVICES
             ]
-            store.write(group)
-    store.write([batch("meter-1", NOON + 1, {10: "7", 15: "8"})])
-    store.write([batch("meter-1", NOON + 1, {15: "9"})])
+            store.ingest(group)
+    store.ingest([batch("meter-1", NOON + 1, {10: "7", 15: "8"})])
+    store.ingest([batch("meter-1", NOON + 1, {15: "9"})])
     store.note_devices(dict.fromkeys(DEVICES, (MIDNIGHT - DAY_S) * 1000000))
     store.note_devices(dict.fromkeys(DEVICES, (NOON + 500) * 1000000))
     check(store, "meter-1", NOON, MinuteState.PROVEN, extra=2, conflicts=1)
@@ -139,10 +139,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(mover: Mover, tmp_path: Path
 
 def test_a_minute_that_differs_at_the_end_is_named(mover: Mover, tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "data") as store:
-        store.write([run_of("meter-1", NOON, 0)])
+        store.ingest([run_of("meter-1", NOON, 0)])
         store.note_devices({"meter-1": NOON * 1_000_000})
     with mover.store() as target:
-        target.write([run_of("meter-1", NOON, 5000)])
+        target.ingest([run_of("meter-1", NOON, 5000)])
     code, said = mover.move("sqlite", "cassandra", tmp_path / "data")
     assert code == 1
     assert "meter-1 202603011200: source 4 samples" in said.replace("\n", " ")

@@ -76,7 +76,7 @@ class TestARound:
                     messages += [batch(DEVICE, second, message)] * (2 if chance.random() < 0.01 else 1)
             chance.shuffle(messages)
             for day in {ec_date(b.second) for b in messages}:
-                store.write([b for b in messages if ec_date(b.second) == day])
+                store.ingest([b for b in messages if ec_date(b.second) == day])
             store.note_devices({DEVICE: start * 1_000_000})
         altered, deleted = start + 7, start + 200
         nine = "UPDATE ec_consumption SET ec_consumption_values = replace(ec_consumption_values, ',', ',9')"
@@ -166,12 +166,12 @@ class TestARound:
         start, server = an_hour_ago(), run()
         server.stop()
         with server.store() as store:
-            store.write([batch(DEVICE, start, {0: "1"})])
-            assert store.unsealed_minutes(start + 60) == [(DEVICE, start)]
+            store.ingest([batch(DEVICE, start, {0: "1"})])
+            assert store.minutes_without_digest(start + 60) == [(DEVICE, start)]
         server.start()
         wait_for(lambda: server.figures()["digests_computed"] == 1, "the digest")
         with server.store() as store:
-            assert store.unsealed_minutes(start + 60) == []
+            assert store.minutes_without_digest(start + 60) == []
 
 
 class TestWhoMayConnect:
@@ -268,7 +268,7 @@ class TestAnAudit:
         assert report["minutes"][0]["stored_samples"] == report["minutes"][0]["device_samples"] == 3000
         assert code == 0
         with server.store() as store:
-            store.write([batch(DEVICE, start + 60, {0: "99", 1: "5"})])
+            store.ingest([batch(DEVICE, start + 60, {0: "99", 1: "5"})])
         code, report, _ = server.audit(DEVICE, start, start + 180)
         assert report is not None
         found = report["minutes"][1]
@@ -290,7 +290,7 @@ class TestAnAudit:
     def test_a_minute_that_cannot_be_confirmed_or_is_open_is_exit_one(self, run: Any, meters: Any) -> None:
         start, server = an_hour_ago(), run()
         with server.store() as store:
-            store.write([batch(DEVICE, start, {0: "1"})])
+            store.ingest([batch(DEVICE, start, {0: "1"})])
         meters(server.meter(DEVICE, MemoryMeter()))
         code, report, _ = server.audit(DEVICE, start, start + 60)
         assert code == 1

@@ -62,8 +62,8 @@ class Damage:
 
 def fill(store: SqliteStore, damage: Damage, seconds: range) -> None:
     for second in seconds:
-        store.write(damage.arriving(second))
-    store.write(damage.late)
+        store.ingest(damage.arriving(second))
+    store.ingest(damage.late)
     store.note_devices({DEVICE: seconds.start * 1_000_000})
 
 
@@ -104,7 +104,7 @@ def test_ten_minutes_at_44_khz_end_equal_after_one_round(tmp_path: Path, share: 
     with server.store() as store:
         for second in seconds:
             found = dict[int, str]()
-            for row, _ in store.rows(DEVICE, second, second + 1):
+            for row, _, _ in store.rows(DEVICE, second, second + 1):
                 found |= parse_canonical(row.values)
             assert found == waveform(second, RATE), second
         record = store.device(DEVICE)
@@ -135,7 +135,7 @@ def kill_at_random_moments(folder: Path, seed: int, kills: int) -> None:
             for second in chance.sample(sorted(recorded.seconds), 40):
                 whole = sorted(recorded.seconds[second])
                 kept = {us: recorded.seconds[second][us] for us in whole if chance.random() < 0.9}
-                store.write([batch(device, second, kept | {whole[0]: "4711"})])
+                store.ingest([batch(device, second, kept | {whole[0]: "4711"})])
         meter = server.meter(device, recorded)
         meter.start()
         while not meter.rounds and made < kills:

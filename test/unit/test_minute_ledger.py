@@ -181,7 +181,7 @@ def test_digests_equal_those_from_scratch_whatever_the_delivery(
                 part = sent[at : at + group]
                 for n, (store, ledger) in enumerate(zip(stores, ledgers)):
                     mine = [b for w, b in part if w == n]
-                    result = store.write(mine)
+                    result = store.ingest(mine)
                     changed = [b for b, c in zip(mine, result.changed) if c]
                     store.publish(ledger.add(changed, result.opened, 0.0))
                 if ask_between:
@@ -207,13 +207,13 @@ def test_a_lone_writer_s_minutes_are_published_and_nothing_is_left_to_compute(tm
         ledger = MinuteLedger()
         for second in range(NOON, NOON + 63):
             group = [run_of("m", second, us, 44) for us in range(0, 1_000_000, 50_000)]
-            result = store.write(group)
+            result = store.ingest(group)
             store.publish(ledger.add(group, result.opened, 0.0))
-        assert store.unsealed_minutes(NOON + 61) == []
+        assert store.minutes_without_digest(NOON + 61) == []
 
 
 def test_the_independent_expectation_agrees_with_the_plain_engine() -> None:
     store = MemoryStore()
-    store.write([run_of("m", NOON, 0, 2)])
+    store.ingest([run_of("m", NOON, 0, 2)])
     text = "000000,1.5;000010,1.5"
     assert store.second_digests("m", NOON) == [(NOON, Digest(2, hashlib.md5(text.encode()).hexdigest()))]

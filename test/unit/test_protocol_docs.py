@@ -81,9 +81,9 @@ def test_the_device_says_byte_for_byte_what_the_exchange_says() -> None:
 def test_the_server_says_byte_for_byte_what_the_exchange_says() -> None:
     store, replay, meter = MemoryStore(), Replay(f.Side.SERVER), recorded()
     store.note_devices({"meter-7": NOON * 1_000_000})
-    store.write([batch("meter-7", NOON, meter[NOON])])
-    store.write([batch("meter-7", NOON + 1, {0: "230.2", 750_000: "230.1"})])
-    store.write([batch("meter-7", NOON + 2, {0: "229.9", 250_000: "999"})])
+    store.ingest([batch("meter-7", NOON, meter[NOON])])
+    store.ingest([batch("meter-7", NOON + 1, {0: "230.2", 750_000: "230.1"})])
+    store.ingest([batch("meter-7", NOON + 2, {0: "229.9", 250_000: "999"})])
     replay.listen()
     nonce = re.search(r'"nonce":"(\w+)"', TEXT)
     assert nonce is not None

@@ -46,7 +46,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 def put(store: Store, device_id: str, second: int, samples: Samples_, per_batch: int = 44) -> None:
     ordered = sorted(samples)
     for at in range(0, len(ordered), per_batch):
-        store.write([batch(device_id, second, {us: samples[us] for us in ordered[at : at + per_batch]})])
+        store.ingest([batch(device_id, second, {us: samples[us] for us in ordered[at : at + per_batch]})])
 
 
 def kinds(requests: list[object]) -> list[type]:
@@ -113,14 +113,14 @@ class TestAnySamplesOnBothSides:
     ) -> None:
         store.note_devices({DEVICE: NOON * 1_000_000})
         for second, samples in stored:
-            store.write([batch(DEVICE, second, samples)])
+            store.ingest([batch(DEVICE, second, samples)])
         for second, samples in elsewhere:
-            store.write([batch(OTHER, second, samples)])
+            store.ingest([batch(OTHER, second, samples)])
         if lost is not None:
             for second, samples in recorded.items():
                 kept = {us: v for us, v in samples.items() if lost.random() < 0.7}
                 if kept:
-                    store.write([batch(DEVICE, second, kept)])
+                    store.ingest([batch(DEVICE, second, kept)])
         before = stored_samples(store, DEVICE, NOON, NOON + 3600)
         others = list(store.rows(OTHER, NOON, NOON + 3600))
 
@@ -214,9 +214,9 @@ class TestAMinute:
         assert crossed.figures["samples_repaired"] == 2
 
     def test_whose_right_row_lies_under_a_wrong_one_is_repaired_too(self, store: Store) -> None:
-        store.write([batch(DEVICE, NOON, {500: "1.0"})])
-        store.write([batch(DEVICE, NOON, {0: "1", 500: "9", 700: "3"})])
-        store.write([batch(DEVICE, NOON, {700: "4"})])
+        store.ingest([batch(DEVICE, NOON, {500: "1.0"})])
+        store.ingest([batch(DEVICE, NOON, {0: "1", 500: "9", 700: "3"})])
+        store.ingest([batch(DEVICE, NOON, {700: "4"})])
         right = {0: "1", 500: "1.0", 700: "4"}
         result, _ = run_round(store, MemoryMeter({NOON: right}), HOUR)
         assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: right}
@@ -261,7 +261,7 @@ class TestWhatCrossesTheWire:
                     lost += len(message)
                 else:
                     arrived.append(batch(DEVICE, second, message))
-            store.write(arrived)
+            store.ingest(arrived)
         result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 60))
         assert stored_samples(store, DEVICE, NOON, NOON + 60) == meter.seconds
         assert result.verified.unresolved == 0
@@ -276,7 +276,7 @@ class TestWhatCrossesTheWire:
             for number, message in enumerate(messages(second, 4400)):
                 if number % 20 != 3:
                     altered = dict.fromkeys(message, "0") if second == NOON + 2 and number == 5 else message
-                    store.write([batch(DEVICE, second, altered)])
+                    store.ingest([batch(DEVICE, second, altered)])
         _, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 60))
         assert stored_samples(store, DEVICE, NOON, NOON + 60) == meter.seconds
         missing = 5 * 44
@@ -287,7 +287,7 @@ class TestWhatCrossesTheWire:
         store.note_devices({DEVICE: NOON * 1_000_000})
         every = waveform(NOON, 44_000)
         arrived = {us: v for i, (us, v) in enumerate(sorted(every.items())) if i % 10}
-        store.write([batch(DEVICE, NOON, arrived)])
+        store.ingest([batch(DEVICE, NOON, arrived)])
         _, crossed = run_round(store, MemoryMeter({NOON: every}), replace(HOUR, stop=NOON + 60))
         assert crossed.samples == 4400
         asked = [len(r.ranges or ()) for r in crossed.requests if isinstance(r, AskSamples)]
@@ -310,8 +310,8 @@ class TestWhatCrossesTheWire:
         with SqliteStore(tmp_path) as store:
             store.note_devices({DEVICE: NOON * 1_000_000})
             for second, samples in meter.seconds.items():
-                store.write([batch(DEVICE, second, samples)])
-            for device_id, minute in store.unsealed_minutes(NOON + 300):
+                store.ingest([batch(DEVICE, second, samples)])
+            for device_id, minute in store.minutes_without_digest(NOON + 300):
                 store.minute_digests(device_id, minute, minute + 60)
 
             def read(*_: object, **__: object) -> None:
@@ -335,7 +335,7 @@ class TestIngestInTheSameMoment:
 
         def meanwhile(command: object) -> None:
             if isinstance(command, Use) and late:
-                store.write([late.pop() for _ in range(3) if late])
+                store.ingest([late.pop() for _ in range(3) if late])
 
         for _ in range(40):
             result, _ = run_round(store, meter, replace(HOUR, stop=NOON + 60), meanwhile=meanwhile)
@@ -473,7 +473,7 @@ class TestAnAudit:
             (NOON, MinuteState.PROVEN, 0, 0),
             (NOON + 60, MinuteState.PROVEN, 1, 1),
             (NOON + 120, MinuteState.PROVEN, 0, 0),
-            (NOON + 180, MinuteState.UNCONFIRMABLE, 0, 0),
+            (NOON + 180, MinuteState.EMPTY, 0, 0),
         ]
         assert isinstance(result.reports[0], MinuteReport)
         assert kinds(crossed.requests) == [AskMinutes, AskSeconds, AskSamples]

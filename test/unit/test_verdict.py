@@ -24,7 +24,9 @@ def device(
 ) -> DeviceStatus:
     verified = parse_minute(through) if through else None
     first_us, last_us = int((NOW - first_s) * 1e6), int((NOW - heard_s) * 1e6)
-    return DeviceStatus(DeviceRecord(name, first_us, last_us, verified, unresolved), rate)
+    return DeviceStatus(
+        DeviceRecord(name, first_us, last_us, first_us // 1_000_000, verified, unresolved), rate
+    )
 
 
 def test_without_devices_there_is_nothing_to_prove() -> None:

@@ -1,22 +1,35 @@
--- What the day files cannot hold: the devices, how far each is proven, and minutes without rows that
--- the device has nothing of either. Times are epoch seconds of minutes, moments epoch microseconds.
+-- What the day files cannot hold: the devices, where the coverage of each begins, and minutes of which
+-- neither side has anything. No proof: that stands in the day files, with the rows. Times are epoch
+-- seconds of minutes, moments epoch microseconds.
 
-CREATE TABLE device (
-    device_id        TEXT PRIMARY KEY,
-    first_seen_us    INTEGER NOT NULL,
-    last_seen_us     INTEGER NOT NULL,
-    verified_from    INTEGER,
-    verified_through INTEGER
+CREATE TABLE IF NOT EXISTS device (
+    device_id     TEXT PRIMARY KEY,
+    first_seen_us INTEGER NOT NULL,
+    last_seen_us  INTEGER NOT NULL,
+    covered_from  INTEGER
 ) WITHOUT ROWID;
 
-CREATE TABLE empty_range (
+CREATE TABLE IF NOT EXISTS empty_range (
     device_id TEXT NOT NULL,
     start     INTEGER NOT NULL,
     stop      INTEGER NOT NULL,           -- half-open
     PRIMARY KEY (device_id, start)
 ) WITHOUT ROWID;
 
--- Days that have had a file. One that is gone without retention having removed it is unproven again.
-CREATE TABLE known_day (
-    day INTEGER PRIMARY KEY
+-- Days that have had a file, and the latest generation of each (ec_file in the day file). A file that is
+-- gone without retention having removed it, or that has a lower generation, went back to an older state:
+-- what it proves counts no more.
+CREATE TABLE IF NOT EXISTS known_day (
+    day        INTEGER PRIMARY KEY,
+    generation INTEGER NOT NULL DEFAULT 0
 );
+
+-- Files and minutes of which something could not be read, until they are proven again.
+CREATE TABLE IF NOT EXISTS damage (
+    file       TEXT NOT NULL,             -- its name in storage.path
+    device_id  TEXT NOT NULL,             -- empty: the whole file
+    minute     INTEGER NOT NULL,          -- 0: the whole file
+    detail     TEXT NOT NULL,
+    noticed_us INTEGER NOT NULL,
+    PRIMARY KEY (file, device_id, minute)
+) WITHOUT ROWID;

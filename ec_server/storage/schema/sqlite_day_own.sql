@@ -1,0 +1,112 @@
+-- The server's own tables of a day file. What a file of layout 1 has already is left as it is, but for
+-- its triggers, which are made anew.
+
+-- What is known of a minute besides its digest. `writer` is the process that wrote all of it so far;
+-- NULL: several did, or its digests are cached. While `writer` is set nothing of the minute stands
+-- in ec_checksum. `version` rises with every change of the minute's rows.
+CREATE TABLE IF NOT EXISTS ec_minute (
+    device_id     TEXT NOT NULL,
+    ec_time       TEXT NOT NULL,          -- HHMM00
+    writer        TEXT,
+    version       INTEGER NOT NULL DEFAULT 1,
+    row_count     INTEGER NOT NULL DEFAULT 0,
+    row_samples   INTEGER NOT NULL DEFAULT 0,
+    digest_cached INTEGER NOT NULL DEFAULT 0,  -- 1: the minute digest is cached
+    state         TEXT,                   -- MinuteState; NULL: not compared since it was last written
+    extra         INTEGER NOT NULL DEFAULT 0,
+    conflicts     INTEGER NOT NULL DEFAULT 0,
+    check_time    TEXT,
+    check_times   INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (device_id, ec_time)
+) WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS ec_minute_notable ON ec_minute (device_id, ec_time)
+    WHERE state IS NOT 'proven' OR extra > 0 OR conflicts > 0;
+CREATE INDEX IF NOT EXISTS ec_minute_digest_absent ON ec_minute (ec_time) WHERE digest_cached = 0;
+
+-- Rows that a repair or a later message of the same key took the place of.
+CREATE TABLE IF NOT EXISTS ec_replaced (
+    device_id             TEXT NOT NULL,
+    ec_date               TEXT NOT NULL,
+    ec_time               TEXT NOT NULL,
+    start_us              TEXT NOT NULL,
+    end_us                TEXT NOT NULL,
+    ec_consumption_values TEXT NOT NULL,
+    values_count          INTEGER NOT NULL,
+    values_checksum       TEXT NOT NULL,
+    insert_time           TEXT NOT NULL,
+    replaced_time         TEXT NOT NULL,  -- ISO-8601 UTC
+    reason                TEXT NOT NULL   -- repair, message
+);
+CREATE INDEX IF NOT EXISTS ec_replaced_key ON ec_replaced (device_id, ec_time, start_us, end_us);
+
+-- Ranges of minutes whose state in ec_minute is settled, so that a round need not read each line. A
+-- device without a line here, or with one whose start is NULL, is computed from ec_minute.
+CREATE TABLE IF NOT EXISTS ec_settled (
+    device_id TEXT NOT NULL,
+    start     INTEGER,                    -- epoch second of a minute
+    stop      INTEGER                     -- half-open
+);
+CREATE INDEX IF NOT EXISTS ec_settled_device ON ec_settled (device_id);
+
+-- One line. `generation` rises whenever a verdict is recorded or taken away, or a minute gets its first
+-- row. progress.db knows the latest: a file with a lower one went back to an older state.
+CREATE TABLE IF NOT EXISTS ec_file (
+    generation INTEGER NOT NULL
+);
+INSERT INTO ec_file SELECT 0 WHERE NOT EXISTS (SELECT * FROM ec_file);
+
+-- The last committed write of each writing process, so that its death can be accounted for.
+CREATE TABLE IF NOT EXISTS ec_writer (
+    writer    TEXT PRIMARY KEY,
+    sequence  INTEGER NOT NULL,
+    stored    INTEGER NOT NULL,
+    duplicate INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Any other program's change of the rows takes away the digests and the proof of the minute. The
+-- server's own connections do this themselves, group by group, and switch triggers off.
+DROP TRIGGER IF EXISTS ec_consumption_inserted;
+DROP TRIGGER IF EXISTS ec_consumption_deleted;
+DROP TRIGGER IF EXISTS ec_consumption_updated;
+
+CREATE TRIGGER ec_consumption_inserted AFTER INSERT ON ec_consumption BEGIN
+    DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
+        AND ((ec_type = 'S' AND ec_time = NEW.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(NEW.ec_time, 1, 4) || '00'));
+    INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
+        VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', 1, NEW.values_count)
+        ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
+END;
+
+CREATE TRIGGER ec_consumption_deleted AFTER DELETE ON ec_consumption BEGIN
+    DELETE FROM ec_checksum WHERE device_id = OLD.device_id AND ec_date = OLD.ec_date
+        AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
+    UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            row_count = row_count - 1, row_samples = row_samples - OLD.values_count
+        WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id = OLD.device_id;
+END;
+
+CREATE TRIGGER ec_consumption_updated AFTER UPDATE ON ec_consumption BEGIN
+    DELETE FROM ec_checksum WHERE device_id = OLD.device_id AND ec_date = OLD.ec_date
+        AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
+    UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            row_count = row_count - 1, row_samples = row_samples - OLD.values_count
+        WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
+    DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
+        AND ((ec_type = 'S' AND ec_time = NEW.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(NEW.ec_time, 1, 4) || '00'));
+    INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
+        VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', 1, NEW.values_count)
+        ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id IN (OLD.device_id, NEW.device_id);
+END;

@@ -1,0 +1,211 @@
+"""What is on record of a day file's minutes: verdicts, and which ranges of minutes are settled.
+
+Rules:
+
+1. A verdict stands in the minute's line in ``ec_minute``, beside the rows, and is recorded only where
+   the minute's digest on record is still the one that was compared.
+2. ``ec_settled`` says the same of ranges, so that a round reads a line or two and not one line for each
+   minute. It changes in the same transactions. Another program's change sets ``start`` to NULL, and the
+   ranges are computed anew from the lines.
+3. Minutes without a line, of which neither side has anything, are not this file's business: progress.db
+   keeps them as ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import apsw
+
+from ec_server.storage import ranges
+from ec_server.storage.ranges import Range
+from ec_server.storage.sqlite_connection import all_rows, the_value, transaction
+from ec_server.storage.sqlite_day import DayFile
+from utilities.model import SETTLED, Digest, MinuteRecord, MinuteState, Verdict
+from utilities.utc import ec_time, iso, parse_ec, parse_iso
+
+_OPEN = "(state IS NOT 'proven' OR extra > 0 OR conflicts > 0)"
+_SETTLED = "state IN ({})".format(", ".join(f"'{state.value}'" for state in SETTLED))
+
+Notable = tuple[str, int, str | None, int, int]
+"""device, minute, state, extra, conflicts of a minute that is not simply proven."""
+
+
+class DayProof:
+    """Verdicts of one open day file; apsw's errors."""
+
+    def __init__(self, file: DayFile) -> None:
+        self._file = file
+
+    # --- verdicts -------------------------------------------------------------------------
+
+    def record(
+        self, device_id: str, verdicts: Sequence[Verdict], compared_us: int
+    ) -> tuple[list[Verdict], list[int], int]:
+        """``(verdicts on minutes that have no line here, minutes that changed since, new generation)``."""
+        elsewhere: list[Verdict] = []
+        changed: list[int] = []
+        with transaction(self._file.db) as cursor:
+            settled = self._ranges(cursor, device_id)
+            for verdict in verdicts:
+                at = (device_id, ec_time(verdict.minute))
+                self._count_check(cursor, at, iso(compared_us))
+                rows = the_value(
+                    cursor.execute("SELECT row_count FROM ec_minute WHERE device_id = ? AND ec_time = ?", at)
+                )
+                if self._digest_on_record(cursor, *at) != verdict.seen or (verdict.seen is None and rows):
+                    changed.append(verdict.minute)
+                    continue
+                if rows is None and verdict.state is not MinuteState.UNRESOLVED:
+                    elsewhere.append(verdict)
+                    continue
+                self._put(cursor, at, verdict, iso(compared_us), is_new=rows is None)
+                minute = ranges.of_minutes([verdict.minute])
+                if verdict.state in SETTLED:
+                    settled = ranges.union([*settled, *minute])
+                else:
+                    settled = ranges.subtract(settled, minute)
+            self._put_ranges(cursor, device_id, settled)
+            generation = self._file.next_generation(cursor)
+        return elsewhere, changed, generation
+
+    @staticmethod
+    def _put(
+        cursor: apsw.Cursor, at: tuple[str, str], verdict: Verdict, checked: str, *, is_new: bool
+    ) -> None:
+        if is_new:
+            cursor.execute(
+                "INSERT INTO ec_minute (device_id, ec_time, state, check_time, check_times)"
+                " VALUES (?, ?, ?, ?, 1)",
+                (*at, verdict.state.value, checked),
+            )
+        else:
+            cursor.execute(
+                "UPDATE ec_minute SET state = ?, extra = ?, conflicts = conflicts + ?"
+                " WHERE device_id = ? AND ec_time = ?",
+                (verdict.state.value, verdict.extra, verdict.conflicts, *at),
+            )
+
+    def _count_check(self, cursor: apsw.Cursor, at: tuple[str, str], check_time: str) -> None:
+        device_id, time_text = at
+        step = "check_time = ?, check_times = check_times + 1"
+        cursor.execute(
+            f"UPDATE ec_minute SET {step} WHERE device_id = ? AND ec_time = ?",  # noqa: S608
+            (check_time, *at),
+        )
+        cursor.execute(
+            f"UPDATE ec_checksum SET {step} WHERE device_id = ? AND ec_date = ?"  # noqa: S608
+            " AND ec_time BETWEEN ? AND ?",
+            (check_time, device_id, self._file.date, time_text, time_text[:4] + "59"),
+        )
+
+    def _digest_on_record(self, cursor: apsw.Cursor, device_id: str, time_text: str) -> Digest | None:
+        found = cursor.execute(
+            "SELECT values_count, values_checksum FROM ec_checksum WHERE device_id = ? AND ec_date = ?"
+            " AND ec_time = ? AND ec_type = 'P'",
+            (device_id, self._file.date, time_text),
+        ).fetchone()
+        return Digest(*found) if found else None
+
+    def revoke(self, cursor: apsw.Cursor, device_id: str, minute: int) -> None:
+        """The minute is written to: it is settled no more. Its line is the writer's to change."""
+        self._put_ranges(
+            cursor,
+            device_id,
+            ranges.subtract(self._ranges(cursor, device_id), ranges.of_minutes([minute])),
+        )
+
+    def revoke_all(self, generation: int) -> None:
+        """Take every verdict away: the file went back to an older state. Its generation is raised."""
+        with transaction(self._file.db) as cursor:
+            cursor.execute("UPDATE ec_minute SET state = NULL WHERE state IS NOT NULL")
+            cursor.execute("DELETE FROM ec_settled")
+            self._file.next_generation(cursor, generation)
+
+    # --- what is settled ------------------------------------------------------------------
+
+    def settled(self, device_id: str) -> list[Range]:
+        """Ranges of minutes with a line that is settled, ascending."""
+        if self._file.layout == 1:
+            return self._from_lines(self._file.db.cursor(), device_id)
+        return self._ranges(self._file.db.cursor(), device_id)
+
+    def settled_of_all(self) -> dict[str, list[Range]]:
+        """``settled`` of every device that has any."""
+        if self._file.layout == 1:
+            found = all_rows(self._file.db.execute("SELECT DISTINCT device_id FROM ec_minute"))
+            return {device_id: self.settled(device_id) for (device_id,) in found}
+        lines = all_rows(self._file.db.execute("SELECT device_id, start, stop FROM ec_settled ORDER BY 1, 2"))
+        return {
+            device_id: self._checked(self._file.db.cursor(), device_id, [line[1:] for line in group])
+            for device_id, group in groupby(lines, key=lambda line: line[0])
+        }
+
+    def _ranges(self, cursor: apsw.Cursor, device_id: str) -> list[Range]:
+        statement = "SELECT start, stop FROM ec_settled WHERE device_id = ? ORDER BY start"
+        return self._checked(cursor, device_id, all_rows(cursor.execute(statement, (device_id,))))
+
+    def _checked(self, cursor: apsw.Cursor, device_id: str, lines: Sequence[tuple[Any, ...]]) -> list[Range]:
+        known = [(start, stop) for start, stop in lines if start is not None and stop is not None]
+        return known if len(known) == len(lines) else self._from_lines(cursor, device_id)
+
+    def _from_lines(self, cursor: apsw.Cursor, device_id: str) -> list[Range]:
+        found = cursor.execute(
+            f"SELECT ec_time FROM ec_minute WHERE device_id = ? AND {_SETTLED}",  # noqa: S608
+            (device_id,),
+        )
+        return ranges.of_minutes(parse_ec(self._file.date, t) for (t,) in all_rows(found))
+
+    @staticmethod
+    def _put_ranges(cursor: apsw.Cursor, device_id: str, settled: Iterable[Range]) -> None:
+        cursor.execute("DELETE FROM ec_settled WHERE device_id = ?", (device_id,))
+        cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in settled])
+
+    def with_rows(self, device_id: str, start: int, stop: int) -> list[int]:
+        """Minutes of ``[start, stop)`` that have rows."""
+        return [minute for minute, _, _ in self._file.row_counts(device_id, start, stop)]
+
+    def in_states(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[Range]:
+        """Ranges of minutes whose line has one of the states."""
+        wanted = ", ".join(f"'{state.value}'" for state in states)
+        found = self._file.db.execute(
+            "SELECT ec_time FROM ec_minute WHERE device_id = ? AND ec_time BETWEEN ? AND ?"  # noqa: S608
+            f" AND state IN ({wanted})",
+            (device_id, *self._file.span(start, stop)),
+        )
+        return ranges.of_minutes(parse_ec(self._file.date, t) for (t,) in found)
+
+    def notable(self, device_id: str | None = None) -> list[Notable]:
+        """Minutes that are not simply proven."""
+        of_device = "device_id = ? AND" if device_id is not None else ""
+        found = self._file.db.execute(
+            f"SELECT device_id, ec_time, state, extra, conflicts FROM ec_minute WHERE {of_device} {_OPEN}",  # noqa: S608
+            (device_id,) if device_id is not None else (),
+        )
+        return [(d, parse_ec(self._file.date, t), state, extra, c) for d, t, state, extra, c in found]
+
+    def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
+        """What is on record, without computing anything."""
+        found = self._file.db.execute(
+            "SELECT m.ec_time, p.values_count, p.values_checksum, m.state, m.extra, m.conflicts,"
+            " m.check_time, m.check_times FROM ec_minute m LEFT JOIN ec_checksum p"
+            " ON p.device_id = m.device_id AND p.ec_date = ? AND p.ec_time = m.ec_time AND p.ec_type = 'P'"
+            " WHERE m.device_id = ? AND m.ec_time BETWEEN ? AND ? ORDER BY m.ec_time",
+            (self._file.date, device_id, *self._file.span(start, stop)),
+        )
+        return [
+            MinuteRecord(
+                parse_ec(self._file.date, time_text),
+                Digest(count, md5) if md5 is not None else None,
+                MinuteState(state) if state is not None else None,
+                extra,
+                conflicts,
+                parse_iso(check_time) if check_time is not None else None,
+                check_times,
+            )
+            for time_text, count, md5, state, extra, conflicts, check_time, check_times in found
+        ]

@@ -1,0 +1,281 @@
+"""How rows get into a day's file: messages, repairs, replays, and what they take the place of.
+
+Rules:
+
+1. One call is one transaction: rows, the rows that they replace, the minutes' lines, the cached digests
+   and verdicts that they make wrong, and the writer's mark.
+2. Ingest assumes that every row is new, in one statement, and looks only where fewer were inserted.
+3. ``None`` instead of a result: the file was removed meanwhile, and nothing was written. Open it anew.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import apsw
+
+from ec_server.storage.merge import RepairedSecond, batch_of, merged
+from ec_server.storage.sqlite_connection import the_row, the_value, transaction
+from ec_server.storage.sqlite_day import REMOVED, DayFile, is_whole
+from ec_server.storage.sqlite_day_proof import DayProof
+from ec_server.storage.sqlite_rank import first_rowid, rank_of, rowids_after
+from utilities.checksum_util import format_canonical, parse_canonical
+from utilities.model import Batch, CommitMark, StoredRow, WriteResult
+from utilities.utc import ec_time, iso, iso_texts, minute_of
+
+_COLUMNS = (
+    "device_id, ec_date, ec_time, start_us, end_us, ec_consumption_values, values_count,"
+    " values_checksum, insert_time"
+)
+_INSERT = (
+    f"INSERT INTO ec_consumption (rowid, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+    " ON CONFLICT DO NOTHING"
+)
+_KEY = "device_id = ? AND ec_date = ? AND ec_time = ? AND start_us = ? AND end_us = ?"
+_TOUCH = (
+    "INSERT INTO ec_minute (device_id, ec_time, writer, row_count, row_samples) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET writer = CASE WHEN writer = excluded.writer THEN writer END,"
+    " version = version + 1, digest_cached = 0, state = NULL, row_count = row_count + excluded.row_count,"
+    " row_samples = row_samples + excluded.row_samples RETURNING writer, version"
+)
+
+_NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+
+_Effect = tuple[bool, int, int]
+"""What a batch did: whether it changed stored data, and how many rows and samples it added."""
+_NOTHING: _Effect = (False, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one transaction did."""
+
+    result: WriteResult
+    generation: int | None
+    """The file's new generation, where what proof rests on has changed."""
+
+
+class DayWrites:
+    """Writes to one open day file; apsw's errors."""
+
+    def __init__(self, file: DayFile, proof: DayProof) -> None:
+        self._file = file
+        self._proof = proof
+
+    def ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
+        """Commit batches that arrived in messages; ``now_us`` is the first one's insert time."""
+        with transaction(self._file.db) as cursor:
+            if self._file.version(cursor) == REMOVED:
+                return None
+            rowids = self._rowids(cursor, now_us, len(batches))
+            arrived = [
+                StoredRow(batch, now_us + i, rank_of(rowid))
+                for i, (batch, rowid) in enumerate(zip(batches, rowids))
+            ]
+            effects = self._insert(cursor, arrived, rowids)
+            written = self._account(cursor, batches, effects)
+            if mark is not None:
+                stored = written.result.stored
+                cursor.execute(
+                    "INSERT OR REPLACE INTO ec_writer VALUES (?, ?, ?, ?)",
+                    (mark.writer, mark.sequence, stored, len(batches) - stored),
+                )
+        return written
+
+    def replay(self, rows: Sequence[StoredRow]) -> Written | None:
+        """Commit rows that keep their insert times and ranks."""
+        with transaction(self._file.db) as cursor:
+            if self._file.version(cursor) == REMOVED:
+                return None
+            rowids = [self._free_rowid(cursor, row) for row in rows]
+            effects = [
+                self._insert(cursor, [row], [rowid])[0] for row, rowid in zip(rows, rowids, strict=True)
+            ]
+            return self._account(cursor, [row.batch for row in rows], effects)
+
+    def repair(self, batches: Sequence[Batch]) -> Written | None:
+        """Commit what the device says of its seconds; afterwards these values win."""
+        now_us = time.time_ns() // 1000
+        with transaction(self._file.db) as cursor:
+            if self._file.version(cursor) == REMOVED:
+                return None
+            effects: list[_Effect] = []
+            for _, group in groupby(batches, key=lambda batch: (batch.device_id, batch.second)):
+                effects += self._repair(cursor, list(group), now_us)
+            return self._account(cursor, batches, effects)
+
+    # --- one row --------------------------------------------------------------------------
+
+    def _rowids(self, cursor: apsw.Cursor, now_us: int, count: int) -> range:
+        last = the_value(cursor.execute("SELECT max(rowid) FROM ec_consumption")) or 0
+        return rowids_after(last, now_us, count)
+
+    @staticmethod
+    def _free_rowid(cursor: apsw.Cursor, row: StoredRow) -> int:
+        """The first free rowid of the row's rank, or after it."""
+        rowid = first_rowid(row.rank)
+        taken = "SELECT 1 FROM ec_consumption WHERE rowid = ?"
+        while the_value(cursor.execute(taken, (rowid,))):
+            rowid += 1
+        return rowid
+
+    def _binding(self, row: StoredRow, rowid: int, inserted: str) -> tuple[Any, ...]:
+        b = row.batch
+        last = b.values.rfind(";") + 1
+        date, at = self._file.date, ec_time(b.second)
+        start_us, end_us = b.values[:6], b.values[last : last + 6]
+        return (rowid, b.device_id, date, at, start_us, end_us, b.values, b.count, b.checksum, inserted)
+
+    def _insert(self, cursor: apsw.Cursor, rows: Sequence[StoredRow], rowids: Sequence[int]) -> list[_Effect]:
+        times = iso_texts([row.inserted_us for row in rows])
+        bindings = list(map(self._binding, rows, rowids, times))
+        before = self._file.db.total_changes()
+        cursor.executemany(_INSERT, bindings)
+        if self._file.db.total_changes() - before == len(bindings):
+            return [(True, 1, row.batch.count) for row in rows]
+        return [self._settle(cursor, row, binding) for row, binding in zip(rows, bindings)]
+
+    def _settle(self, cursor: apsw.Cursor, row: StoredRow, binding: tuple[Any, ...]) -> _Effect:
+        """After an insert that may have met its key: what the row did, merged where it must be."""
+        found, stored = self._of_key(row.batch)
+        if found == binding[0]:
+            return True, 1, row.batch.count
+        if found is None or stored is None:  # a key that cannot be read: what arrived takes its place
+            cursor.execute(f"DELETE FROM ec_consumption WHERE {_KEY}", binding[1:6])  # noqa: S608
+            cursor.execute(_INSERT, binding)
+            return True, 0, 0
+        if stored.batch.values == row.batch.values or self._was_replaced(cursor, binding):
+            return _NOTHING
+        after = merged(self._second(row.batch), stored, row)
+        if after is None:
+            return _NOTHING
+        (rowid,) = self._rowids(cursor, row.inserted_us, 1)
+        self._replace(cursor, found, "message")
+        merged_row = StoredRow(after, row.inserted_us, rank_of(rowid))
+        cursor.execute(_INSERT, self._binding(merged_row, rowid, iso(row.inserted_us)))
+        return True, 0, after.count - stored.batch.count
+
+    def _repair(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[_Effect]:
+        """Repair one second; damaged rows of it go on record."""
+        rows, samples = self._replace_damaged(cursor, batches[0], now_us)
+        stored = {
+            row.batch.key: (rowid, row)
+            for rowid, row in self._file.rows_with_rowid(
+                batches[0].device_id, batches[0].second, batches[0].second + 1
+            )
+        }
+        second = RepairedSecond(row for _, row in stored.values())
+        effects: list[_Effect] = []
+        for batch in batches:
+            after = second.after(batch)
+            if after is None:
+                effects.append(_NOTHING)
+                continue
+            (rowid,) = self._rowids(cursor, now_us, 1)
+            row = StoredRow(after, now_us, rank_of(rowid))
+            if batch.key in stored:
+                old_rowid, old = stored[batch.key]
+                self._replace(cursor, old_rowid, "repair")
+                effects.append((True, 0, after.count - old.batch.count))
+            else:
+                effects.append((True, 1, after.count))
+            cursor.execute(_INSERT, self._binding(row, rowid, iso(now_us)))
+            stored[after.key] = (rowid, row)
+        changed, more_rows, more_samples = effects[0]
+        effects[0] = (changed or rows > 0, more_rows - rows, more_samples - samples)
+        return effects
+
+    def _second(self, batch: Batch) -> list[StoredRow]:
+        return list(self._file.rows(batch.device_id, batch.second, batch.second + 1))
+
+    def _of_key(self, batch: Batch) -> tuple[int | None, StoredRow | None]:
+        for rowid, row in self._file.rows_with_rowid(batch.device_id, batch.second, batch.second + 1):
+            if row.batch.key == batch.key:
+                return rowid, row
+        return None, None
+
+    @staticmethod
+    def _replace(cursor: apsw.Cursor, rowid: int, reason: str) -> None:
+        """Take a row out, and keep it on record as replaced."""
+        cursor.execute(
+            f"INSERT INTO ec_replaced SELECT {_COLUMNS}, ?, ? FROM ec_consumption WHERE rowid = ?",  # noqa: S608
+            (iso(time.time_ns() // 1000), reason, rowid),
+        )
+        cursor.execute("DELETE FROM ec_consumption WHERE rowid = ?", (rowid,))
+
+    def _replace_damaged(self, cursor: apsw.Cursor, batch: Batch, now_us: int) -> tuple[int, int]:
+        """Take rows of the second that do not fit their checksums out, and keep them as replaced.
+
+        What of their samples can be read is put back as a row of its own, so that nothing is lost. Returns
+        by how many rows and samples that made it less.
+        """
+        rows = samples = 0
+        for rowid, row in list(self._file.rows_with_rowid(batch.device_id, batch.second, batch.second + 1)):
+            if is_whole(row.batch.values, row.batch.checksum):
+                continue
+            self._replace(cursor, rowid, "repair")
+            rows, samples = rows + 1, samples + row.batch.count
+            samples_read = parse_canonical(row.batch.values).items()
+            readable = format_canonical({us: v for us, v in samples_read if _NUMBER.fullmatch(v)})
+            if readable:
+                after = row._replace(batch=batch_of(batch.device_id, batch.second, readable))
+                before = self._file.db.total_changes()
+                cursor.execute(_INSERT, self._binding(after, rowid, iso(row.inserted_us)))
+                if self._file.db.total_changes() > before:
+                    rows, samples = rows - 1, samples - after.batch.count
+        return rows, samples
+
+    @staticmethod
+    def _was_replaced(cursor: apsw.Cursor, binding: tuple[Any, ...]) -> bool:
+        statement = (
+            "SELECT 1 FROM ec_replaced WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND start_us = ?"
+            " AND end_us = ? AND values_checksum = ?"
+        )
+        return bool(the_value(cursor.execute(statement, (*binding[1:6], binding[8]))))
+
+    # --- minutes --------------------------------------------------------------------------
+
+    def _account(self, cursor: apsw.Cursor, batches: Sequence[Batch], effects: Sequence[_Effect]) -> Written:
+        """Count each minute's rows, and take away what of its digests and proof is true no more."""
+        opened, revoked = set(), False
+        for (device_id, minute), seconds in _by_minute(batches, effects).items():
+            state = cursor.execute(
+                "SELECT state FROM ec_minute WHERE device_id = ? AND ec_time = ?",
+                (device_id, ec_time(minute)),
+            ).fetchone()
+            if state is not None and state[0] is not None:
+                revoked = True
+                self._proof.revoke(cursor, device_id, minute)
+            rows, samples = map(sum, zip(*seconds.values(), strict=True))
+            at = (device_id, ec_time(minute), self._file.writer, rows, samples)
+            writer, version = the_row(cursor.execute(_TOUCH, at))
+            if version == 1:
+                opened.add((device_id, minute))
+            elif writer != self._file.writer:
+                self._file.forget_digests(cursor, device_id, minute, seconds)
+        generation = self._file.next_generation(cursor) if opened or revoked else None
+        return Written(WriteResult(tuple(effect[0] for effect in effects), frozenset(opened)), generation)
+
+
+def _by_minute(
+    batches: Iterable[Batch], effects: Iterable[_Effect]
+) -> dict[tuple[str, int], dict[int, list[int]]]:
+    """Rows and samples that each second gained, by minute; of batches that changed something."""
+    sums: dict[tuple[str, int], list[int]] = {}
+    for batch, (changed, rows, samples) in zip(batches, effects):
+        if changed:
+            total = sums.get((batch.device_id, batch.second))
+            if total is None:
+                sums[batch.device_id, batch.second] = [rows, samples]
+            else:
+                total[0] += rows
+                total[1] += samples
+    minutes: dict[tuple[str, int], dict[int, list[int]]] = {}
+    for (device_id, second), gained in sums.items():
+        minutes.setdefault((device_id, minute_of(second)), {})[second] = gained
+    return minutes

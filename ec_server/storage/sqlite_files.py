@@ -1,0 +1,169 @@
+"""The day files of one folder: which there are, which are open, and what happens to a damaged one.
+
+Rules:
+
+1. A file that another took the place of (retention, somebody's restore) is noticed by its inode and
+   opened anew.
+2. A file that SQLite cannot read is set aside: renamed to ``<name>.damaged-<n>``, never deleted. From
+   then on the day is as if its file were missing, so that it costs nobody anything but the day. What
+   can be read of it is put back by the sync server (``salvage``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ec_server.storage.sqlite_connection import translated
+from ec_server.storage.sqlite_day import DayFile, OnDamage
+from ec_server.storage.sqlite_day_proof import DayProof
+from ec_server.storage.sqlite_day_writes import DayWrites
+from utilities.utc import DAY_S, ec_date, parse_ec
+
+_DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
+_DAMAGED = re.compile(r"ec-(\d{8})\.sqlite\.damaged-\d+")
+_OPEN_DAYS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """An open day: its file, and what is done with it."""
+
+    file: DayFile
+    proof: DayProof
+    writes: DayWrites
+
+
+class DayFiles:
+    """Opens and closes the files of one store."""
+
+    def __init__(self, folder: Path, writer: str, *, read_only: bool, synchronous: str) -> None:
+        self.folder = folder
+        self._writer = writer
+        self._read_only = read_only
+        self._synchronous = synchronous
+        self._open: OrderedDict[int, Day] = OrderedDict()
+        self.on_damage: OnDamage = lambda *_: None
+        """Told of rows that do not fit their checksums."""
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            self._open.popitem()[1].file.close()
+
+    def forget(self, day: int) -> None:
+        """Close a day's file, if it is open."""
+        if day in self._open:
+            self._open.pop(day).file.close()
+
+    def path(self, day: int) -> Path:
+        """Where the day's file is, or would be."""
+        return self.folder / f"ec-{ec_date(day)}.sqlite"
+
+    def stored(self) -> list[int]:
+        """Days that have a file, ascending."""
+        return sorted(day for day, _ in self._named(_DAY_FILE))
+
+    def between(self, start: int, stop: int) -> list[int]:
+        """Days with a file that have a part in ``[start, stop)``, ascending."""
+        return [day for day in self.stored() if day < stop and day + DAY_S > start]
+
+    def set_aside(self) -> list[tuple[int, Path]]:
+        """Files that were set aside and have not been salvaged."""
+        return sorted(self._named(_DAMAGED))
+
+    def _named(self, form: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208 (hundreds of names, asked often)
+        except FileNotFoundError:
+            return
+        for match in filter(None, map(form.fullmatch, names)):
+            try:
+                yield parse_ec(match[1], "000000"), self.folder / match[0]
+            except ValueError:
+                continue  # somebody's copy, not a day
+
+    def open(self, day: int) -> Day:
+        """The day's open file; made where it is missing. Call within ``translated``."""
+        path, known = self.path(day), self._open.get(day)
+        if known is not None:
+            try:
+                if path.stat().st_ino == known.file.inode:
+                    self._open.move_to_end(day)
+                    return known
+            except FileNotFoundError:
+                pass
+            self._open.pop(day).file.close()
+        while len(self._open) >= _OPEN_DAYS:
+            self._open.popitem(last=False)[1].file.close()
+        file = DayFile(
+            path,
+            day,
+            read_only=self._read_only,
+            synchronous=self._synchronous,
+            writer=self._writer,
+            on_damage=self.on_damage,
+        )
+        proof = DayProof(file)
+        self._open[day] = Day(file, proof, DayWrites(file, proof))
+        return self._open[day]
+
+    def stamp(self, day: int) -> tuple[int, ...]:
+        """What changes whenever the day's file does, and whenever another takes its place."""
+        path, stamp = self.path(day), [0]
+        for name in (path, path.with_name(path.name + "-wal")):
+            try:
+                found = name.stat()
+                stamp += [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]
+            except FileNotFoundError:
+                stamp += [0, 0, 0, 0]
+        return tuple(stamp)
+
+    def put_aside(self, day: int) -> Path | None:
+        """Rename a damaged file; its new path, or None where another process has done so meanwhile."""
+        known = self._open.get(day)
+        inode = known.file.inode if known is not None else None
+        path = self.path(day)
+        self.forget(day)
+        with self._folder_lock():
+            try:
+                if inode is not None and path.stat().st_ino != inode:
+                    return None
+            except FileNotFoundError:
+                return None
+            number = 1
+            while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+                number += 1
+            for end in ("", "-wal", "-shm"):
+                if (old := path.with_name(path.name + end)).exists():
+                    old.rename(aside.with_name(aside.name + end))
+        return aside
+
+    def remove(self, day: int) -> None:
+        """Delete a day's file; whoever has it open is told not to write to it."""
+        path = self.path(day)
+        with translated("removing", path):
+            self.open(day).file.mark_removed()
+            self.forget(day)
+        self.delete(day)
+
+    def delete(self, day: int) -> None:
+        """Delete a day's file, as it is."""
+        path = self.path(day)
+        for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            name.unlink(missing_ok=True)
+
+    @contextmanager
+    def _folder_lock(self) -> Iterator[None]:
+        handle = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)

@@ -1,0 +1,33 @@
+"""How a rowid of ``ec_consumption`` says a row's rank; pure.
+
+``rowid = rank * 1024 + n``: the rank is the moment of insertion in epoch microseconds, and n tells apart
+the rows of different devices that have the same one. Rules:
+
+1. Rowids below LAYOUT_2 were given by files of layout 1, one after the other: they rank as they are,
+   below all later ones.
+2. Another tool that inserts a row gets the highest rowid plus one, so its row ranks last.
+"""
+
+from __future__ import annotations
+
+_PER_MICROSECOND = 1024
+LAYOUT_2 = 2**50
+
+
+def rank_of(rowid: int) -> int:
+    """The rank of a stored row."""
+    return rowid // _PER_MICROSECOND if rowid >= LAYOUT_2 else rowid
+
+
+def first_rowid(rank: int) -> int:
+    """The lowest rowid of a rank."""
+    return rank * _PER_MICROSECOND if rank * _PER_MICROSECOND >= LAYOUT_2 else rank
+
+
+def rowids_after(last_rowid: int, now_us: int, count: int) -> range:
+    """Rowids of ``count`` rows inserted now, one rank each, above every stored one.
+
+    ``last_rowid`` is the highest that is stored, 0 for none; ``now_us`` the clock, which may step back.
+    """
+    first = max(now_us, last_rowid // _PER_MICROSECOND + 1)
+    return range(first * _PER_MICROSECOND, (first + count) * _PER_MICROSECOND, _PER_MICROSECOND)
