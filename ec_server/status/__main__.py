@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from configuration.settings import Settings
 from ec_server.account.figures import RUN_FOLDER, STATUS_NAME
 from ec_server.account.worker_page import WorkerPage
 from ec_server.status.access import serves_samples
-from ec_server.status.database_view import DatabaseView
+from ec_server.status.database_view import DatabaseState, DatabaseView
+from ec_server.status.history import History
 from ec_server.status.http_server import listen, serve
-from ec_server.status.snapshot import Observer
+from ec_server.status.site import Site
+from ec_server.status.snapshot import Observer, Snapshot
 from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import allowed_lag_s
-from ec_server.status.web import Site, create_app
-from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers
+from ec_server.status.web import create_app
+from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers, read_workers
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import log
@@ -71,10 +74,18 @@ def _run(settings: Settings) -> int:
     database = DatabaseView(open_read_only)
     expected = (*expected_workers(settings.sip_receivers), STATUS_NAME)
     data = StoredData(open_read_only)
-    app = create_app(Observer(run_folder, expected, database), data, _site(settings))
+    history = History()
+
+    def beat() -> None:
+        page.beat()
+        if history.due(time.monotonic()):
+            now = Snapshot(time.time(), read_workers(run_folder, expected), DatabaseState(), ())
+            history.note(time.monotonic(), now.account())
+
+    app = create_app(Observer(run_folder, expected, database), data, _site(settings), history)
     page.set_state("ready")
     _log.info("status page on http://%s:%d/", *listener.getsockname()[:2])
-    serve(app, listener, page.beat, until_eof=os.environ.get("EC_SUPERVISED") == "1")
+    serve(app, listener, beat, until_eof=os.environ.get("EC_SUPERVISED") == "1")
     page.set_state("stopping")
     data.close()
     database.close()
@@ -86,11 +97,20 @@ def _site(settings: Settings) -> Site:
     return Site(
         _version(),
         allowed_lag_s(settings.sync_syncfreq * 60, settings.sync_grace),
+        settings.storage_path / RUN_FOLDER,
+        first_meter=f"python -m reference_client --server {_target(settings.sip_bind, settings.sip_port)} "
+        f"--sync {_target(settings.sync_ip, settings.sync_port)}",
         names={rule.device_id: rule.name for rule in rules if rule.name},
         token=settings.status_token,
         serve_samples=serves_samples(settings.status_ip, settings.status_token),
         max_device_metrics=settings.status_max_device_metrics,
     )
+
+
+def _target(address: str, port: int) -> str:
+    """``HOST:PORT`` for a client on the same machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 (compared, not bound)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _version() -> str:

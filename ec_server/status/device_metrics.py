@@ -62,4 +62,9 @@ def device_families(
 
 def by_urgency(devices: Sequence[DeviceStatus], now: float, allowed_s: float) -> list[DeviceStatus]:
     """Those that need attention first; equal ones in the order given."""
-    return sorted(devices, key=lambda device: _URGENCY.get(standing(device, now, allowed_s), 2))
+    return sorted(devices, key=lambda device: urgency(standing(device, now, allowed_s)))
+
+
+def urgency(how: Standing) -> int:
+    """The smaller, the more a device with this standing needs attention."""
+    return _URGENCY.get(how, 2)

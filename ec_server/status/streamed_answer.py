@@ -15,7 +15,7 @@ import asyncio
 import logging
 import queue
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -62,6 +62,18 @@ class StoredData:
     async def _ended(self, making: _Making) -> None:
         self._left += 1
         await asyncio.to_thread(making.close)
+
+    @contextmanager
+    def lent(self) -> Iterator[Store]:
+        """A store for the calling thread, for one short question."""
+        store = self.take()
+        try:
+            yield store
+        except BaseException:
+            with suppress(EcServerError):
+                store.close()
+            raise
+        self.give_back(store)
 
     def take(self) -> Store:
         """A store for this thread; give it back, or close it after an error."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,8 +17,10 @@ from ec_server.status import metrics
 from ec_server.status.access import with_token
 from ec_server.status.data_urls import data_routes
 from ec_server.status.health import Health, healthy, ready, worker_fault
+from ec_server.status.history import History
 from ec_server.status.live_devices import DeviceStatus
-from ec_server.status.page_html import PAGE_FOLDER, render
+from ec_server.status.page_urls import page_routes
+from ec_server.status.site import Site
 from ec_server.status.snapshot import Observer, Snapshot
 from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import judge, standing
@@ -29,7 +30,7 @@ from utilities import utc
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -38,31 +39,10 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the application has to know of the server besides its figures."""
-
-    version: str
-    allowed_s: float
-    """How old a device's proof may be before it is behind."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Device id to the name that devices.file gives it."""
-    token: str = field(default="", repr=False)
-    serve_samples: bool = True
-    max_device_metrics: int = 1000
-
-
-def create_app(observer: Observer, data: StoredData, site: Site) -> ASGIApp:
+def create_app(observer: Observer, data: StoredData, site: Site, history: History) -> ASGIApp:
     """The application, behind its token where there is one."""
     allowed_s = site.allowed_s
-
-    async def page(_request: Request) -> Response:
-        now = await observer.snapshot()
-        health = healthy(now.workers, now.database)
-        return Response(render(now, health, allowed_s), media_type="text/html")
 
     async def healthz(_request: Request) -> Response:
         now = await observer.snapshot()
@@ -88,15 +68,13 @@ def create_app(observer: Observer, data: StoredData, site: Site) -> ASGIApp:
         return JSONResponse(overview_object(await observer.snapshot(), allowed_s))
 
     routes = [
-        Route("/", page),
+        *page_routes(observer, data, site, history),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", figures),
         Route("/api/devices", devices),
         *data_routes(data, serve_samples=site.serve_samples),
         Route("/api/overview", overview),
-        Route("/page.css", _file("page.css", "text/css")),
-        Route("/page.js", _file("page.js", "text/javascript")),
     ]
     handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
     return _with_headers(with_token(Starlette(routes=routes, exception_handlers=handlers), site.token))
@@ -157,15 +135,6 @@ def _health_answer(health: Health) -> Response:
     return JSONResponse(_health_object(health), 200 if health.good else 503)
 
 
-def _file(name: str, media_type: str) -> Endpoint:
-    body = (PAGE_FOLDER / name).read_bytes()
-
-    async def answer(_request: Request) -> Response:
-        return Response(body, media_type=media_type)
-
-    return answer
-
-
 async def _refusal(_request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
@@ -178,7 +147,9 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await app(scope, receive, send_with_headers)

@@ -14,8 +14,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ec_server.account.histograms import ROUND_DURATION
+from ec_server.account.round_journal import note_round
 from ec_server.synchronization.audit import AuditDesk, AuditRequest
 from ec_server.synchronization.device_link import DeviceLink
 from ec_server.synchronization.round import (
@@ -52,6 +54,8 @@ class RoundSurroundings:
     note: Callable[[str, str, str], None]
     """Kind, message and device of a line for the log, at a limited rate."""
     contradictions: dict[str, set[int]]
+    run_folder: Path
+    """Where the journal of the rounds stands."""
 
 
 class DeviceRounds:
@@ -98,7 +102,9 @@ class DeviceRounds:
                 minutes.add(error.minute)
             raise
         around.contradictions.pop(link.device_id, None)
-        around.count({"rounds": 1, **ROUND_DURATION.noted(around.monotonic() - began_s)})
+        took_s = around.monotonic() - began_s
+        around.count({"rounds": 1, **ROUND_DURATION.noted(took_s)})
+        note_round(around.run_folder, _journal_line(link.device_id, result, around.wall(), took_s))
         link.end_round(result.verified)
         _log_round(link.device_id, result)
 
@@ -112,6 +118,20 @@ class DeviceRounds:
             around.audits.failed(request, error.minute, str(error))
             raise
         around.audits.done(request, result.reports)
+
+
+def _journal_line(device_id: str, result: RoundResult, ended: float, took_s: float) -> dict[str, object]:
+    verified = result.verified
+    return {
+        "device": device_id,
+        "ended": round(ended, 3),
+        "took_s": round(took_s, 3),
+        "through": verified.through,
+        "compared": verified.compared,
+        "repaired": verified.repaired,
+        "unresolved": verified.unresolved,
+        "extra": verified.extra,
+    }
 
 
 def _log_round(device_id: str, result: RoundResult) -> None:

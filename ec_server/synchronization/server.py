@@ -98,6 +98,7 @@ class SyncServer:
             self.count,
             self._note,
             {},
+            settings.storage_path / RUN_FOLDER,
         )
         self._peers: set[Peer] = set()
         self._unidentified: Unidentified[Peer] = Unidentified()

@@ -303,7 +303,9 @@ def test_the_overview_says_what_the_page_says(running: Running) -> None:
     assert [worker["name"] for worker in answer["workers"]] == ["receiver-0", "receiver-1", "sync", "status"]
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/api/devices", "/page.css", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/metrics", "/api/devices", "/page.css", "/devices/nobody", "/nowhere"]
+)
 def test_every_answer_has_the_security_headers(running: Running, path: str) -> None:
     headers = ask(running.port, path)[1]
     assert "default-src 'none'" in headers["content-security-policy"]
