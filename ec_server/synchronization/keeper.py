@@ -5,6 +5,7 @@ Rules:
 1. Low priority: one minute at a time, with a pause as long as the work, and nothing while rounds are
    at work. What is left undone is computed when a round or a person asks for it.
 2. It has a thread and a database of its own, so that no device waits for it.
+3. Retention goes by the stored data as well as by the clock; see retention.py.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from contextlib import suppress
 from typing import TypeVar
 
 from ec_server.storage.contract import Store
+from ec_server.synchronization.retention import SteadyClock, first_kept_day
 from ec_server.synchronization.round import RoundRules, closed_before
 from ec_server.synchronization.store_threads import StoreThreads
-from utilities.errors import StorageError
-from utilities.utc import DAY_S, MINUTE_S, day_of
+from utilities.errors import PermanentStorageError, StorageError
+from utilities.utc import MINUTE_S, minute_text
 
 LOOK_S = 20.0
 _BUSY_S = 0.2
@@ -28,6 +30,11 @@ _BUSY_S = 0.2
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
+
+
+def _uptime_s() -> float:
+    """Seconds since the machine started, with those it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Keeper:
@@ -40,40 +47,54 @@ class Keeper:
         rules: RoundRules,
         count: Callable[[Mapping[str, int]], None],
         clock: Callable[[], float],
+        uptime: Callable[[], float] = _uptime_s,
     ) -> None:
-        self._rounds, self._rules, self._count, self._clock = rounds, rules, count, clock
+        self._rounds, self._rules, self._count = rounds, rules, count
+        self._clock, self._uptime, self._steady = clock, uptime, SteadyClock()
         self._thread = StoreThreads(open_store, 1)
         self._kept_from: int | None = None
 
     async def run(self) -> None:
-        """Look for work every LOOK_S; what fails is tried again at the next look."""
+        """Look for work every LOOK_S."""
         while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Do what there is to do; what fails is tried again at the next look, and stops nothing else."""
+        for work in (self._remove_old_days, self._cache_digests):
             try:
-                await self._remove_old_days()
-                await self._seal_minutes()
+                await work()
             except StorageError as error:
                 _log.warning("keeping the database is put off: %s", error)
             except Exception:
                 _log.exception("keeping the database failed; it is tried again")
-            await asyncio.sleep(LOOK_S)
 
     async def _remove_old_days(self) -> None:
         days = self._rules.retention_days
-        keep_from = day_of(int(self._clock())) - days * DAY_S
-        if days and keep_from != self._kept_from:
-            removed = await self._thread.use(lambda store: store.remove_before(keep_from))
-            self._kept_from = keep_from
-            if removed:
-                _log.info("removed %s: older than %d days", ", ".join(removed), days)
+        now_s = self._steady.now(self._clock(), self._uptime())
+        # The newest data is asked for only where the clock says that a day may have to go.
+        if not days or first_kept_day(now_s, int(now_s), days) == self._kept_from:
+            return
+        latest = await self._thread.use(lambda store: store.latest_second())
+        if latest is None or (keep_from := first_kept_day(now_s, latest, days)) == self._kept_from:
+            return
+        removed = await self._thread.use(lambda store: store.remove_before(keep_from))
+        self._kept_from = keep_from
+        if removed:
+            _log.info("removed %s: older than %d days", ", ".join(removed), days)
 
-    async def _seal_minutes(self) -> None:
+    async def _cache_digests(self) -> None:
         before = closed_before(self._clock(), self._rules)
         for device_id, minute in await self._thread.use(lambda store: store.minutes_without_digest(before)):
             while self._rounds.busy:
                 await asyncio.sleep(_BUSY_S)
             begun = time.monotonic()
-            await self._thread.use(_sealing(device_id, minute))
-            self._count({"digests_computed": 1})
+            try:
+                await self._thread.use(_caching(device_id, minute))
+                self._count({"digests_computed": 1})
+            except PermanentStorageError as error:
+                _log.warning("no digest of %s %s: %s", device_id, minute_text(minute), error)
             await asyncio.sleep(time.monotonic() - begun)
 
     def close(self) -> None:
@@ -82,5 +103,5 @@ class Keeper:
             self._thread.close()
 
 
-def _sealing(device_id: str, minute: int) -> Callable[[Store], object]:
+def _caching(device_id: str, minute: int) -> Callable[[Store], object]:
     return lambda store: store.minute_digests(device_id, minute, minute + MINUTE_S)
