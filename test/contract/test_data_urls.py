@@ -93,7 +93,7 @@ def get(client: httpx.Client, name: str, query: str = RANGE) -> Any:
 def test_minutes_says_what_is_known_of_each_minute_of_the_range(client: httpx.Client) -> None:
     found = get(client, "minutes")
     assert [line["minute"] for line in found] == [f"20260301120{i}" for i in range(4)]
-    assert [line["state"] for line in found] == ["proven", "unresolved", "unproven", "unconfirmable"]
+    assert [line["state"] for line in found] == ["proven", "unresolved", "unproven", "empty"]
     assert [line["samples"] for line in found] == [4, 2, 44_000 + 39_600, 0]
     assert [line["rows"] for line in found] == [1, 1, 1900, 0]
     assert found[0] == {

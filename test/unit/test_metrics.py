@@ -159,7 +159,7 @@ def test_the_document_lists_every_figure_and_no_other() -> None:
 def device(
     name: str, *, unresolved: int = 0, through: int | None = 999_999_960, conflicts: int = 0
 ) -> DeviceStatus:
-    record = DeviceRecord(name, 0, 10**15 - 10**6, through, unresolved, conflicts=conflicts)
+    record = DeviceRecord(name, 0, 10**15 - 10**6, None, through, unresolved, conflicts=conflicts)
     return DeviceStatus(record, 44_000.0)
 
 
