@@ -231,6 +231,9 @@ class CassandraStore(Store):
             with suppress(StorageError):  # tried again, and they run out by themselves
                 self._claims.release()
 
+    def keep_replaced(self, kept: Sequence[ReplacedRow]) -> None:
+        """Nothing yet: this engine keeps no replaced rows."""
+
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
         """Nothing: a mark cannot be committed together with rows of many partitions."""
         return None
@@ -415,6 +418,11 @@ class CassandraStore(Store):
             if one.verdict(now_us) in states
         ]
         return ranges.of_minutes(found)
+
+    def stored_days(self) -> list[tuple[str, int]]:
+        """See the contract; reads every partition's key."""
+        keys = self._db.read("SELECT DISTINCT device_id, ec_date, ec_minute FROM ec_consumption")
+        return sorted({(key.device_id, parse_ec(key.ec_date, "000000")) for key in keys})
 
     def latest_second(self) -> int | None:
         """See the contract; to the day, of the days on record."""

@@ -113,6 +113,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def keep_replaced(self, kept: Sequence[ReplacedRow]) -> None:
+        """Put on record what was replaced in another engine; what stands there already is passed over.
+
+        It changes no value that wins.
+        """
+
+    @abstractmethod
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
         """``(sequence, stored, duplicate)`` of the last write of ``writer`` that committed on a day.
 
@@ -181,6 +188,10 @@ class Store(ABC):
     @abstractmethod
     def earliest_minute(self, device_id: str) -> int | None:
         """The earliest minute that has stored rows of the device; None where there are none."""
+
+    @abstractmethod
+    def stored_days(self) -> list[tuple[str, int]]:
+        """``(device, day)`` wherever there are rows, by device and day, on record or not; reads a lot."""
 
     @abstractmethod
     def latest_second(self) -> int | None:

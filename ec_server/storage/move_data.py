@@ -1,19 +1,23 @@
-"""Moves data between the engines: rows with their moments, proof, devices; verified by digest at the end.
+"""Moves data between the engines: rows, their order, what they replaced, proof, devices; then compares.
 
     python -m ec_server.storage.move_data --from sqlite --to cassandra [-c FILE] [--device ID ...]
 
 Rules:
 
-1. A day of a device is moved minute by minute; rows that the target has already are passed over, so
-   a run that was broken off, or is repeated, goes on where it was. Nothing is removed at the source.
-2. When all is moved, every minute of every day is compared from the rows of both sides. A verdict
+1. A day of a device is moved minute by minute. Rows keep their insert time and their rank, so that the
+   same values win in both engines, whatever the clock did when they were inserted. Rows that the target
+   has already are passed over, so that a run that was broken off, or is repeated, goes on where it was.
+   Nothing is removed at the source.
+2. Every day in which a device has rows is moved, days in the future and devices that are not on record
+   included.
+3. When all is moved, every minute of every day is compared from the rows of both sides. A verdict
    (proven, not confirmable) is carried over only where the two digests are the same.
-3. The server may run meanwhile; what it writes to the source after its minute was moved makes the
+4. What was left out is said: damaged rows and files, days outside --since and --until, devices that the
+   source does not have. Damage and unknown devices are errors.
+5. The server may run meanwhile; what it writes to the source after its minute was moved makes the
    comparison fail, and the next run moves it.
-4. What is moved are the minutes on record. Rows that another program put into Cassandra itself are
-   on record once they were read from the rows: audit such a device before (docs/storage.md).
 
-Exit codes: 0 moved and verified, 1 something differs or could not be done, 2 wrong usage or settings.
+Exit codes: 0 moved and verified, 1 something differs or was left out, 2 wrong usage or settings.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,12 +38,14 @@ from ec_server.storage import ranges
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import log
+from utilities.checksum_util import md5_hex
 from utilities.errors import ConfigurationError, StorageError
-from utilities.model import Digest, MinuteRecord, StoredRow, Verdict
-from utilities.utc import DAY_S, MINUTE_S, day_of, minute_text, parse_minute
+from utilities.model import Digest, MinuteRecord, MinuteState, StoredRow, Verdict
+from utilities.utc import DAY_S, MINUTE_S, minute_of, minute_text, parse_minute
 
 _ENGINES = ("sqlite", "cassandra")
 _ROWS_A_WRITE = 2000
+_END = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.set_up("move_data")
     try:
         settings = read_settings(options.config, os.environ)
-        first, last = _day(options.since, 0), _day(options.until, 2**62)
+        first, last = _day(options.since, 0), _day(options.until, _END)
         if options.source == options.target:
             raise ConfigurationError(f"--from and --to are both {options.source}")
         with (
@@ -107,39 +114,52 @@ def _day(text: str | None, otherwise: int) -> int:
 
 def _move(source: Store, target: Store, devices: list[str] | None, first: int, last: int) -> int:
     console = Console(stderr=True)
-    chosen = devices or [record.device_id for record in source.devices()]
-    days = [one for one in _days(source, chosen) if first <= one.day <= last]
+    stored = source.stored_days()
+    chosen = devices or sorted({d for d, _ in stored} | {record.device_id for record in source.devices()})
+    wanted = [(d, day) for d, day in stored if d in set(chosen)]
+    days = [_device_day(source, d, day) for d, day in wanted if first <= day <= last]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("moving", total=sum(len(one.minutes) for one in days))
         rows = sum(move_day(source, target, one, lambda: progress.advance(task)) for one in days)
         task = progress.add_task("comparing", total=len(days))
-        differences = []
+        different: list[str] = []
         for one in days:
-            differences += compare_day(source, target, one)
+            different += map(_told, compare_day(source, target, one))
+            different += replaced_rows_left(source, target, one)
             progress.advance(task)
-    move_progress(source, target, chosen)
-    for difference in differences:
-        console.print(_told(difference), highlight=False, soft_wrap=True)
-    console.print(f"{rows} rows moved, {len(days)} days of devices, {len(differences)} minutes differ")
-    return 1 if differences else 0
+    move_progress(source, target, chosen, first, last)
+    wrong = [*different, *_unknown(source, devices or (), stored), *_damaged(source)]
+    outside = len(wanted) - len(days)
+    for line in [*wrong, *([f"left out: {outside} days outside --since and --until"] if outside else [])]:
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"{rows} rows moved, {len(days)} days of devices, {len(different)} minutes differ")
+    return 1 if wrong else 0
 
 
-def _days(source: Store, devices: Sequence[str]) -> Iterator[DeviceDay]:
-    """The days on record of each device, ascending."""
-    for device_id in devices:
-        record, earliest = source.device(device_id), source.earliest_minute(device_id)
-        if earliest is None or record is None:
-            continue
-        newest = max(record.last_seen_us // 1_000_000, record.verified_through or 0) + DAY_S
-        for day in range(day_of(earliest), day_of(newest) + DAY_S, DAY_S):
-            minutes = tuple(record.minute for record in source.minutes(device_id, day, day + DAY_S))
-            if minutes:
-                yield DeviceDay(device_id, day, minutes)
+def _unknown(source: Store, asked_for: Sequence[str], stored: Sequence[tuple[str, int]]) -> list[str]:
+    with_rows = {device_id for device_id, _ in stored}
+    return [
+        f"left out: device {device_id}: the source has nothing of it"
+        for device_id in asked_for
+        if device_id not in with_rows and source.device(device_id) is None
+    ]
+
+
+def _damaged(source: Store) -> list[str]:
+    return [f"left out, as it is damaged: {what}" for what in source.health().damage]
+
+
+def _device_day(source: Store, device_id: str, day: int) -> DeviceDay:
+    records = source.minutes(device_id, day, day + DAY_S)
+    with_rows = source.row_counts(device_id, day, day + DAY_S)
+    minutes = {record.minute for record in records} | {minute for minute, _, _ in with_rows}
+    return DeviceDay(device_id, day, tuple(sorted(minutes)))
 
 
 def move_day(source: Store, target: Store, one: DeviceDay, on_minute: Callable[[], object]) -> int:
     """Copy the rows of one day of a device that the target lacks; how many those were."""
+    target.keep_replaced(source.replaced_rows(one.device_id, one.day, one.day + DAY_S))
     moved = 0
     pending: list[StoredRow] = []
     for minute in one.minutes:
@@ -151,7 +171,8 @@ def move_day(source: Store, target: Store, one: DeviceDay, on_minute: Callable[[
 
 
 def _lacking(source: Store, target: Store, device_id: str, minute: int) -> list[StoredRow]:
-    rows = list(source.rows(device_id, minute, minute + MINUTE_S))
+    found = source.rows(device_id, minute, minute + MINUTE_S)
+    rows = [row for row in found if md5_hex(row.batch.values) == row.batch.checksum]
     if not rows:
         return []
     there = {row.batch.key: row.batch.checksum for row in target.rows(device_id, minute, minute + MINUTE_S)}
@@ -184,6 +205,18 @@ def compare_day(source: Store, target: Store, one: DeviceDay) -> list[Difference
     ]
 
 
+def replaced_rows_left(source: Store, target: Store, one: DeviceDay) -> list[str]:
+    """A line for each minute of which the target lacks rows that were replaced at the source."""
+    span = (one.device_id, one.day, one.day + DAY_S)
+    there = Counter((kept.row.batch, kept.reason) for kept in target.replaced_rows(*span))
+    here = Counter((kept.row.batch, kept.reason) for kept in source.replaced_rows(*span))
+    lacking = Counter(minute_of(batch.second) for batch, _ in (here - there).elements())
+    return [
+        f"{one.device_id} {minute_text(minute)}: {count} replaced rows are not in the target"
+        for minute, count in sorted(lacking.items())
+    ]
+
+
 def _move_records(
     target: Store,
     device_id: str,
@@ -209,16 +242,22 @@ def _records_of(target: Store, device_id: str, like: Sequence[MinuteRecord]) -> 
     return target.minutes(device_id, like[0].minute, like[-1].minute + MINUTE_S)
 
 
-def move_progress(source: Store, target: Store, devices: Sequence[str]) -> None:
-    """Carry over when each device was seen first and last, and how far it is verified."""
+def move_progress(source: Store, target: Store, devices: Sequence[str], first: int, last: int) -> None:
+    """Carry over when each device was seen, where its coverage begins, and minutes known to be empty."""
     for device_id in devices:
         record = source.device(device_id)
         if record is None:
             continue
         target.note_devices({device_id: record.first_seen_us})
         target.note_devices({device_id: record.last_seen_us})
-        if record.covered_from is not None:
-            target.note_coverage(device_id, record.covered_from)
+        empty = source.ranges_in(device_id, first, min(last + DAY_S, _END), [MinuteState.EMPTY])
+        for start, stop in empty:
+            verdicts = [Verdict(m, MinuteState.EMPTY, None) for m in range(start, stop, MINUTE_S)]
+            target.record_verdicts(device_id, verdicts, record.last_seen_us)
+        there = target.device(device_id)
+        begins = [r.covered_from for r in (record, there) if r is not None and r.covered_from is not None]
+        if begins:
+            target.note_coverage(device_id, min(begins))
 
 
 def _told(difference: Difference) -> str:

@@ -240,6 +240,11 @@ class DayFile:
         )
         return [(parse_ec(self.date, t), rows, samples) for t, rows, samples in found]
 
+    def devices(self) -> list[str]:
+        """The devices that have rows on the day."""
+        found = all_rows(self.db.execute("SELECT DISTINCT device_id FROM ec_minute WHERE row_count > 0"))
+        return [device_id for (device_id,) in found]
+
     def first_minute(self, device_id: str) -> int | None:
         """The earliest minute of the day that has rows of the device."""
         statement = "SELECT min(ec_time) FROM ec_minute WHERE device_id = ? AND row_count > 0"

@@ -19,6 +19,7 @@ from typing import Any
 
 import apsw
 
+from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, batch_of, merged
 from ec_server.storage.sqlite_connection import the_row, the_value, transaction
 from ec_server.storage.sqlite_day import REMOVED, DayFile, is_whole
@@ -35,6 +36,11 @@ _COLUMNS = (
 _INSERT = (
     f"INSERT INTO ec_consumption (rowid, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
     " ON CONFLICT DO NOTHING"
+)
+_KEEP = (
+    "INSERT INTO ec_replaced SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS ("
+    "SELECT 1 FROM ec_replaced WHERE device_id = ?1 AND ec_time = ?3 AND start_us = ?4 AND end_us = ?5"
+    " AND values_checksum = ?8 AND insert_time = ?9 AND replaced_time = ?10 AND reason = ?11)"
 )
 _KEY = "device_id = ? AND ec_date = ? AND ec_time = ? AND start_us = ? AND end_us = ?"
 _TOUCH = (
@@ -108,6 +114,16 @@ class DayWrites:
             for _, group in groupby(batches, key=lambda batch: (batch.device_id, batch.second)):
                 effects += self._repair(cursor, list(group), now_us)
             return self._account(cursor, batches, effects)
+
+    def keep_replaced(self, kept: Sequence[ReplacedRow]) -> bool:
+        """Put rows on record that were replaced elsewhere; False where the file was removed meanwhile."""
+        with transaction(self._file.db) as cursor:
+            if self._file.version(cursor) == REMOVED:
+                return False
+            for one in kept:
+                _, *row = self._binding(one.row, 0, iso(one.row.inserted_us))
+                cursor.execute(_KEEP, (*row, iso(one.replaced_us), one.reason))
+        return True
 
     # --- one row --------------------------------------------------------------------------
 

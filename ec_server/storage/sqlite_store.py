@@ -180,6 +180,14 @@ class SqliteStore(Store):
         """See the contract."""
         return self._write([row.batch for row in rows], lambda day: day.writes.replay(rows))
 
+    def keep_replaced(self, kept: Sequence[ReplacedRow]) -> None:
+        """See the contract."""
+        for day, group in groupby(kept, key=lambda one: day_of(one.row.batch.second)):
+            of_day = list(group)
+            self._know(day)
+            while not self._on_day("writing to", day, lambda d, k=of_day: d.writes.keep_replaced(k)):  # type: ignore[misc]
+                self._days.forget(day)
+
     def _write(self, batches: Sequence[Batch], write: Callable[[Day], Written | None]) -> WriteResult:
         day = single_day(batches)
         if day is None:
@@ -279,6 +287,11 @@ class SqliteStore(Store):
         """See the contract."""
         found = self._of_days(0, _FOR_EVER, lambda d, _a, _b: [d.file.first_minute(device_id)])
         return next((minute for minute in found if minute is not None), None)
+
+    def stored_days(self) -> list[tuple[str, int]]:
+        """See the contract."""
+        found = self._of_days(0, _FOR_EVER, lambda d, day, _: [(one, day) for one in d.file.devices()])
+        return sorted(found)
 
     def latest_second(self) -> int | None:
         """See the contract; to the minute."""
