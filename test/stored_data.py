@@ -15,11 +15,10 @@ MINUTE = 1_772_366_400
 
 def store_second(store: Store, device_id: str, second: int, texts: Sequence[str]) -> None:
     """One call per message, so that later ones rank after earlier ones."""
-    ingest = getattr(store, "ingest", None) or store.write
     for text in texts if len(texts) < 10 else ():
-        ingest([batch_of(device_id, second, text)])
+        store.ingest([batch_of(device_id, second, text)])
     if len(texts) >= 10:
-        ingest([batch_of(device_id, second, text) for text in texts])
+        store.ingest([batch_of(device_id, second, text) for text in texts])
 
 
 def stored_folder(folder: Path, device_id: str, seconds: Mapping[int, Sequence[str]]) -> Path:

@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         verdicts = [
             Verdict(M, MinuteState.PROVEN, digests[M], extra=3, conflicts=2),
             Verdict(M + 60, MinuteState.UNRESOLVED, digests[M + 60]),
-            Verdict(M + 180, MinuteState.UNCONFIRMABLE, None),
+            Verdict(M + 180, MinuteState.EMPTY, None),
         ]
         store.record_verdicts(DEVICE, verdicts, (M + 300) * US)
     return folder
