@@ -72,7 +72,7 @@ $(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/run
 
 # Programs of other people that the tests talk to: a SIP peer, a browser, a SIP proxy, an MQTT broker.
-DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio mosquitto:mosquitto
+DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio mosquitto:mosquitto prometheus:promtool
 
 debian:
 	@missing=""; for pair in $(DEBIAN); do \

@@ -104,6 +104,7 @@ def _site(settings: Settings) -> Site:
         token=settings.status_token,
         serve_samples=serves_samples(settings.status_ip, settings.status_token),
         max_device_metrics=settings.status_max_device_metrics,
+        queue_capacity=settings.ingest_queue_batches * settings.sip_receivers,
     )
 
 

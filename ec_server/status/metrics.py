@@ -65,6 +65,8 @@ class SnapshotCollector(Collector):
     allowed_s: float = 0.0
     """How old a device's proof may be before it is behind."""
     most_devices: int = 0
+    queue_capacity: int = 0
+    """Messages that all receivers' rings hold."""
 
     def collect(self) -> Iterator[Metric]:
         """Every family, the contract's first."""
@@ -101,6 +103,9 @@ class SnapshotCollector(Collector):
             rejected.add_metric([reason.value], snapshot.total(REJECTED[reason]))
         yield rejected
         yield _gauge("ec_queue_batches", "Received and not yet stored.", account.queued)
+        yield _gauge(
+            "ec_queue_capacity_batches", "Messages that the receivers hold at most.", self.queue_capacity
+        )
         yield _gauge("ec_spool_batches", "In the spool until the database takes them.", account.spooled)
         for name, figure, text in _GAUGES:
             yield _gauge(name, text, snapshot.total(figure))
@@ -139,9 +144,11 @@ class SnapshotCollector(Collector):
         yield from (up, received, memory, cpu)
 
 
-def exposition(snapshot: Snapshot, version: str, allowed_s: float = 0.0, most_devices: int = 0) -> bytes:
+def exposition(
+    snapshot: Snapshot, version: str, allowed_s: float = 0.0, most_devices: int = 0, queue_capacity: int = 0
+) -> bytes:
     """The body of ``/metrics``; ``most_devices`` of them are told one by one."""
-    collector = SnapshotCollector(snapshot, version, allowed_s, most_devices)
+    collector = SnapshotCollector(snapshot, version, allowed_s, most_devices, queue_capacity)
     return _WHOLE.sub(_as_integer, generate_latest(collector))
 
 

@@ -22,3 +22,5 @@ class Site:
     token: str = field(default="", repr=False)
     serve_samples: bool = True
     max_device_metrics: int = 1000
+    queue_capacity: int = 0
+    """Messages that all receivers hold together before they make senders wait."""

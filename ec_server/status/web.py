@@ -54,7 +54,11 @@ def create_app(observer: Observer, data: StoredData, site: Site, history: Histor
 
     async def figures(_request: Request) -> Response:
         body = metrics.exposition(
-            await observer.snapshot(), site.version, site.allowed_s, site.max_device_metrics
+            await observer.snapshot(),
+            site.version,
+            site.allowed_s,
+            site.max_device_metrics,
+            site.queue_capacity,
         )
         return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
 
