@@ -79,11 +79,7 @@ class DayWrites:
             if self._file.version(cursor) == REMOVED:
                 return None
             rowids = self._rowids(cursor, now_us, len(batches))
-            arrived = [
-                StoredRow(batch, now_us + i, rank_of(rowid))
-                for i, (batch, rowid) in enumerate(zip(batches, rowids))
-            ]
-            effects = self._insert(cursor, arrived, rowids)
+            effects = self._insert(cursor, batches, range(now_us, now_us + len(batches)), rowids)
             written = self._account(cursor, batches, effects)
             if mark is not None:
                 stored = written.result.stored
@@ -98,10 +94,11 @@ class DayWrites:
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:
                 return None
-            rowids = [self._free_rowid(cursor, row) for row in rows]
-            effects = [
-                self._insert(cursor, [row], [rowid])[0] for row, rowid in zip(rows, rowids, strict=True)
-            ]
+            effects: list[_Effect] = []
+            for row in rows:
+                effects += self._insert(
+                    cursor, [row.batch], [row.inserted_us], [self._free_rowid(cursor, row)]
+                )
             return self._account(cursor, [row.batch for row in rows], effects)
 
     def repair(self, batches: Sequence[Batch]) -> Written | None:
@@ -140,21 +137,46 @@ class DayWrites:
             rowid += 1
         return rowid
 
-    def _binding(self, row: StoredRow, rowid: int, inserted: str) -> tuple[Any, ...]:
-        b = row.batch
-        last = b.values.rfind(";") + 1
-        date, at = self._file.date, ec_time(b.second)
-        start_us, end_us = b.values[:6], b.values[last : last + 6]
-        return (rowid, b.device_id, date, at, start_us, end_us, b.values, b.count, b.checksum, inserted)
+    def _bindings(
+        self, batches: Sequence[Batch], moments_us: Iterable[int], rowids: Iterable[int]
+    ) -> list[tuple[Any, ...]]:
+        """The values of _INSERT for each batch; every message comes by here."""
+        date = self._file.date
+        return [
+            (
+                rowid,
+                b.device_id,
+                date,
+                ec_time(b.second),
+                b.values[:6],
+                b.values[(last := b.values.rfind(";") + 1) : last + 6],
+                b.values,
+                b.count,
+                b.checksum,
+                inserted,
+            )
+            for b, rowid, inserted in zip(batches, rowids, iso_texts(moments_us))
+        ]
 
-    def _insert(self, cursor: apsw.Cursor, rows: Sequence[StoredRow], rowids: Sequence[int]) -> list[_Effect]:
-        times = iso_texts([row.inserted_us for row in rows])
-        bindings = list(map(self._binding, rows, rowids, times))
+    def _binding(self, row: StoredRow, rowid: int) -> tuple[Any, ...]:
+        return self._bindings([row.batch], [row.inserted_us], [rowid])[0]
+
+    def _insert(
+        self,
+        cursor: apsw.Cursor,
+        batches: Sequence[Batch],
+        moments_us: Sequence[int],
+        rowids: Sequence[int],
+    ) -> list[_Effect]:
+        bindings = self._bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
         cursor.executemany(_INSERT, bindings)
         if self._file.db.total_changes() - before == len(bindings):
-            return [(True, 1, row.batch.count) for row in rows]
-        return [self._settle(cursor, row, binding) for row, binding in zip(rows, bindings)]
+            return [(True, 1, batch.count) for batch in batches]
+        return [
+            self._settle(cursor, StoredRow(batch, moment_us, rank_of(binding[0])), binding)
+            for batch, moment_us, binding in zip(batches, moments_us, bindings)
+        ]
 
     def _settle(self, cursor: apsw.Cursor, row: StoredRow, binding: tuple[Any, ...]) -> _Effect:
         """After an insert that may have met its key: what the row did, merged where it must be."""
@@ -173,7 +195,7 @@ class DayWrites:
         (rowid,) = self._rowids(cursor, row.inserted_us, 1)
         self._replace(cursor, found, "message")
         merged_row = StoredRow(after, row.inserted_us, rank_of(rowid))
-        cursor.execute(_INSERT, self._binding(merged_row, rowid, iso(row.inserted_us)))
+        cursor.execute(_INSERT, self._binding(merged_row, rowid))
         return True, 0, after.count - stored.batch.count
 
     def _repair(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[_Effect]:
@@ -200,7 +222,7 @@ class DayWrites:
                 effects.append((True, 0, after.count - old.batch.count))
             else:
                 effects.append((True, 1, after.count))
-            cursor.execute(_INSERT, self._binding(row, rowid, iso(now_us)))
+            cursor.execute(_INSERT, self._binding(row, rowid))
             stored[after.key] = (rowid, row)
         changed, more_rows, more_samples = effects[0]
         effects[0] = (changed or rows > 0, more_rows - rows, more_samples - samples)
@@ -241,7 +263,7 @@ class DayWrites:
             if readable:
                 after = row._replace(batch=batch_of(batch.device_id, batch.second, readable))
                 before = self._file.db.total_changes()
-                cursor.execute(_INSERT, self._binding(after, rowid, iso(row.inserted_us)))
+                cursor.execute(_INSERT, self._binding(after, rowid))
                 if self._file.db.total_changes() > before:
                     rows, samples = rows - 1, samples - after.batch.count
         return rows, samples
