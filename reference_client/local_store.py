@@ -12,9 +12,11 @@ Rules:
 2. A second recorded again (the clock stepped back) replaces the earlier one: the later line counts.
 3. One thread records, one other thread may read. They share files and nothing else, so reading
    never holds up recording.
-4. At most ``keep_hours`` hours stay, the oldest goes first. Hours are counted, not compared with the
-   clock: a clock that leaps ahead costs nothing.
-5. Memory does not grow with what is recorded.
+4. At most ``keep_hours`` hours stay, the oldest goes first, but never the one being recorded. Hours are
+   counted, not compared with the clock: a clock that leaps ahead or back costs nothing.
+5. ``through`` goes with the clock: what comes after the second last recorded is not finished, whether
+   it was recorded before or not. So the server asks again for what is recorded again.
+6. Memory does not grow with what is recorded.
 
 Times are UTC epoch seconds; digests and canonical text are those of docs/protocol.md.
 """
@@ -95,7 +97,7 @@ class LocalStore:
         counted = checksum_util.second_digest(text)
         digest = None if counted is None else Digest(*counted)
         if digest is not None and self._recorder.append(second, digest, text):
-            self._remove_oldest()
+            self._remove_oldest(_hour_of(second))
         self._through = minute_of(second + 1)
         return digest
 
@@ -201,8 +203,9 @@ class LocalStore:
             del self._hours[next(iter(self._hours))]
         return known.seconds
 
-    def _remove_oldest(self) -> None:
-        for hour in self._hours_on_disk()[: -self._keep_hours]:
+    def _remove_oldest(self, recording: int) -> None:
+        others = [hour for hour in self._hours_on_disk() if hour != recording]
+        for hour in others[: len(others) + 1 - self._keep_hours]:
             self._remove(hour)
 
     def _remove(self, hour: int) -> None:

@@ -2,11 +2,12 @@
 
 The example for whoever writes a meter in another language. All of the protocol that a meter needs is
 in ``answer``: three questions, answered from the local store. The rest is a connection that is made
-again whenever it ends, waiting longer each time, with a little chance in it so that a thousand
-meters do not come back in the same moment.
+again whenever it ends. The wait before that grows until a round has led to something (to be welcomed
+is nothing yet), with random jitter so that a thousand meters do not come back in the same moment.
 
 The server drives: a meter only ever says hello (and proves its key), answers what it is asked, and
-answers ``ping`` with ``pong`` (the session does that by itself).
+answers ``ping`` with ``pong`` (the session does that by itself). A meter that has a key serves no
+server that does not ask for it: whoever answers in the server's place would get all samples.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -123,7 +125,10 @@ class SyncAnswerer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sync {settings.device_id}", daemon=True)
         self._socket: socket.socket | None = None
-        self._welcomed = False
+        self.wait_s = settings.first_wait_s
+        """How long it waits before it connects again, give or take a half."""
+        self._progressed = False
+        """Whether the connection has led to something: a round that ended, or a long time of answering."""
         self.verified: Verified | None = None
         """The last round's end; None before the first."""
         self.rounds = 0
@@ -147,29 +152,33 @@ class SyncAnswerer:
                 connected.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
-        wait_s = self._settings.first_wait_s
         while not self._stopping.is_set():
-            self._welcomed = False
+            self._progressed = False
             try:
                 self._one_connection()
             except (OSError, ProtocolError) as error:
                 level = logging.DEBUG if self._stopping.is_set() else logging.INFO
                 _log.log(level, "not connected: %s", error, extra={"device": self._settings.device_id})
-            if self._welcomed:
-                wait_s = self._settings.first_wait_s
-            self._stopping.wait(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 -- no secret
-            wait_s = min(2 * wait_s, self._settings.longest_wait_s)
+            if self._progressed:
+                self.wait_s = self._settings.first_wait_s
+            self._stopping.wait(self.wait_s * random.uniform(0.5, 1.5))  # noqa: S311 -- no secret
+            self.wait_s = min(2 * self.wait_s, self._settings.longest_wait_s)
 
     def _one_connection(self) -> None:
         """Connect and answer until the connection ends."""
         with self._connect() as connected:
-            session = Session(Side.DEVICE)
+            session, begun = Session(Side.DEVICE), time.monotonic()
             session.send(Hello(self._settings.device_id, self._recorded.oldest()))
             while not session.ended:
                 connected.sendall(session.data_to_send())
                 self._receive(connected, session)
                 for event in session.events_received():
                     self._take(session, event)
+                    if (
+                        isinstance(event, Verified)
+                        or time.monotonic() - begun > self._settings.longest_wait_s
+                    ):
+                        self._progressed = True
                     # Sent one by one, so that the server works on the first while the next is made.
                     connected.sendall(session.data_to_send())
             with suppress(OSError):
@@ -194,13 +203,17 @@ class SyncAnswerer:
         try:
             data = connected.recv(_READ_BYTES)
         except TimeoutError:
-            session.send(Ping())
+            session.send(Ping())  # LocalProtocolError before the welcome: nobody is there
             connected.sendall(session.data_to_send())
             data = connected.recv(_READ_BYTES)
         if data:
             session.receive_data(data)
         else:
             session.receive_eof()
+
+    def _is_progress(self, event: Event, after_s: float) -> bool:
+        asked = isinstance(event, AskMinutes | AskSeconds | AskSamples)
+        return isinstance(event, Verified) or (asked and after_s > self._settings.longest_wait_s)
 
     def _take(self, session: Session, event: Event) -> None:
         where = {"device": self._settings.device_id}
@@ -211,7 +224,8 @@ class SyncAnswerer:
         elif isinstance(event, Challenge):
             session.send(Auth(mac_of(self._settings.key, event.nonce, self._settings.device_id)))
         elif isinstance(event, Welcome):
-            self._welcomed = True
+            if self._settings.key and session.challenge is None:
+                session.fail("not_challenged", "this device has a key, and the server did not ask for it")
         elif isinstance(event, Verified):
             self.verified, self.rounds = event, self.rounds + 1
             _log.info(

@@ -117,6 +117,24 @@ def test_only_so_many_hours_are_kept_even_where_the_clock_leaps(tmp_path: Path):
     store.close()
 
 
+def test_the_hour_being_recorded_stays_where_the_clock_stepped_back_behind_all_others(tmp_path: Path):
+    store = LocalStore(tmp_path, keep_hours=2, durable=False)
+    long_ago = NOON - 365 * 86400
+    for second in (NOON, NOON + 3600, long_ago, long_ago + 1):
+        store.record(second, text_of(second))
+    assert store.text(long_ago + 1) == text_of(long_ago + 1)
+    assert len(list(tmp_path.glob("*.values"))) == 2
+    store.close()
+
+
+def test_through_goes_back_with_the_clock_and_what_was_recorded_beyond_it_is_still_there(store: LocalStore):
+    store.record(NOON + 600, text_of(1))
+    assert store.through() == NOON + 600
+    store.record(NOON + 59, text_of(2))
+    assert store.through() == NOON + 60
+    assert [minute for minute, _ in store.minute_digests(NOON, NOON + 3600)] == [NOON, NOON + 600]
+
+
 def test_two_meters_cannot_record_into_one_store(store: LocalStore):
     store.begin(NOON)
     with pytest.raises(BlockingIOError):
