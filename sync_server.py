@@ -39,6 +39,8 @@ AUDIT_TIMEOUT_S = 300.0
 GIVE_WAY = 5
 """How much nicer than the receivers this process is: what arrives now goes before what can be asked for."""
 _STORE_AGAIN_S = 1.0
+_SWITCH_S = 0.0005
+"""A thread at work lets go of the interpreter this soon, so that connections are answered meanwhile."""
 
 _log = logging.getLogger("sync_server")
 
@@ -100,6 +102,7 @@ def _serve(settings: Settings, directory: DeviceDirectory) -> int:
     page.set_state("starting")
     _allow_many_connections()
     os.nice(GIVE_WAY)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         return asyncio.run(_until_stopped(settings, directory, page))
     except (OSError, StorageError) as error:

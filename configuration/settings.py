@@ -209,6 +209,18 @@ class Settings:
     sync_grace: float = _option(
         "Synchronization", "10", kinds.number(0, 86_400), "seconds after a minute's end before it is compared"
     )
+    sync_recheck_hours: float = _option(
+        "Synchronization",
+        "48",
+        kinds.number(0, 876_000),
+        "hours back that a new connection is asked again about minutes on record as empty or not confirmable",
+    )
+    sync_max_second_samples: int = _option(
+        "Synchronization",
+        "200000",
+        kinds.whole(1, 1_000_000),
+        "samples that one second may hold; a second with more is not fetched",
+    )
     sync_tls_certificate: Path | None = _option(
         "Synchronization", "", _PEM, "PEM file: the server's certificate; turns TLS on"
     )

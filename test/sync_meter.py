@@ -7,9 +7,11 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ec_server.storage.contract import Store
 from ec_server.storage.merge import batch_of
+from ec_server.synchronization.coverage import Heard, RoundRules
 from ec_server.synchronization.frames import (
     Answer,
     AskMinutes,
@@ -18,12 +20,14 @@ from ec_server.synchronization.frames import (
     Hello,
     Samples,
     Side,
+    Verified,
     Welcome,
 )
-from ec_server.synchronization.round import RoundResult, RoundTask, compare
+from ec_server.synchronization.round import RoundResult, RoundTask, compare, whole_round
 from ec_server.synchronization.session import Ended, Session
-from ec_server.synchronization.steps import Ask, Collect, Note, Use
+from ec_server.synchronization.steps import Ask, Collect, Note, Steps, Use
 from reference_client.sync_answerer import answer
+from utilities.errors import StorageError
 from utilities.model import Batch, Digest
 from utilities.utc import minute_of, second_text
 
@@ -153,25 +157,67 @@ def run_round(
     meanwhile: Callable[[object], None] = lambda command: None,
 ) -> tuple[RoundResult, Crossed]:
     """Drive a round to its end. ``meanwhile`` sees each command before it is carried out."""
-    wire, steps, result = Wire(meter, distort), compare(task, lambda: 0), None
+    return drive(store, meter, compare(task, lambda: 0), distort=distort, meanwhile=meanwhile)
+
+
+def drive(
+    store: Store,
+    meter: MemoryMeter,
+    steps: Steps[RoundResult],
+    *,
+    distort: Callable[[Answer], Answer] = lambda answer: answer,
+    meanwhile: Callable[[object], None] = lambda command: None,
+) -> tuple[RoundResult, Crossed]:
+    """Carry out the steps of a round between a store and a meter, over two sessions joined by bytes."""
+    wire = Wire(meter, distort)
     crossed = wire.crossed
+    go_on: Callable[[], object] = partial(steps.send, None)
     while True:
         try:
-            command = steps.send(result)
+            command = go_on()
         except StopIteration as stop:
+            assert not wire.server.unanswered
+            assert not wire.answers, "answers that nobody collected"
             return stop.value, crossed
         meanwhile(command)
-        result = None
+        result: object = None
         if isinstance(command, Ask):
             result = wire.ask(command.request)
         elif isinstance(command, Collect):
             result = wire.answers.pop(command.id)
         elif isinstance(command, Use):
-            result = command.call(store)
+            try:
+                result = command.call(store)
+            except StorageError as error:
+                go_on = partial(steps.throw, error)
+                continue
         elif isinstance(command, Note):
             for name, amount in command.figures.items():
                 crossed.figures[name] = crossed.figures.get(name, 0) + amount
             crossed.log += [command.message] if command.message else []
+        go_on = partial(steps.send, result)
+
+
+class Connection:
+    """One connection's rounds. The moments are the server's clock; ``true_s`` where that is wrong."""
+
+    def __init__(self, store: Store, meter: MemoryMeter, rules: RoundRules) -> None:
+        self.store, self.meter, self.rules = store, meter, rules
+        self.oldest, self.heard, self.last_s = meter.oldest(), Heard(), 0.0
+
+    def round(
+        self,
+        now_s: float,
+        *,
+        true_s: float | None = None,
+        distort: Callable[[Answer], Answer] = lambda answer: answer,
+    ) -> tuple[Verified, Crossed]:
+        moment_s = now_s if true_s is None else true_s
+        since_last_s, self.last_s = moment_s - self.last_s, moment_s
+        steps = whole_round("meter-7", self.oldest, self.rules, self.heard, lambda: now_s, since_last_s)
+        result, crossed = drive(self.store, self.meter, steps, distort=distort)
+        self.heard = result.heard
+        return result.verified, crossed
 
 
 def stored_samples(store: Store, device_id: str, start: int, stop: int) -> dict[int, Samples_]:

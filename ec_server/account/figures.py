@@ -43,6 +43,8 @@ SYNC_FIGURES: tuple[str, ...] = (
     "bytes_received",
     "bytes_sent",
     "digests_computed",
+    "contradictions",
+    "minutes_unreadable",
     "payload_bytes",  # gauge: payloads in memory, all connections
     "payload_waits",
     *ROUND_DURATION.figures,

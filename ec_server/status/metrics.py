@@ -45,6 +45,8 @@ _COUNTERS = (
     ("ec_sync_protocol_errors", "protocol_errors", "Connections ended by a broken rule."),
     ("ec_sync_bytes_received", "bytes_received", "Bytes received from devices."),
     ("ec_sync_bytes_sent", "bytes_sent", "Bytes sent to devices."),
+    ("ec_sync_contradictions", "contradictions", "Minutes in which a device contradicted its own digests."),
+    ("ec_sync_minutes_unreadable", "minutes_unreadable", "Minutes left out of a round: unreadable here."),
     ("ec_sync_payload_waits", "payload_waits", "Payloads that had to wait for memory."),
     ("ec_sync_digests_computed", "digests_computed", "Minute digests computed from the rows."),
 )

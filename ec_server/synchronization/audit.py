@@ -5,9 +5,9 @@ connected, compares and writes ``<name>.report.json`` in one step, then removes 
 request outlives a restart of the server, and the two processes share nothing but files.
 
     request    {"device": ID, "from": MINUTE, "to": MINUTE}
-    report     {"device": ID, "from": MINUTE, "to": MINUTE, "error": TEXT or null, "minutes": [...]}
+    report     {"device": ID, "from": MINUTE, "to": MINUTE, "minutes": [...]}
     a minute   {"minute", "state", "stored_samples", "device_samples", "seconds_repaired",
-                "samples_repaired", "conflicts", "extra"}
+                "samples_repaired", "conflicts", "extra", "fault": TEXT or null}
 
 ``state`` is ``proven``, ``unconfirmable`` (the device has nothing of it, something is stored),
 ``empty`` (neither has anything), ``unresolved``, ``changed`` (written to meanwhile), or ``open`` (not
@@ -29,7 +29,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ec_server.synchronization.minute_repair import MinuteReport
-from utilities.model import Digest, MinuteState
+from utilities.model import Digest
 from utilities.utc import DAY_S, MINUTE_S, minute_text, parse_minute
 
 FOLDER = "audits"
@@ -90,18 +90,13 @@ class AuditDesk:
         """Write the report and close the request."""
         found = {report.minute: report for report in reports}
         every = range(request.start, request.stop, MINUTE_S)
-        self._close(request, [_line(minute, found.get(minute)) for minute in every], None)
+        self._close(request, [_line(minute, found.get(minute)) for minute in every])
 
-    def failed(self, request: AuditRequest, minute: int, why: str) -> None:
-        """Close the request with what stood in its way."""
-        self._close(request, [], f"{minute_text(minute)}: {why}")
-
-    def _close(self, request: AuditRequest, lines: list[dict[str, Any]], error: str | None) -> None:
+    def _close(self, request: AuditRequest, lines: list[dict[str, Any]]) -> None:
         report = {
             "device": request.device_id,
             "from": minute_text(request.start),
             "to": minute_text(request.stop),
-            "error": error,
             "minutes": lines,
         }
         self._requests.pop(request.name, None)
@@ -139,7 +134,7 @@ def ask(run_folder: Path, device_id: str, start: int, stop: int, timeout_s: floa
 
 def all_proven(report: dict[str, Any]) -> bool:
     """Whether nothing in the report is left to doubt."""
-    return report["error"] is None and all(m["state"] in ("proven", "empty") for m in report["minutes"])
+    return all(m["state"] in ("proven", "empty") for m in report["minutes"])
 
 
 def lines_for_people(report: dict[str, Any]) -> Iterator[str]:
@@ -149,8 +144,8 @@ def lines_for_people(report: dict[str, Any]) -> Iterator[str]:
     for m in report["minutes"]:
         counts = [m[key] for key in _COUNTS]
         yield f"{m['minute']:<13}{m['state']:<14}" + "".join(f"{count:>11}" for count in counts)
-    if report["error"]:
-        yield f"the audit ended early: {report['error']}"
+        if m["fault"]:
+            yield f"{'':<13}{m['fault']}"
     yield _sum(report["minutes"])
 
 
@@ -171,6 +166,7 @@ def _line(minute: int, report: MinuteReport | None) -> dict[str, Any]:
         "samples_repaired": report.samples if report else 0,
         "conflicts": report.conflicts if report else 0,
         "extra": report.extra if report else 0,
+        "fault": f"{report.fault.code}: {report.fault.text}" if report and report.fault else None,
     }
 
 
@@ -179,8 +175,6 @@ def _state(report: MinuteReport | None) -> str:
         return "open"
     if report.state is None:
         return "changed"
-    if report.state is MinuteState.UNCONFIRMABLE and report.here is None:
-        return "empty"
     return report.state.value
 
 

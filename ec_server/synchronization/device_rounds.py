@@ -5,6 +5,8 @@ Rules:
 1. A round at once, then one every interval; audits as they are asked for, between rounds.
 2. Where the database fails, the connection stays, the page says degraded, and the round is tried again
    a little later. Only the same device's success ends that trouble.
+3. What the rounds of this connection found out of the device (coverage.py) is kept from one to the
+   next, and ends with the connection.
 """
 
 from __future__ import annotations
@@ -19,22 +21,13 @@ from pathlib import Path
 from ec_server.account.histograms import ROUND_DURATION
 from ec_server.account.round_journal import note_round
 from ec_server.synchronization.audit import AuditDesk, AuditRequest
+from ec_server.synchronization.coverage import Heard, RoundRules, closed_before
 from ec_server.synchronization.device_link import DeviceLink
-from ec_server.synchronization.round import (
-    Contradiction,
-    RoundResult,
-    RoundRules,
-    RoundTask,
-    closed_before,
-    compare,
-    whole_round,
-)
+from ec_server.synchronization.round import RoundResult, RoundTask, compare, whole_round
 from ec_server.synchronization.troubles import Troubles
 from utilities.errors import StorageError
 
 RETRY_S = 5.0
-MAX_CONTRADICTIONS = 1000
-"""Minutes of one device that are left to the end; beyond them the oldest-first order stands."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +46,6 @@ class RoundSurroundings:
     count: Callable[[Mapping[str, int]], None]
     note: Callable[[str, str, str], None]
     """Kind, message and device of a line for the log, at a limited rate."""
-    contradictions: dict[str, set[int]]
     run_folder: Path
     """Where the journal of the rounds stands."""
 
@@ -63,7 +55,8 @@ class DeviceRounds:
 
     def __init__(self, link: DeviceLink, around: RoundSurroundings) -> None:
         self._link, self._around = link, around
-        self._due = around.monotonic()
+        self._due = self._last_begun = around.monotonic()
+        self._heard = Heard()
 
     async def run(self) -> None:
         """Hold the device's rounds until the connection ends."""
@@ -91,18 +84,16 @@ class DeviceRounds:
 
     async def _round(self) -> None:
         link, around = self._link, self._around
-        began_s = around.monotonic()
-        last = around.contradictions.get(link.device_id, set())
-        steps = whole_round(link.device_id, link.oldest, around.rules, frozenset(last), around.wall)
-        try:
-            result = await link.perform(steps)
-        except Contradiction as error:
-            minutes = around.contradictions.setdefault(link.device_id, set())
-            if len(minutes) < MAX_CONTRADICTIONS:
-                minutes.add(error.minute)
-            raise
-        around.contradictions.pop(link.device_id, None)
-        took_s = around.monotonic() - began_s
+        begun = around.monotonic()
+        since_last_s = begun - self._last_begun
+        steps = whole_round(link.device_id, link.oldest, around.rules, self._heard, around.wall, since_last_s)
+        result = await link.perform(steps)
+        self._heard, self._last_begun = result.heard, begun
+        if result.unreadable:
+            around.troubles.set(link.device_id, "unreadable", result.unreadable)
+        else:
+            around.troubles.clear(link.device_id, "unreadable")
+        took_s = around.monotonic() - begun
         around.count({"rounds": 1, **ROUND_DURATION.noted(took_s)})
         note_round(around.run_folder, _journal_line(link.device_id, result, around.wall(), took_s))
         link.end_round(result.verified)
@@ -110,13 +101,11 @@ class DeviceRounds:
 
     async def _audit(self, request: AuditRequest) -> None:
         around = self._around
-        stop = min(request.stop, closed_before(around.wall(), around.rules))
-        task = RoundTask(request.device_id, request.start, max(stop, request.start), audit=True)
-        try:
-            result = await self._link.perform(compare(task, lambda: int(around.wall() * 1e6)))
-        except Contradiction as error:
-            around.audits.failed(request, error.minute, str(error))
-            raise
+        stop = max(min(request.stop, closed_before(around.wall(), around.rules)), request.start)
+        task = RoundTask(
+            request.device_id, request.start, stop, most_samples=around.rules.most_samples, audit=True
+        )
+        result = await self._link.perform(compare(task, lambda: int(around.wall() * 1e6)))
         around.audits.done(request, result.reports)
 
 

@@ -12,16 +12,17 @@ The table is the rule, for both sides. A row says
 A frame that the row of its class does not allow now is illegal: the state stays what it was, and the
 side that saw it ends the connection with ``error``.
 
-    OPENED ──hello──> GREETED ──welcome───────────────────────> READY <── questions, answers, verified
-                         └────challenge──> CHALLENGED ──auth──> PROVING ──welcome──> READY
+    OPENED ──hello──> GREETED ──welcome───────────────────────> READY <── questions, answers, verified,
+                         └────challenge──> CHALLENGED ──auth──> PROVING ──welcome──> READY   ping, pong
 
-    any state: ``ping`` and ``pong`` leave it as it is; ``error`` leads to CLOSED.
+    any state: ``error`` leads to CLOSED.
 
 Traps:
 
 1. Between ``auth`` and ``welcome`` the device's key is being checked. PROVING is a state of its own so
    that a device cannot go on as if it had been let in.
-2. Question and answer have one name on the wire. Who sends it tells them apart, so no name may occur
+2. A ``pong`` is allowed in READY here; that it answers a ``ping`` is seen to in session.py.
+3. Question and answer have one name on the wire. Who sends it tells them apart, so no name may occur
    twice for one side.
 """
 
@@ -147,7 +148,7 @@ _SERVER, _DEVICE = Side.SERVER, Side.DEVICE
 _BY_SERVER: Moves = {(_SERVER, State.READY): State.READY}
 _BY_DEVICE: Moves = {(_DEVICE, State.READY): State.READY}
 _LIVING = tuple(state for state in State if state is not State.CLOSED)
-_ANY_TIME: Moves = {(side, state): state for side in Side for state in _LIVING}
+_BY_EITHER: Moves = {**_BY_SERVER, **_BY_DEVICE}
 _THE_END: Moves = {(side, state): State.CLOSED for side in Side for state in _LIVING}
 _ID = Field("id", form.NUMBER)
 
@@ -222,6 +223,7 @@ FRAMES: tuple[FrameKind, ...] = (
         "verified",
         _BY_SERVER,
         (
+            Field("start", form.MINUTE, "from"),
             Field("through", form.MINUTE),
             Field("compared", form.NUMBER),
             Field("repaired", form.NUMBER),
@@ -229,8 +231,8 @@ FRAMES: tuple[FrameKind, ...] = (
             Field("extra", form.NUMBER, optional=True, absent=0),
         ),
     ),
-    FrameKind(Ping, "ping", _ANY_TIME),
-    FrameKind(Pong, "pong", _ANY_TIME),
+    FrameKind(Ping, "ping", _BY_EITHER),
+    FrameKind(Pong, "pong", _BY_EITHER),
     FrameKind(Error, "error", _THE_END, (Field("code", form.CODE), Field("message", form.MESSAGE))),
 )
 

@@ -150,6 +150,8 @@ class Samples:
 class Verified:
     """A round's end; see docs/protocol.md for what each number counts."""
 
+    start: int
+    """Where the round's coverage begins."""
     through: int
     compared: int
     repaired: int

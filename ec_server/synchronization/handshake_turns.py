@@ -1,8 +1,12 @@
-"""Whose TLS handshake goes on next: one at a time, in a thread, the sources in turn.
+"""Whose TLS handshake begins next: one in each turn of the event loop, the sources in turn.
 
-A handshake costs a signature, a thousand times what a refused connection costs otherwise. So it must
-not hold up the event loop, and whoever opens many connections must not hold up a meter that opens one:
-each source (IP address) has a line of its own, and the lines are served in turn.
+The server's answer to a TLS ClientHello costs a signature, more than everything else that a refused
+connection costs. So in each turn of the loop one is made, between which whoever is connected is
+served; and each source (IP address) has a line of its own, so that whoever opens many connections
+delays whoever opens one by one handshake at most. What follows in a handshake is cheap and has no line.
+
+A thread for it was tried and is slower: what the interpreter loses in passing control to and fro is
+more than a signature.
 """
 
 from __future__ import annotations
@@ -10,48 +14,31 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 
 class HandshakeTurns:
-    """The lines and the thread; used from one event loop."""
+    """The lines; used from one event loop."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[tuple[Callable[[], None], Callable[[BaseException | None], None]]]] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="handshake")
-        self._running = False
+        self._lines: dict[str, deque[Callable[[], None]]] = {}
+        self._scheduled = False
 
-    @property
-    def waiting(self) -> int:
-        """Steps that wait for their turn."""
-        return sum(len(line) for line in self._lines.values())
+    def put(self, source: str, step: Callable[[], None]) -> None:
+        """Call ``step`` in its turn."""
+        self._lines.setdefault(source, deque()).append(step)
+        self._schedule()
 
-    def put(
-        self, source: str, step: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> None:
-        """Let ``step`` run in the thread in its turn, then call ``done`` with what it raised, or None."""
-        self._lines.setdefault(source, deque()).append((step, done))
-        if not self._running:
-            self._next()
+    def _schedule(self) -> None:
+        if self._lines and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        if not self._lines:
-            self._running = False
-            return
-        self._running = True
+        self._scheduled = False
         source, line = next(iter(self._lines.items()))
-        step, done = line.popleft()
+        step = line.popleft()
         del self._lines[source]
         if line:
-            self._lines[source] = line  # to the end of the turn
-        future = asyncio.get_running_loop().run_in_executor(self._thread, step)
-        future.add_done_callback(lambda finished: self._after(finished, done))
-
-    def _after(self, finished: asyncio.Future[None], done: Callable[[BaseException | None], None]) -> None:
-        self._next()
-        done(asyncio.CancelledError() if finished.cancelled() else finished.exception())
-
-    def close(self) -> None:
-        """Wait for the step that runs; those that wait are dropped."""
-        self._lines.clear()
-        self._thread.shutdown(cancel_futures=True)
+            self._lines[source] = line  # behind the other sources
+        self._schedule()
+        step()

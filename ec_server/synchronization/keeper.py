@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 from ec_server.storage.contract import Store
+from ec_server.synchronization.coverage import RoundRules, closed_before
 from ec_server.synchronization.retention import SteadyClock, first_kept_day
-from ec_server.synchronization.round import RoundRules, closed_before
 from ec_server.synchronization.store_threads import StoreThreads
 from utilities.errors import PermanentStorageError, StorageError
 from utilities.utc import MINUTE_S, minute_text

@@ -7,8 +7,9 @@ A generator (steps.py), without I/O. Rules:
 2. Each second is one write, which only adds (repair_plan.py). Whatever is cut off in between leaves
    whole seconds; the verdict comes last, so the minute is compared again.
 3. What was written to by others in the meantime is repaired again, a few times.
-4. A device that contradicts its own digests raises RemoteProtocolError; nothing of that answer is
-   stored.
+4. A device that contradicts its own digests in one second, and a second of which the database cannot
+   be read, leave the minute unresolved. Nothing of such an answer is stored. The other seconds are
+   repaired, the other minutes are none the wiser.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from ec_server.synchronization.frames import AskSamples, AskSeconds, Samples, Seconds
+from ec_server.synchronization.frames import Answer, AskSamples, AskSeconds, Request, Samples, Seconds
 from ec_server.synchronization.repair_plan import (
+    Fault,
     Ranges,
     SecondRepair,
     checked_text,
@@ -29,9 +31,9 @@ from ec_server.synchronization.repair_plan import (
     range_requests,
 )
 from ec_server.synchronization.session import WINDOW
-from ec_server.synchronization.steps import Ask, Collect, Note, Steps, use
+from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
 from utilities.checksum_util import minute_digest
-from utilities.errors import RemoteProtocolError
+from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState
 from utilities.utc import ec_time, minute_text, second_text
 
@@ -56,55 +58,82 @@ class MinuteReport:
     """Samples written."""
     conflicts: int = 0
     extra: int = 0
+    fault: Fault | None = None
+    """What stood in the way, where something did."""
 
 
 @dataclass(slots=True)
-class _Done:
+class _Repair:
     """What a minute's repair has done so far, and what every second must be in the end."""
 
+    device_id: str
+    minute: int
+    there: dict[int, Digest]
+    most_samples: int
     expected: dict[int, Digest]
     changed: set[int] = field(default_factory=set)
     samples: int = 0
     conflicts: int = 0
     extra: dict[int, int] = field(default_factory=dict)
+    faults: dict[int, Fault] = field(default_factory=dict)
+    """By second."""
+    open: set[int] = field(default_factory=set)
+    """Questions that were asked and whose answers were not collected."""
 
 
-def repair_minute(device_id: str, minute: int, theirs: Digest) -> Steps[MinuteReport]:
-    """Make the minute hold every sample of the device; ``theirs`` is the device's minute digest."""
-    asked = yield Ask(AskSeconds(0, minute))
-    here = dict((yield from use(lambda store: store.second_digests(device_id, minute))))
-    there = dict(cast(Seconds, (yield Collect(asked))).digests)
-    if _minute_digest(there) != theirs:
-        raise RemoteProtocolError(
-            "digest_mismatch", f"the seconds of {minute_text(minute)} do not make up its minute digest"
-        )
-    done = _Done(dict(there))
-    wrong = _differing(there, here, done.expected)
+def repair_minute(device_id: str, minute: int, theirs: Digest, most_samples: int) -> Steps[MinuteReport]:
+    """Make the minute hold every sample of the device.
+
+    ``theirs`` is the device's minute digest, ``most_samples`` how many a second may hold.
+    """
+    repair = _Repair(device_id, minute, {}, most_samples, {})
+    here: dict[int, Digest] = {}
+    try:
+        asked = yield from _ask(repair, AskSeconds(0, minute))
+        here = yield from _stored(repair)
+        answer = cast(Seconds, (yield from _collect(repair, asked)))
+        repair.there = dict(answer.digests)
+        repair.expected = dict(repair.there)
+        if _minute_digest(repair.there) != theirs:
+            repair.faults[minute] = Fault("digest_mismatch", "the seconds do not make up the minute's digest")
+        else:
+            here = yield from _repair_seconds_until_equal(repair, here)
+    except PermanentStorageError as error:
+        repair.faults[minute] = Fault("storage", str(error))
+        for number in list(repair.open):
+            yield from _collect(repair, number)
+    return (yield from _report(repair, here, theirs))
+
+
+def _repair_seconds_until_equal(repair: _Repair, here: dict[int, Digest]) -> Steps[dict[int, Digest]]:
+    """Repair what differs, read again, and so on; what is stored in the end."""
+    _refuse_long_seconds(repair)
     for _ in range(_ATTEMPTS):
-        yield from _repair_seconds(device_id, wrong, here, done)
-        here = dict((yield from use(lambda store: store.second_digests(device_id, minute))))
-        wrong = _differing(there, here, done.expected)
+        wrong = [entry for entry in _differing(repair, here) if entry[0] not in repair.faults]
         if not wrong:
             break
-    alone = {second: here[second].count for second in here.keys() - there.keys()}
-    yield from _tell(minute, done.conflicts, bool(wrong))
-    return MinuteReport(
-        minute,
-        MinuteState.UNRESOLVED if wrong else MinuteState.PROVEN,
-        _minute_digest(here),
-        theirs,
-        len(done.changed),
-        done.samples,
-        done.conflicts,
-        sum((done.extra | alone).values()),
-    )
+        yield from _repair_seconds(repair, wrong, here)
+        here = yield from _stored(repair)
+    return here
 
 
-def _differing(
-    there: Mapping[int, Digest], here: Mapping[int, Digest], expected: Mapping[int, Digest]
-) -> list[tuple[int, Digest]]:
+def _refuse_long_seconds(repair: _Repair) -> None:
+    for second, digest in repair.there.items():
+        if digest.count > repair.most_samples:
+            text = f"{second_text(second)}: {digest.count} samples; sync.max_second_samples is "
+            repair.faults[second] = Fault("too_many_samples", f"{text}{repair.most_samples}")
+
+
+def _stored(repair: _Repair) -> Steps[dict[int, Digest]]:
+    return dict((yield from use(lambda store: store.second_digests(repair.device_id, repair.minute))))
+
+
+def _differing(repair: _Repair, here: Mapping[int, Digest]) -> list[tuple[int, Digest]]:
     """The device's seconds whose stored digest is not the expected one, with the device's digest."""
-    return [(second, there[second]) for second in sorted(there) if here.get(second) != expected[second]]
+    there = repair.there
+    return [
+        (second, there[second]) for second in sorted(there) if here.get(second) != repair.expected[second]
+    ]
 
 
 def _minute_digest(seconds: Mapping[int, Digest]) -> Digest | None:
@@ -112,13 +141,52 @@ def _minute_digest(seconds: Mapping[int, Digest]) -> Digest | None:
     return Digest(*digest) if digest else None
 
 
-def _tell(minute: int, conflicts: int, unresolved: bool) -> Steps[None]:
-    name = minute_text(minute)
-    if conflicts:
-        line = f"minute {name}: {conflicts} stored values differed; the device's replaced them"
-        yield Note({"value_conflicts": conflicts}, "conflict", line)
-    if unresolved:
+def _report(repair: _Repair, here: Mapping[int, Digest], theirs: Digest) -> Steps[MinuteReport]:
+    fault = next(iter(repair.faults.values()), None)
+    unresolved = bool(repair.faults) or bool(_differing(repair, here))
+    alone = (
+        {second: here[second].count for second in here.keys() - repair.there.keys()} if repair.there else {}
+    )
+    yield from _tell(repair, fault, unresolved)
+    return MinuteReport(
+        repair.minute,
+        MinuteState.UNRESOLVED if unresolved else MinuteState.PROVEN,
+        _minute_digest(here),
+        theirs,
+        len(repair.changed),
+        repair.samples,
+        repair.conflicts,
+        sum((repair.extra | alone).values()),
+        fault,
+    )
+
+
+def _tell(repair: _Repair, fault: Fault | None, unresolved: bool) -> Steps[None]:
+    name = minute_text(repair.minute)
+    if repair.conflicts:
+        line = f"minute {name}: {repair.conflicts} stored values differed; the device's replaced them"
+        yield Note({"value_conflicts": repair.conflicts}, "conflict", line)
+    if fault is not None:
+        line = f"minute {name} stays unresolved: {fault.code}: {fault.text}"
+        figure = "minutes_unreadable" if fault.code == "storage" else "contradictions"
+        yield Note({figure: 1}, fault.code, line)
+    elif unresolved:
         yield Note({}, "unresolved", f"minute {name} still differs after the repair")
+
+
+# --- questions ----------------------------------------------------------------------------
+
+
+def _ask(repair: _Repair, question: Request) -> Steps[int]:
+    number = cast(int, (yield Ask(question)))
+    repair.open.add(number)
+    return number
+
+
+def _collect(repair: _Repair, number: int) -> Steps[Answer]:
+    answer = cast(Answer, (yield Collect(number)))
+    repair.open.discard(number)
+    return answer
 
 
 # --- the seconds that differ --------------------------------------------------------------
@@ -132,39 +200,42 @@ class _Flight:
     wanted: Digest
     stored: str
     unasked: deque[Ranges | None]
-    """A request each; None asks for the whole second."""
+    """A question each; None asks for the whole second."""
     asked: deque[tuple[int, Ranges | None]] = field(default_factory=deque)
+    whole: str | Fault | None = None
+    """The whole second's text, once it has come."""
 
 
 def _repair_seconds(
-    device_id: str,
-    wrong: Sequence[tuple[int, Digest]],
-    here: Mapping[int, Digest],
-    done: _Done,
+    repair: _Repair, wrong: Sequence[tuple[int, Digest]], here: Mapping[int, Digest]
 ) -> Steps[None]:
-    """Repair each second in turn, with requests for the next ones under way meanwhile."""
+    """Repair each second in turn, with questions about the next ones under way meanwhile."""
     todo, flights = deque(wrong), deque[_Flight]()
     while todo or flights:
-        yield from _ask_ahead(device_id, todo, here, flights)
-        repair = yield from _land(device_id, flights[0])
+        yield from _ask_ahead(repair, todo, here, flights)
+        landed = yield from _land(repair, flights[0])
         second = flights.popleft().second
-        done.expected[second], done.extra[second] = repair.expected, repair.extra
-        if repair.batches:
-            yield from _write(second, repair, done)
+        if isinstance(landed, Fault):
+            repair.faults[second] = landed
+        else:
+            repair.expected[second], repair.extra[second] = landed.expected, landed.extra
+            if landed.batches:
+                yield from _write(repair, second, landed)
+        yield Pause()
 
 
-def _write(second: int, repair: SecondRepair, done: _Done) -> Steps[None]:
-    changed = (yield from use(lambda store: store.repair(repair.batches))).stored > 0
-    first_time = changed and second not in done.changed
+def _write(repair: _Repair, second: int, change: SecondRepair) -> Steps[None]:
+    changed = (yield from use(lambda store: store.repair(change.batches))).stored > 0
+    first_time = changed and second not in repair.changed
     if changed:
-        done.changed.add(second)
-    done.samples += repair.samples
-    done.conflicts += repair.conflicts
-    yield Note({"seconds_repaired": int(first_time), "samples_repaired": repair.samples})
+        repair.changed.add(second)
+    repair.samples += change.samples
+    repair.conflicts += change.conflicts
+    yield Note({"seconds_repaired": int(first_time), "samples_repaired": change.samples})
 
 
 def _ask_ahead(
-    device_id: str,
+    repair: _Repair,
     todo: deque[tuple[int, Digest]],
     here: Mapping[int, Digest],
     flights: deque[_Flight],
@@ -175,10 +246,10 @@ def _ask_ahead(
         if waiting is None:
             if not todo:
                 return
-            waiting = yield from _prepare(device_id, *todo.popleft(), here)
+            waiting = yield from _prepare(repair.device_id, *todo.popleft(), here)
             flights.append(waiting)
         wanted = waiting.unasked.popleft()
-        number = yield Ask(AskSamples(0, waiting.second, wanted))
+        number = yield from _ask(repair, AskSamples(0, waiting.second, wanted))
         waiting.asked.append((number, wanted))
 
 
@@ -190,31 +261,51 @@ def _prepare(device_id: str, second: int, wanted: Digest, here: Mapping[int, Dig
     return _Flight(second, wanted, stored, deque(requests or (None,)))
 
 
-def _land(device_id: str, flight: _Flight) -> Steps[SecondRepair]:
+def _land(repair: _Repair, flight: _Flight) -> Steps[SecondRepair | Fault]:
     """The repair from what was asked for; where its ranges do not suffice, from the whole second."""
-    texts, ranged = list[str](), True
-    while flight.asked or flight.unasked:
+    texts = list[str | Fault]()
+    while flight.asked or (flight.unasked and flight.whole is None):
         if not flight.asked:
-            number = yield Ask(AskSamples(0, flight.second, flight.unasked[0]))
+            number = yield from _ask(repair, AskSamples(0, flight.second, flight.unasked[0]))
             flight.asked.append((number, flight.unasked.popleft()))
-        number, wanted = flight.asked.popleft()
-        ranged = wanted is not None
-        texts.append((yield from _fetched(number, wanted)))
-    if ranged:
-        repair = from_ranges(device_id, flight.second, flight.stored, texts, flight.wanted)
-        if repair is not None:
-            return repair
-        number = yield Ask(AskSamples(0, flight.second))
-        texts = [(yield from _fetched(number, None))]
-    if not texts[0] or digest_of(texts[0]) != flight.wanted:
-        raise RemoteProtocolError(
-            "digest_mismatch", f"the samples of {second_text(flight.second)} do not make up its digest"
-        )
-    return from_whole(device_id, flight.second, flight.stored, texts[0])
+        texts.append((yield from _fetched(repair, flight, *flight.asked.popleft())))
+    if flight.whole is None:
+        change = _from_ranges(repair.device_id, flight, texts)
+        if change is not None:
+            return change
+        number = yield from _ask(repair, AskSamples(0, flight.second))
+        yield from _fetched(repair, flight, number, None)
+    return _from_whole(repair, flight, flight.whole)
 
 
-def _fetched(number: int, wanted: Ranges | None) -> Steps[str]:
-    answer = cast(Samples, (yield Collect(number)))
-    text = checked_text(answer, wanted)
+def _from_ranges(device_id: str, flight: _Flight, texts: Sequence[str | Fault]) -> SecondRepair | None:
+    good = [text for text in texts if isinstance(text, str)]
+    if len(good) < len(texts):
+        return None
+    return from_ranges(device_id, flight.second, flight.stored, good, flight.wanted)
+
+
+def _from_whole(repair: _Repair, flight: _Flight, text: str | Fault | None) -> SecondRepair | Fault:
+    if isinstance(text, Fault):
+        return text
+    where = second_text(flight.second)
+    if not text:
+        return Fault("digest_mismatch", f"the device lists {where} and has no samples of it")
+    if digest_of(text) != flight.wanted:
+        return Fault("digest_mismatch", f"the samples of {where} do not make up its digest")
+    change = from_whole(repair.device_id, flight.second, flight.stored, text)
+    if change.expected.count > repair.most_samples:
+        line = f"{where}: with what is stored {change.expected.count} samples; sync.max_second_samples is "
+        return Fault("too_many_samples", f"{line}{repair.most_samples}")
+    return change
+
+
+def _fetched(repair: _Repair, flight: _Flight, number: int, wanted: Ranges | None) -> Steps[str | Fault]:
+    """The answer's text. A question about ranges may be answered with the whole second."""
+    answer = cast(Samples, (yield from _collect(repair, number)))
     yield Note({"samples_fetched": answer.count})
+    whole = wanted is None or (answer.count, answer.md5) == (flight.wanted.count, flight.wanted.md5)
+    text = checked_text(answer, None if whole else wanted, repair.most_samples)
+    if whole:
+        flight.whole = text
     return text

@@ -31,8 +31,6 @@ from ec_server.synchronization.session import Ended
 from ec_server.synchronization.tls_channel import TlsChannel
 
 READ_BYTES = 1 << 16
-_HANDSHAKE_BYTES = 1 << 17
-"""What a TLS handshake may hold at most, certificates included."""
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 
@@ -173,18 +171,20 @@ class Peer(asyncio.BufferedProtocol):
                 return
             self._at_eof = self._at_eof or tls.at_end
             self._take(data)
-        elif tls.fed > _HANDSHAKE_BYTES:
-            self.end("tls", "a TLS handshake that is too long")
+        elif tls.begun:
+            self._shake_hands(tls)
         elif not self._stepping:
             self._stepping = True
             self._transport.pause_reading()
-            self._host.handshakes.put(self.ip, tls.handshake_step, partial(self._after_step, tls))
+            self._host.handshakes.put(self.ip, partial(self._shake_hands, tls))
 
-    def _after_step(self, tls: TlsChannel, error: BaseException | None) -> None:
+    def _shake_hands(self, tls: TlsChannel) -> None:
         self._stepping = False
         if self._over:
             return
-        if error is not None:
+        try:
+            tls.handshake_step()
+        except ssl.SSLError as error:
             self._fail_tls(tls, error)
             return
         self._send_raw(tls.data_to_send())

@@ -40,6 +40,17 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a second or a minute cannot be made equal: the device contradicts itself, or a limit is passed.
+
+    A result like any other: it leaves its minute unresolved, and nothing else.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SecondRepair:
     """What makes one second right: the batches to write, and what is then expected."""
 
@@ -83,21 +94,28 @@ def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
     return [(a, b) for a, b in [*borders[0], *gaps, *borders[1]] if a < b]
 
 
-def checked_text(answer: Samples, ranges: Ranges | None) -> str:
-    """The answer's canonical text, unpacked.
+def checked_text(answer: Samples, ranges: Ranges | None, most: int) -> str | Fault:
+    """The answer's canonical text, unpacked; "" for none.
 
-    Raises RemoteProtocolError where it is not what its count and MD5 say, is not canonical, or holds
-    samples outside of the ranges that were asked for.
+    A Fault where it is not what its count and MD5 say, is not canonical, holds samples outside of the
+    ranges that were asked for, or more than ``most``. Raises RemoteProtocolError where it unpacks to
+    more than a payload may.
     """
-    text = answer.text()
+    where = f"samples of {second_text(answer.second)}"
+    if answer.count > most:
+        return Fault("too_many_samples", f"{where}: {answer.count}; sync.max_second_samples is {most}")
+    try:
+        text = answer.text()
+    except RemoteProtocolError as error:
+        if error.code == "payload_too_long":
+            raise
+        return Fault(error.code, str(error))
     if not text:
         return ""
     fault = canonical_fault(text)
     if fault is None and ranges is not None and not _within([int(s[:6]) for s in text.split(";")], ranges):
         fault = "samples outside of the ranges that were asked for"
-    if fault is not None:
-        raise RemoteProtocolError("bad_samples", f"samples of {second_text(answer.second)}: {fault}")
-    return text
+    return text if fault is None else Fault("bad_samples", f"{where}: {fault}")
 
 
 def _within(microseconds: Iterable[int], ranges: Ranges) -> bool:

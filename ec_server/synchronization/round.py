@@ -1,50 +1,63 @@
-"""One round of one device: which minutes differ, what is put on record, how far everything is proven.
+"""One round of one device: which minutes are asked about, what is put on record, how far all is settled.
 
 A generator (steps.py): no I/O and no clock of its own. Rules:
 
-1. Oldest first, in pieces of at most an hour; what the device has not finished recording waits.
-2. A verdict carries the minute digest that was proven. The store takes it only while that digest
+1. Oldest first, at most an hour in one question; what the device has not finished recording waits.
+2. A verdict carries the minute digest that was compared. The store takes it only while that digest
    still holds, so ingest that goes on meanwhile leaves the minute for the next round.
 3. Minutes whose digests are equal cost a line of an answer and no row; the others are recomputed from
    the rows before anything more is asked for (minute_repair.py).
-4. A device that contradicts its own digests ends the round by Contradiction, its minute on record as
-   unresolved. The next round leaves such minutes to the end, so that they hold up no other.
+4. A minute in which the device contradicts itself, or which the database cannot read, is unresolved;
+   so are the minutes of a day that cannot be read. Everything else is compared and repaired.
+5. What a round asks about is decided in coverage.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 from ec_server.storage import ranges
 from ec_server.storage.contract import Store
+from ec_server.storage.ranges import Range
+from ec_server.synchronization.coverage import (
+    NOTHING_HEARD,
+    Heard,
+    RoundRules,
+    recheck_start,
+    round_span,
+    too_early,
+)
 from ec_server.synchronization.frames import MAX_PIECE_S, AskMinutes, Minutes, Verified
 from ec_server.synchronization.minute_repair import MinuteReport, repair_minute
+from ec_server.synchronization.repair_plan import Fault
 from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
-from utilities.errors import RemoteProtocolError
-from utilities.model import DeviceRecord, Digest, MinuteState, Verdict
-from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of
+from utilities.errors import PermanentStorageError
+from utilities.model import Digest, MinuteState, Verdict
+from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_text
 
+_SETTLED_WITHOUT_PROOF = frozenset({MinuteState.EMPTY, MinuteState.UNCONFIRMABLE})
 
-class Contradiction(RemoteProtocolError):  # noqa: N818 -- named for what the device did
-    """The device's answers do not agree with each other; ``minute`` is where."""
-
-    def __init__(self, minute: int, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.minute = minute
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTask:
-    """What one round is to compare: the minutes of ``[start, stop)`` that are not proven yet."""
+    """What one round is to compare: the minutes of ``[start, stop)`` that are not settled."""
 
     device_id: str
     start: int
     stop: int
-    last: frozenset[int] = frozenset()
-    """Minutes to leave to the end: in them the device contradicted itself before."""
+    heard: Heard = NOTHING_HEARD
+    """What the connection's earlier rounds have found out."""
+    recheck_from: int | None = None
+    """From here on, what is on record as empty or not confirmable is asked about again; None: nowhere."""
+    settled_to: int = 0
+    """No minute from here on is on record as settled, however far ahead a clock was."""
+    most_samples: int = 200_000
+    """More in one second is refused."""
     audit: bool = False
     """Compare every minute of the range, from the stored rows instead of cached digests."""
 
@@ -54,75 +67,70 @@ class RoundResult:
     """A round's end."""
 
     verified: Verified
-    stop: int
-    """The end of what the device has finished recording, at most the task's ``stop``."""
+    heard: Heard
+    """For the connection's next round."""
     reports: tuple[MinuteReport, ...]
-    """Of an audit: a report a minute; otherwise empty."""
+    """Of an audit: a report for each minute; otherwise empty."""
+    unreadable: str = ""
+    """What the database could not read, where there was anything."""
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Round:
+    """What a round has found out so far."""
+
+    task: RoundTask
+    now_us: Callable[[], int]
+    stop: int
+    """The first minute that the device has not finished, or that is not closed."""
+    through: int | None
+    """As the device says it; None where it says that all is final."""
+    is_answered: bool = False
     compared: int = 0
     repaired: int = 0
     unresolved: int = 0
     extra: int = 0
+    lost: list[Range] = field(default_factory=list)
+    """What the database could not read."""
+    unreadable: str = ""
     reports: list[MinuteReport] = field(default_factory=list)
 
-    def add(self, report: MinuteReport, keep: bool) -> None:
+    def hear(self, through: int | None) -> None:
+        """Take note of an answer's ``through``."""
+        self.is_answered, self.through = True, through
+        if through is not None:
+            self.stop = min(self.stop, through)
+
+    def add(self, report: MinuteReport) -> None:
         self.compared += 1
         self.repaired += report.repaired
         self.unresolved += report.state in (None, MinuteState.UNRESOLVED)
         self.extra += report.extra
-        if keep:
+        if report.fault is not None and report.fault.code == "storage":
+            self.unreadable = self.unreadable or report.fault.text
+        if self.task.audit:
             self.reports.append(report)
 
-
-@dataclass(frozen=True, slots=True)
-class RoundRules:
-    """What the configuration says of rounds."""
-
-    grace_s: float
-    """A minute is closed so long after its end."""
-    back_days: float
-    """How far back the receivers take samples."""
-    retention_days: int
-    """Days that are kept; 0 keeps for ever."""
-
-
-def closed_before(now_s: float, rules: RoundRules) -> int:
-    """The first minute that is not closed yet."""
-    return minute_of(int(now_s - rules.grace_s))
-
-
-def round_span(
-    record: DeviceRecord | None, earliest: int | None, oldest: int | None, now_s: float, rules: RoundRules
-) -> tuple[int, int]:
-    """``[start, stop)`` of a round's minutes: from when the device was first seen to the last closed one.
-
-    ``earliest`` is its first stored minute, ``oldest`` what it offers. Never further back than the
-    receivers take samples from and retention keeps them. Where nothing is closed yet, stop is start.
-    """
-    now = int(now_s)
-    known = [minute for minute in (earliest, oldest) if minute is not None]
-    if record is not None:
-        known.append(minute_of(record.first_seen_us // 1_000_000))
-    bounds = [minute_of(now - int(rules.back_days * DAY_S)) + MINUTE_S]
-    if rules.retention_days:
-        bounds.append(day_of(now) - rules.retention_days * DAY_S)
-    start = max(min(known, default=minute_of(now)), *bounds)
-    return start, max(start, closed_before(now_s, rules))
+    def lose(self, lost: Range, error: PermanentStorageError) -> bool:
+        """Take note that a range of one day cannot be read; whether that day is new."""
+        is_new = all(day_of(start) != day_of(lost[0]) for start, _ in self.lost)
+        self.lost = ranges.union([*self.lost, lost])
+        self.unreadable = self.unreadable or str(error)
+        return is_new
 
 
 def whole_round(
     device_id: str,
     oldest: int | None,
     rules: RoundRules,
-    last: frozenset[int],
+    heard: Heard,
     clock: Callable[[], float],
+    since_last_s: float = 0.0,
 ) -> Steps[RoundResult]:
     """Put a device that is new on record, then compare what a round covers at this moment.
 
-    ``oldest`` and ``last`` as in ``round_span`` and RoundTask; ``clock`` gives UTC epoch seconds.
+    ``oldest``: the first minute that the device offers; ``clock`` gives UTC epoch seconds;
+    ``since_last_s``: how long ago the connection's last round was, by a clock that never steps.
     """
 
     def task(store: Store) -> RoundTask:
@@ -130,145 +138,246 @@ def whole_round(
         record = store.device(device_id)
         if record is None:
             store.note_devices({device_id: int(now_s * 1e6)})
-        earliest = store.earliest_minute(device_id)
-        return RoundTask(device_id, *round_span(record, earliest, oldest, now_s, rules), last)
+        span = round_span(record, _earliest(store, device_id), oldest, now_s, rules)
+        settled_to = max((record and record.verified_through) or 0, heard.rechecked_to or 0)
+        checked = too_early(heard, now_s - since_last_s, rules)
+        recheck = recheck_start(checked, oldest, now_s, rules)
+        return RoundTask(device_id, *span, checked, recheck, settled_to, rules.most_samples)
 
     return (yield from compare((yield from use(task)), lambda: int(clock() * 1e6)))
 
 
+def _earliest(store: Store, device_id: str) -> int | None:
+    try:
+        return store.earliest_minute(device_id)
+    except PermanentStorageError:
+        return None  # the device's record says as much, and the unreadable day is told where it is asked for
+
+
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
     """The whole round; see the module's rules. ``now_us`` gives the check times, epoch microseconds."""
-    tally, stop = _Tally(), task.stop
-    span = (task.start, task.stop)
-    unproven = [span]
+    round_ = _Round(task, now_us, task.stop, task.heard.through)
+    asked = yield from _to_ask(round_)
+    if not asked and task.heard.is_new:
+        asked = yield from _last_minute(round_)
+    for start, stop in _windows(asked):
+        if start < round_.stop:
+            yield from _compare_window(round_, start, stop)
+    settled_to, heard = yield from _settled(round_)
+    covered_from = min(task.start, settled_to)
     if not task.audit:
-        unproven = yield from use(lambda store: store.unproven_ranges(task.device_id, *span))
+        yield from use(lambda store: store.note_coverage(task.device_id, covered_from))
+    verified = Verified(
+        covered_from, settled_to, round_.compared, round_.repaired, round_.unresolved, round_.extra
+    )
+    return RoundResult(verified, heard, tuple(round_.reports), round_.unreadable)
+
+
+# --- what is asked about --------------------------------------------------------------------
+
+
+def _to_ask(round_: _Round) -> Steps[list[Range]]:
+    """The ranges of minutes to ask the device about, ascending."""
+    task = round_.task
+    span = (task.start, task.stop)
+    if task.audit:
+        return [span]
+    asked = yield from _unproven(round_, *span)
+    if task.recheck_from is not None:
+        start = max(task.start, task.recheck_from)
+        asked += yield from _readable(
+            round_,
+            start,
+            task.stop,
+            lambda store, a, b: store.ranges_in(task.device_id, a, b, _SETTLED_WITHOUT_PROOF),
+        )
+    asked += ranges.clip(task.heard.reopened, *span)
+    return ranges.union(asked)
+
+
+def _unproven(round_: _Round, start: int, stop: int) -> Steps[list[Range]]:
+    device_id = round_.task.device_id
+    return (
+        yield from _readable(round_, start, stop, lambda store, a, b: store.unproven_ranges(device_id, a, b))
+    )
+
+
+def _readable(
+    round_: _Round,
+    start: int,
+    stop: int,
+    call: Callable[[Store, int, int], Sequence[_Result]],
+    finest_s: int = DAY_S,
+) -> Steps[list[_Result]]:
+    """What a call gives for ``[start, stop)``, without the days (or minutes) that cannot be read."""
+    if start >= stop:
+        return []
     try:
-        for first, last in _pieces(unproven, task.last):
-            if first < stop:
-                through = yield from _piece(task, tally, now_us, first, min(last, stop))
-                stop = stop if through is None else min(stop, max(through, task.start))
-    except Contradiction:
-        yield from _progress(task, stop)
-        raise
-    verified_through = yield from _progress(task, stop)
-    verified = Verified(verified_through, tally.compared, tally.repaired, tally.unresolved, tally.extra)
-    return RoundResult(verified, stop, tuple(tally.reports))
+        return list((yield from use(lambda store: call(store, start, stop))))
+    except PermanentStorageError as error:
+        step_s = DAY_S if day_of(start) != day_of(stop - 1) else finest_s
+        if start - start % step_s == stop - 1 - (stop - 1) % step_s:
+            yield from _lose(round_, (start, stop), error)
+            return []
+    found = list[_Result]()
+    for part in range(start - start % step_s, stop, step_s):
+        found += yield from _readable(round_, max(part, start), min(part + step_s, stop), call, finest_s)
+    return found
 
 
-def _pieces(unproven: Iterable[tuple[int, int]], last: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """The ranges, oldest first, in pieces of one request each; the minutes in ``last`` after all others."""
-    put_off = ranges.of_minutes(last)
-    listed = list(unproven)
-    for part in (ranges.subtract(listed, put_off), _common(listed, put_off)):
-        for start, stop in part:
-            for first in range(start, stop, MAX_PIECE_S):
-                yield first, min(first + MAX_PIECE_S, stop)
+def _lose(round_: _Round, lost: Range, error: PermanentStorageError) -> Steps[None]:
+    if round_.lose(lost, error):
+        line = f"some of day {ec_date(lost[0])} cannot be read; its minutes stay unresolved: {error}"
+        yield Note({}, "unreadable", line)
 
 
-def _common(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return ranges.subtract(some, ranges.subtract(some, others))
+def _windows(asked: Sequence[Range]) -> Iterator[Range]:
+    """Spans of at most one question each that hold all the ranges.
+
+    What lies between two ranges is asked about and compared too: what a device states of a minute is
+    never passed over.
+    """
+    at = stop = 0
+    for first, last in asked:
+        if stop and first < at + MAX_PIECE_S:
+            stop = min(last, at + MAX_PIECE_S)
+        while max(first, stop) < last:
+            if stop:
+                yield at, stop
+            at = max(first, stop)
+            stop = min(last, at + MAX_PIECE_S)
+    if stop:
+        yield at, stop
 
 
-def _progress(task: RoundTask, stop: int) -> Steps[int]:
-    """How far everything is proven now; put on record, except by an audit, which has another start."""
-
-    def measure(store: Store) -> int:
-        open_ranges = store.unproven_ranges(task.device_id, task.start, stop)
-        through = open_ranges[0][0] if open_ranges else stop
-        if not task.audit:
-            store.note_coverage(task.device_id, task.start)
-        return through
-
-    return (yield from use(measure))
+# --- what is settled ------------------------------------------------------------------------
 
 
-# --- a piece of minutes -------------------------------------------------------------------
+def _settled(round_: _Round) -> Steps[tuple[int, Heard]]:
+    """Before which minute everything is settled, and what the next round must know."""
+    task, heard = round_.task, round_.task.heard
+    if not round_.is_answered and heard.through is not None:
+        round_.stop = min(round_.stop, heard.through)
+    stop = round_.stop
+    still_open = yield from _unproven(round_, task.start, stop)
+    lost = ranges.clip(round_.lost, task.start, stop)
+    unreadable = sum((b - a) // MINUTE_S for a, b in lost)
+    round_.unresolved += unreadable
+    yield Note({"minutes_unreadable": unreadable})
+    settled_to = min([stop, *(start for start, _ in [*still_open, *lost])])
+    horizon = max(task.stop, task.settled_to)
+    recorded_again = ranges.subtract([(stop, horizon)], (yield from _unproven(round_, stop, horizon)))
+    reopened = ranges.union([*ranges.subtract(heard.reopened, [(0, stop)]), *recorded_again])
+    return settled_to, Heard(stop, tuple(reopened), round_.through)
 
 
-def _piece(
-    task: RoundTask, tally: _Tally, now_us: Callable[[], int], start: int, stop: int
-) -> Steps[int | None]:
-    """Compare ``[start, stop)``; the result is the answer's ``through``."""
+# --- one question's worth of minutes --------------------------------------------------------
+
+
+def _last_minute(round_: _Round) -> Steps[list[Range]]:
+    """What to ask, where nothing is to be asked about, to learn how far the device has finished."""
+    last = (round_.task.stop - MINUTE_S, round_.task.stop)
+    if round_.task.start < round_.task.stop:
+        return [last]
+    asked = yield Ask(AskMinutes(0, *last))  # before the coverage: nothing to compare
+    round_.hear(cast(Minutes, (yield Collect(asked))).through)
+    return []
+
+
+def _compare_window(round_: _Round, start: int, stop: int) -> Steps[None]:
+    """Ask about ``[start, stop)``, and compare the minutes that the device has finished."""
     asked = yield Ask(AskMinutes(0, start, stop))
-    here = yield from _own_minutes(task, start, stop)
+    here = yield from _own_minutes(round_, start, stop)
     answer = cast(Minutes, (yield Collect(asked)))
+    round_.hear(answer.through)
     there = dict(answer.digests)
-    stop = stop if answer.through is None else min(stop, answer.through)
     settled: list[MinuteReport] = []
-    for minute in range(start, stop, MINUTE_S):
+    for minute in ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)):
         mine, theirs = here.get(minute), there.get(minute)
         if theirs is None or mine == theirs:
             settled.append(MinuteReport(minute, _state_without_repair(mine, theirs), mine, theirs))
         else:
-            yield from _conclude(task, tally, now_us, settled)
-            report = yield from _differing_minute(task, now_us, minute, theirs)
-            settled = [report]
-    yield from _conclude(task, tally, now_us, settled)
-    return answer.through
+            yield from _conclude(round_, settled)
+            settled = [(yield from _differing_minute(round_.task, minute, theirs))]
+    yield from _conclude(round_, settled)
 
 
 def _state_without_repair(mine: Digest | None, theirs: Digest | None) -> MinuteState:
     if theirs is not None:
         return MinuteState.PROVEN
-    return MinuteState.UNCONFIRMABLE if mine is not None else MinuteState.EMPTY
+    return MinuteState.EMPTY if mine is None else MinuteState.UNCONFIRMABLE
 
 
-def _own_minutes(task: RoundTask, start: int, stop: int) -> Steps[dict[int, Digest]]:
+def _own_minutes(round_: _Round, start: int, stop: int) -> Steps[dict[int, Digest]]:
     """The stored minute digests; those that are not cached are computed with a pause after each."""
-    device = task.device_id
-    records = yield from use(lambda store: store.minutes(device, start, stop))
+    task = round_.task
+    records = yield from _readable(
+        round_, start, stop, lambda store, a, b: store.minutes(task.device_id, a, b), MINUTE_S
+    )
     found = {} if task.audit else {r.minute: r.digest for r in records if r.digest is not None}
     for minute in [record.minute for record in records if record.minute not in found]:
-        compute = partial(_digest_of, device_id=device, minute=minute, from_rows=task.audit)
-        found |= yield from use(compute)
+        computed = yield from _readable(
+            round_,
+            minute,
+            minute + MINUTE_S,
+            lambda store, a, b: store.minute_digests(task.device_id, a, b, from_rows=task.audit),
+        )
+        found |= dict(computed)
         yield Pause()
     return found
 
 
-def _digest_of(store: Store, device_id: str, minute: int, from_rows: bool) -> dict[int, Digest]:
-    return dict(store.minute_digests(device_id, minute, minute + MINUTE_S, from_rows=from_rows))
-
-
-def _conclude(
-    task: RoundTask, tally: _Tally, now_us: Callable[[], int], reports: Sequence[MinuteReport]
-) -> Steps[None]:
+def _conclude(round_: _Round, reports: Sequence[MinuteReport]) -> Steps[None]:
     """Put verdicts on record; a minute that was written to meanwhile is left for a later round."""
     if not reports:
         return
-    verdicts = [Verdict(r.minute, _state(r), r.here, r.extra, r.conflicts) for r in reports]
-    moved = yield from use(
-        lambda store: store.record_verdicts(task.device_id, verdicts, compared_us=now_us())
-    )
+    device_id = round_.task.device_id
+    verdicts = [
+        Verdict(r.minute, r.state or MinuteState.UNRESOLVED, r.here, r.extra, r.conflicts) for r in reports
+    ]
+    try:
+        moved = yield from use(
+            lambda store: store.record_verdicts(device_id, verdicts, compared_us=round_.now_us())
+        )
+    except PermanentStorageError as error:
+        yield from _conclude_one_by_one(round_, reports, error)
+        return
     for report in reports:
-        final = _left(report) if report.minute in moved else report
-        tally.add(final, keep=task.audit)
+        round_.add(replace(report, state=None) if report.minute in moved else report)
     yield Note({"minutes_compared": len(reports)})
 
 
-def _state(report: MinuteReport) -> MinuteState:
-    return report.state or MinuteState.UNRESOLVED
-
-
-def _left(r: MinuteReport) -> MinuteReport:
-    return MinuteReport(r.minute, None, r.here, r.there, r.repaired, r.samples, r.conflicts, r.extra)
+def _conclude_one_by_one(
+    round_: _Round, reports: Sequence[MinuteReport], error: PermanentStorageError
+) -> Steps[None]:
+    """A verdict that the database cannot take leaves its own minute unresolved."""
+    if len(reports) > 1:
+        for report in reports:
+            yield from _conclude(round_, [report])
+        return
+    fault = Fault("storage", str(error))
+    round_.add(replace(reports[0], state=None, fault=fault))
+    name = minute_text(reports[0].minute)
+    yield Note({"minutes_compared": 1, "minutes_unreadable": 1}, "storage", f"minute {name}: {error}")
 
 
 # --- a minute that differs ----------------------------------------------------------------
 
 
-def _differing_minute(
-    task: RoundTask, now_us: Callable[[], int], minute: int, theirs: Digest
-) -> Steps[MinuteReport]:
+def _differing_minute(task: RoundTask, minute: int, theirs: Digest) -> Steps[MinuteReport]:
     """Recompute the own digest from the rows; where it still differs, repair."""
-    device = task.device_id
+    device_id = task.device_id
     yield Pause()
-    mine = (yield from use(lambda store: _digest_of(store, device, minute, from_rows=True))).get(minute)
-    if mine == theirs:
-        return MinuteReport(minute, MinuteState.PROVEN, mine, theirs)
     try:
-        return (yield from repair_minute(device, minute, theirs))
-    except RemoteProtocolError as error:
-        unresolved = Verdict(minute, MinuteState.UNRESOLVED, mine)
-        yield from use(lambda store: store.record_verdicts(device, [unresolved], compared_us=now_us()))
-        raise Contradiction(minute, error.code, str(error)) from error
+        digests = yield from use(partial(_from_rows, device_id=device_id, minute=minute))
+    except PermanentStorageError as error:
+        line = f"minute {minute_text(minute)} cannot be read: {error}"
+        yield Note({"minutes_unreadable": 1}, "storage", line)
+        return MinuteReport(minute, None, None, theirs, fault=Fault("storage", str(error)))
+    if digests.get(minute) == theirs:
+        return MinuteReport(minute, MinuteState.PROVEN, theirs, theirs)
+    return (yield from repair_minute(device_id, minute, theirs, task.most_samples))
+
+
+def _from_rows(store: Store, device_id: str, minute: int) -> dict[int, Digest]:
+    return dict(store.minute_digests(device_id, minute, minute + MINUTE_S, from_rows=True))

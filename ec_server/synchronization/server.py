@@ -26,6 +26,7 @@ from ec_server.account.figures import RUN_FOLDER
 from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.contract import Store
 from ec_server.synchronization.audit import AuditDesk
+from ec_server.synchronization.coverage import RoundRules
 from ec_server.synchronization.device_link import DeviceLink
 from ec_server.synchronization.device_rounds import DeviceRounds, RoundSurroundings
 from ec_server.synchronization.handshake_turns import HandshakeTurns
@@ -33,7 +34,6 @@ from ec_server.synchronization.keeper import Keeper
 from ec_server.synchronization.listening import listen, tls_context
 from ec_server.synchronization.payload_memory import PayloadMemory
 from ec_server.synchronization.peer import Peer
-from ec_server.synchronization.round import RoundRules
 from ec_server.synchronization.server_conversation import Gate, Happening, Identified
 from ec_server.synchronization.session import Ended
 from ec_server.synchronization.steps import Note
@@ -82,7 +82,11 @@ class SyncServer:
     ) -> None:
         self._settings, self._directory, self._page, self._clocks = settings, directory, page, clocks
         rules = RoundRules(
-            settings.sync_grace, settings.ingest_max_back_days, settings.storage_retention_days
+            settings.sync_grace,
+            settings.ingest_max_back_days,
+            settings.storage_retention_days,
+            settings.sync_recheck_hours,
+            settings.sync_max_second_samples,
         )
         self.tls = tls_context(settings)
         self.memory, self.handshakes = PayloadMemory(), HandshakeTurns()
@@ -97,7 +101,6 @@ class SyncServer:
             clocks.monotonic,
             self.count,
             self._note,
-            {},
             settings.storage_path / RUN_FOLDER,
         )
         self._peers: set[Peer] = set()
@@ -125,7 +128,6 @@ class SyncServer:
         except (OSError, StorageError):
             self._threads.close()
             self._keeper.close()
-            self.handshakes.close()
             raise
         self._page.set_state("ready")
         _log.info("ready on %s:%d", self._settings.sync_ip, self._settings.sync_port)
@@ -157,7 +159,6 @@ class SyncServer:
             self._page.beat()
         self._keeper.close()
         self._threads.close()
-        self.handshakes.close()
         self._show_figures()
 
     def _tick(self) -> None:

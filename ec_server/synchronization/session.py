@@ -10,7 +10,8 @@ Four verbs, as any shell needs: ``receive_data``, ``receive_eof``, ``events_rece
 3. An illegal frame from the peer leaves state and record as they were, puts a reasoned ``error``
    into ``data_to_send``, ends the session and comes out as ``Ended``. What follows is not read.
 4. An illegal step of one's own raises LocalProtocolError and changes nothing.
-5. At most WINDOW requests are unanswered; answers may come in any order, each exactly once.
+5. At most WINDOW requests are unanswered; answers may come in any order, each exactly once. A
+   ``pong`` answers a ``ping`` that is open.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Session:
         self.is_behind = False
         """Whether whole frames may have come that were not looked at yet."""
         self._unanswered: dict[int, Request] = {}
+        self._open_pings = dict.fromkeys(Side, 0)
+        """By who sent them."""
         self._buffer = FrameBuffer()
         self._headed: Frame | None = None
         self._events: list[Event] = []
@@ -188,6 +191,8 @@ class Session:
                 raise broken("not_allowed_now", f"request {frame.id}: id in use, or {WINDOW} unanswered")
         elif isinstance(frame, Answer):
             _check_answer(self._unanswered.get(frame.id), frame, broken)
+        elif isinstance(frame, Pong) and not self._open_pings[sender.other]:
+            raise broken("not_asked_for", "a pong that answers no ping")
         return following
 
     def _record(self, sender: Side, frame: Frame, broken: type[ProtocolError]) -> None:
@@ -196,6 +201,10 @@ class Session:
             self._unanswered[frame.id] = frame
         elif isinstance(frame, Answer):
             del self._unanswered[frame.id]
+        elif isinstance(frame, Ping):
+            self._open_pings[sender] += 1
+        elif isinstance(frame, Pong):
+            self._open_pings[sender.other] -= 1
         elif isinstance(frame, Hello):
             self.hello = frame
         elif isinstance(frame, Challenge):

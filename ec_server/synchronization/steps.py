@@ -2,8 +2,9 @@
 
     Ask(request)    send a request; the result is its id. At most WINDOW are unanswered
     Collect(id)     wait for the answer to it; the result is the answer
-    Use(call)       call it with the database; the result is what it returns
-    Pause()         a place where other devices may have their turn
+    Use(call)       call it with the database; the result is what it returns. A StorageError is thrown
+                    into the generator, which may handle it
+    Pause()         a place where other devices may have their turn; no payload is in use any more
     Note(figures)   raise figures, write a line to the log
 
 Where the connection ends or the database fails, the driver closes the generator.

@@ -17,10 +17,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ec_server.storage.contract import Store
-from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, Use
+from ec_server.synchronization.steps import Ask, Collect, Command, Note, Pause, Steps, Use
+from utilities.errors import StorageError
 
 _Result = TypeVar("_Result")
 
@@ -80,18 +82,26 @@ class StoreThreads:
 
     def _advance(self, steps: Steps[_Result], result: Any) -> Turn[_Result]:
         notes: list[Note] = []
+        go_on: Callable[[], Command] = partial(steps.send, result)
         while True:
             try:
-                command = steps.send(result)
+                command = go_on()
             except StopIteration as stop:
                 return Turn(Finished(stop.value), tuple(notes))
             if isinstance(command, Use):
-                result = command.call(self._store())
+                go_on = self._use(steps, command)
             elif isinstance(command, Note):
                 notes.append(command)
-                result = None
+                go_on = partial(steps.send, None)
             else:
                 return Turn(command, tuple(notes))
+
+    def _use(self, steps: Steps[_Result], command: Use) -> Callable[[], Command]:
+        """How the generator goes on: with the call's result, or with the error, which it may handle."""
+        try:
+            return partial(steps.send, command.call(self._store()))
+        except StorageError as error:
+            return partial(steps.throw, error)
 
     def _store(self) -> Store:
         store: Store | None = getattr(self._local, "store", None)

@@ -1,8 +1,6 @@
 """TLS of one connection without a socket: what came in, what is to go out, and the plain bytes between.
 
-The handshake is the costly part (a signature with the server's key), so its steps are made in a thread
-(``handshake_step``); nothing else of a channel may be called meanwhile but ``feed``, which only puts
-bytes aside. Everything after the handshake is quick and belongs to the event loop.
+A server's first step of the handshake costs a signature; see handshake_turns.py for when it is made.
 """
 
 from __future__ import annotations
@@ -20,6 +18,8 @@ class TlsChannel:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._fed = bytearray()
+        self.begun = False
+        """Whether a step of the handshake was made."""
         self.established = False
         """Whether the handshake is over."""
         self.at_end = False
@@ -38,7 +38,8 @@ class TlsChannel:
         self._fed.clear()
 
     def handshake_step(self) -> None:
-        """Go on with the handshake as far as the bytes reach. For a thread."""
+        """Go on with the handshake as far as the bytes reach."""
+        self.begun = True
         self._take_fed()
         try:
             self._tls.do_handshake()

@@ -21,6 +21,14 @@ from ec_server.synchronization.frames import MAX_LINE_BYTES, Frame, Samples, Sid
 from utilities.errors import RemoteProtocolError
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def encode(frame: Frame) -> bytes:
     """The frame's line, with its payload behind it. ValueError where it passes a limit."""
     kind = BY_CLASS[type(frame)]
@@ -28,7 +36,7 @@ def encode(frame: Frame) -> bytes:
     for field in kind.fields:
         if field.is_written(frame):
             values[field.name] = field.form.write(getattr(frame, field.attribute))
-    line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+    line = _ENCODER.encode(values).encode() + b"\n"
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"a frame of {len(line)} bytes; at most {MAX_LINE_BYTES} are allowed")
     return line + frame.payload if isinstance(frame, Samples) else line
@@ -64,16 +72,12 @@ def _read(kind: FrameKind, values: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        values = _DECODER.decode(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("bad_json", f"a line that is not JSON: {str(error)[:200]}") from error
     if not isinstance(values, dict):
         raise RemoteProtocolError("bad_json", "a line that is not a JSON object")
     return values
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def payload_length(frame: Frame) -> int:

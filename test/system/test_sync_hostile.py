@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 from sync_meter import MemoryMeter, stored_samples, waveform
 from sync_process import RawPeer, SyncProcess, an_hour_ago, wait_for
 
@@ -74,31 +75,49 @@ def answer_until_asked_for_samples(peer: RawPeer, minute_text: str, second_text:
         peer.send({"type": frame["type"], "id": frame["id"], "digests": digests})
 
 
+def lie_about(second: int) -> Callable[[Answer], Answer]:
+    """Other samples than the digests say, for one second."""
+
+    def distort(answer: Answer) -> Answer:
+        if isinstance(answer, Samples) and answer.count and answer.second == second:
+            other = MemoryMeter({answer.second: {7: "1"}})
+            digest, payload = other.packed(answer.second) or (None, b"")
+            assert digest is not None
+            return Samples(answer.id, answer.second, 1, digest.md5, True, len(payload), payload)
+        return answer
+
+    return distort
+
+
+def test_one_bad_second_costs_its_minute_only_and_the_connection_stays(
+    server: SyncProcess, good: Callable[[], None]
+) -> None:
+    start = an_hour_ago()
+    recorded = MemoryMeter({start + s: waveform(start + s, 100) for s in range(180)})
+    liar = server.meter("liar", recorded, distort=lie_about(start + 65))
+    liar.start()
+    wait_for(lambda: liar.rounds, "the liar's round")
+    assert liar.verified is not None
+    assert (liar.verified.through, liar.verified.unresolved) == (start + 60, 1)
+    assert liar.verified.repaired == 179
+    assert "[liar] minute" in server.log()
+    assert "digest_mismatch" in server.log()
+    code, report, _ = server.audit("liar", start, start + 180)
+    assert report is not None
+    assert [m["state"] for m in report["minutes"]] == ["proven", "unresolved", "proven"]
+    assert "digest_mismatch" in report["minutes"][1]["fault"]
+    assert code == 1
+    assert liar.rounds == 1, "its connection was lost"
+    liar.stop()
+    with server.store() as store:
+        stored = stored_samples(store, "liar", start, start + 180)
+        assert stored == {s: v for s, v in recorded.seconds.items() if s != start + 65}
+    assert server.figures()["protocol_errors"] == 0
+    wait_for(lambda: server.figures()["contradictions"] == 2, "the figure")
+    good()
+
+
 class TestEachLosesItsOwnConnection:
-    def test_one_whose_samples_never_match_its_digests(
-        self, server: SyncProcess, good: Callable[[], None]
-    ) -> None:
-        start = an_hour_ago()
-        recorded = MemoryMeter({start + s: waveform(start + s, 100) for s in range(120)})
-
-        def lie(answer: Answer) -> Answer:
-            if isinstance(answer, Samples) and answer.count:
-                other = MemoryMeter({answer.second: {7: "1"}})
-                digest, payload = other.packed(answer.second) or (None, b"")
-                assert digest is not None
-                return Samples(answer.id, answer.second, 1, digest.md5, True, len(payload), payload)
-            return answer
-
-        liar = server.meter("liar", recorded, distort=lie)
-        liar.start()
-        wait_for(lambda: server.figures()["protocol_errors"] >= 3, "three lost connections")
-        liar.stop()
-        assert liar.rounds == 0
-        assert "[liar] connection from 127.0.0.1 ended: digest_mismatch" in server.log()
-        with server.store() as store:
-            assert stored_samples(store, "liar", start, start + 120) == {}
-        good()
-
     def test_one_that_claims_another_s_id_without_its_key(
         self, server: SyncProcess, good: Callable[[], None]
     ) -> None:
@@ -123,6 +142,41 @@ class TestEachLosesItsOwnConnection:
             endless.close()
         assert "line_too_long" in server.log()
         assert memory_mb(server) < before + 20
+        good()
+
+    def test_one_that_sends_a_pong_nobody_asked_for(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        peer = server.connect()
+        peer.hello("flooder")
+        peer.send(b'{"type":"pong"}\n')
+        assert peer.error() == "not_asked_for"
+        wait_for(lambda: server.figures()["protocol_errors"] == 1, "the figure")
+        good()
+
+    @pytest.mark.parametrize("kind", ["ping", "pong", "minutes"])
+    def test_one_that_says_anything_but_hello_first(
+        self, server: SyncProcess, good: Callable[[], None], kind: str
+    ) -> None:
+        peer = server.connect()
+        peer.send({"type": kind, "id": 1, "digests": []})
+        assert peer.error() == "not_allowed_now"
+        wait_for(lambda: server.figures()["rejected_connections"] == 1, "the figure")
+        good()
+
+    def test_one_that_sends_codes_of_its_own_does_not_use_up_the_log_of_the_others(
+        self, server: SyncProcess, good: Callable[[], None]
+    ) -> None:
+        for number in range(300):
+            peer = server.connect()
+            peer.send({"type": "error", "code": f"storage{number}", "message": "x"})
+            peer.close()
+        wait_for(lambda: server.figures()["connections_total"] >= 301, "all of them")
+        assert server.log().count("the peer ended: storage") <= 10
+        peer = server.connect()
+        peer.send(b"nonsense\n")
+        assert peer.error() == "bad_json"
+        wait_for(lambda: "ended: bad_json" in server.log(), "the line of another kind")
         good()
 
     def test_one_that_floods_with_pings(self, server: SyncProcess, good: Callable[[], None]) -> None:
@@ -209,3 +263,63 @@ def test_five_hundred_silent_connections_hold_up_nobody(server: SyncProcess) -> 
         wait_for(lambda: meter.rounds, "a round")
         assert time.monotonic() - begun < 5
         meter.stop()
+
+
+# --- memory and floods ------------------------------------------------------------------------
+
+
+def announce(server: SyncProcess, device: str, length: int) -> tuple[RawPeer, dict[str, Any]]:
+    """A device that lists one second, and announces a payload of it that never comes."""
+    minute = time.strftime("%Y%m%d%H%M", time.gmtime(an_hour_ago()))
+    peer = server.connect()
+    peer.hello(device, oldest=minute)
+    request = answer_until_asked_for_samples(peer, minute, minute + "00")
+    fields = {"type": "samples", "id": request["id"], "second": request["second"], "count": 1}
+    peer.send(fields | {"md5": "0" * 32, "encoding": "plain", "length": length})
+    return peer, request
+
+
+def test_payloads_of_all_connections_stay_within_their_bound_and_a_meter_gets_through(
+    tmp_path: Path,
+) -> None:
+    server = SyncProcess(tmp_path).start()
+    before = memory_mb(server)
+    with ExitStack() as stack:
+        for number in range(30):
+            peer, _ = announce(server, f"hog-{number}", 16 * 2**20)
+            stack.callback(peer.close)
+            peer.socket.setblocking(False)
+            with suppress(BlockingIOError):
+                for _ in range(250):
+                    peer.socket.send(b"x" * 65_536)
+        wait_for(lambda: server.figures()["payload_bytes"] == 48 * 2**20, "the bound for large payloads")
+        start = an_hour_ago()
+        recorded = MemoryMeter({start + s: waveform(start + s, 1000) for s in range(60)})
+        meter = server.meter("honest", recorded)
+        meter.start()
+        wait_for(lambda: meter.rounds, "the honest meter's round")
+        meter.stop()
+        assert meter.verified is not None
+        assert meter.verified.unresolved == 0
+        assert server.figures()["payload_waits"] >= 27
+        assert memory_mb(server) < before + 64 + 60
+    wait_for(lambda: server.figures()["payload_bytes"] == 0, "the memory")
+    assert server.stop() == 0
+
+
+def test_handshakes_of_tls_count_as_connections_and_end_at_their_deadline(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    served = authority.issue_cert("127.0.0.1")
+    served.private_key_pem.write_to_path(tmp_path / "key.pem")
+    served.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    server = SyncProcess(
+        tmp_path, sync_tls_certificate=str(tmp_path / "cert.pem"), sync_tls_key=str(tmp_path / "key.pem")
+    ).start()
+    silent = server.connect()
+    wait_for(lambda: server.figures()["connections"] == 1, "the connection in its figures")
+    wrong = server.connect()
+    wrong.send(b"GET / HTTP/1.1\r\n\r\n")
+    wait_for(lambda: server.figures()["rejected_connections"] == 1, "the one that speaks no TLS")
+    wait_for(lambda: server.figures()["rejected_connections"] == 2, "the silent one's deadline", 20)
+    assert silent.socket.recv(10) == b""
+    assert server.stop() == 0

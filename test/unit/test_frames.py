@@ -35,7 +35,7 @@ EVERY_FRAME = [
     (SERVER, f.AskSamples(3, SECOND, ((0, 1000), (1000, 2000), (999_999, 1_000_000)))),
     (DEVICE, f.Samples(3, SECOND, 0, "", packed=False, length=0)),
     (DEVICE, f.Samples(3, SECOND, 1, MD5, packed=True, length=17)),
-    (SERVER, f.Verified(MINUTE, 30, 2, 1, 7)),
+    (SERVER, f.Verified(MINUTE - 60, MINUTE, 30, 2, 1, 7)),
     (SERVER, f.Ping()),
     (DEVICE, f.Pong()),
     (DEVICE, f.Error("busy", "not now")),

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sync_meter import NOON, MemoryMeter, Samples_, batch, stored_samples
 
+from ec_server.ingest.message_body import Limits, parse
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import frames as f
+from ec_server.synchronization import server_conversation as sc
+from ec_server.synchronization.payload_memory import TOTAL_BYTES
 from ec_server.synchronization.round import RoundTask, compare
 from ec_server.synchronization.session import Session
 from ec_server.synchronization.steps import Ask, Collect, Use
+from ec_server.synchronization.unidentified import MAX_OF_SOURCE, MAX_UNIDENTIFIED
+from ec_server.synchronization.wire import encode
 from reference_client.sync_answerer import answer
-from utilities.model import RejectReason
+from utilities.model import Batch, RejectReason
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "protocol.md").read_text("utf-8")
@@ -126,12 +132,55 @@ def test_every_error_code_that_the_server_uses_is_explained() -> None:
     used = set(re.findall(r'(?:ProtocolError|broken|\.end|\.fail)\(\s*"([a-z_]+)"', source))
     reasons = (RejectReason.UNKNOWN_DEVICE, RejectReason.WRONG_NETWORK, RejectReason.WRONG_CERTIFICATE)
     used |= {reason.value for reason in reasons}
-    table = TEXT[TEXT.index("### 3.7") : TEXT.index("### 3.8")]
-    first_columns = "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
-    explained = set(re.findall(r"`(\w+)`", first_columns))
+    used |= set(re.findall(r'Fault\(\s*"([a-z_]+)"', source)) - {"storage"}
+    meter = (ROOT / "reference_client" / "sync_answerer.py").read_text("utf-8")
+    used |= set(re.findall(r'\.fail\(\s*"([a-z_]+)"', meter))
+    section = TEXT[TEXT.index("### 3.8") : TEXT.index("### 3.9")]
+    first_columns = "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    in_the_log_only = section[section.index("Three more") :]
+    explained = set(re.findall(r"`(\w+)`", first_columns + in_the_log_only))
     assert used - {"ended", "code"} == explained
 
 
-@pytest.mark.parametrize("number", ["65,536", "16,777,216", "1,000", "60 minutes", "four questions"])
+def test_the_printed_values_are_what_c_prints() -> None:
+    rows = re.findall(r"^\| `((?:[0-9a-f]{2} ){3}[0-9a-f]{2})` \| `(.*)` \|$", TEXT, re.MULTILINE)
+    assert len(rows) > 8
+    for given, printed in rows:
+        (value,) = struct.unpack("<f", bytes.fromhex(given))
+        assert f"{value:.9g}" == printed
+        body = b"meter-7|1772366400|" + struct.pack("<i", 5) + bytes.fromhex(given) + b"||"
+        parsed = parse(body, Limits(), NOON)
+        assert isinstance(parsed, Batch)
+        assert parsed.values == f"000005,{printed}"
+    assert f"{0.00001:.9g}" == "1e-05"
+
+
+def test_the_longest_lines_of_the_server_are_as_long_as_stated() -> None:
+    most = 2**53
+    ranges = tuple((999_000 + i, 999_001 + i) for i in range(f.MAX_RANGES))
+    longest = encode(f.AskSamples(most, NOON, ranges))
+    assert len(longest) < 17_500
+    assert "less than 17,500 bytes" in TEXT
+    others: list[f.Frame] = [
+        f.Error("not_allowed_now", "\u20ac" * 1000),
+        f.Verified(NOON, NOON, most, most, most, most),
+        f.AskMinutes(most, NOON, NOON + 60),
+        f.Challenge("00" * 128),
+    ]
+    assert max(len(encode(frame)) for frame in others) < 3_500
+
+
+def test_the_stated_limits_are_those_of_the_program() -> None:
+    assert TOTAL_BYTES == 64 * 2**20
+    assert TOTAL_BYTES * 3 // 4 == 48 * 2**20
+    assert (MAX_UNIDENTIFIED, MAX_OF_SOURCE) == (4096, 2048)
+    assert (sc.HANDSHAKE_S, sc.ANSWER_S, sc.SLOWEST_BYTES_S) == (10, 30, 8192)
+    assert (sc.IDLE_S, sc.PONG_S, sc.FLOOD_PINGS, sc.FLOOD_S) == (60, 30, 100, 10)
+    assert (sc.MEMORY_WAIT_S, sc.PRESSED_S, sc.FRAMES_AT_ONCE) == (30, 10, 16)
+
+
+@pytest.mark.parametrize(
+    "number", ["65,536", "16,777,216", "1,000", "60 minutes", "four questions", "200,000"]
+)
 def test_the_limits_are_stated(number: str) -> None:
     assert number in TEXT

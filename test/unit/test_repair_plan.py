@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from ec_server.synchronization.frames import MAX_RANGES, AskSamples, samples_ans
 from ec_server.synchronization.repair_plan import (
     MAX_BATCH,
     MAX_RANGE_REQUESTS,
+    Fault,
     SecondRepair,
     checked_text,
     digest_of,
@@ -19,7 +22,6 @@ from ec_server.synchronization.repair_plan import (
     range_requests,
 )
 from utilities.checksum_util import join_rows, parse_canonical
-from utilities.errors import RemoteProtocolError
 from utilities.model import Digest
 
 DEVICE = "meter-7"
@@ -121,11 +123,17 @@ class TestAnAnswer:
         meter = MemoryMeter({NOON: {5: "1", 10: "2", 20: "3"}})
         ranges = ((5, 6), (10, 21))
         answer = samples_answer(AskSamples(1, NOON, ranges), meter.samples(NOON, ranges), packed=True)
-        assert checked_text(answer, ranges) == "000005,1;000010,2;000020,3"
+        assert checked_text(answer, ranges, 3) == "000005,1;000010,2;000020,3"
 
     @pytest.mark.parametrize("text", ["000004,1", "000006,1", "000009,1", "000005,1;000021,1"])
     def test_of_samples_outside_is_refused(self, text: str) -> None:
         ranges = ((5, 6), (10, 21))
-        with pytest.raises(RemoteProtocolError) as caught:
-            checked_text(samples_answer(AskSamples(1, NOON, ranges), text, packed=True), ranges)
-        assert caught.value.code == "bad_samples"
+        fault = checked_text(samples_answer(AskSamples(1, NOON, ranges), text, packed=True), ranges, 9)
+        assert isinstance(fault, Fault)
+        assert fault.code == "bad_samples"
+
+    def test_of_more_samples_than_a_second_may_hold_is_refused_before_it_is_unpacked(self) -> None:
+        answer = replace(samples_answer(AskSamples(1, NOON), "000005,1", packed=True), count=10, payload=b"?")
+        fault = checked_text(answer, None, 9)
+        assert isinstance(fault, Fault)
+        assert fault.code == "too_many_samples"

@@ -11,9 +11,9 @@ import pytest
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.merge import batch_of
+from ec_server.synchronization.coverage import RoundRules
 from ec_server.synchronization.keeper import Keeper
 from ec_server.synchronization.retention import SteadyClock, first_kept_day
-from ec_server.synchronization.round import RoundRules
 from ec_server.synchronization.store_threads import StoreThreads
 from utilities.errors import PermanentStorageError
 from utilities.utc import DAY_S, MINUTE_S, day_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +25,11 @@ from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_store import SqliteStore
-from ec_server.synchronization.frames import Answer, AskMinutes, AskSamples, AskSeconds, Samples, Seconds
+from ec_server.synchronization.frames import AskMinutes, AskSamples, AskSeconds
 from ec_server.synchronization.minute_repair import MinuteReport
-from ec_server.synchronization.round import Contradiction, RoundRules, RoundTask, round_span
+from ec_server.synchronization.round import RoundTask
 from ec_server.synchronization.steps import Collect, Use
-from utilities.model import Digest, MinuteState
+from utilities.model import MinuteState
 from utilities.utc import DAY_S
 
 DEVICE, OTHER = "meter-7", "meter-8"
@@ -143,7 +143,7 @@ class TestAnySamplesOnBothSides:
         )
         assert result.verified.extra == extra
 
-        again, crossed = run_round(store, MemoryMeter(recorded), HOUR)
+        again, crossed = run_round(store, MemoryMeter(recorded), replace(HOUR, heard=result.heard))
         assert crossed.requests == []
         assert again.verified == replace(again.verified, through=NOON + 3600, compared=0, repaired=0, extra=0)
 
@@ -168,7 +168,7 @@ class TestAMinute:
         result, _ = run_round(store, MemoryMeter(), HOUR)
         assert result.verified.through == HOUR.stop
         assert store.minutes(DEVICE, NOON, NOON + 60)[0].state is MinuteState.UNCONFIRMABLE
-        _, crossed = run_round(store, MemoryMeter(), HOUR)
+        _, crossed = run_round(store, MemoryMeter(), replace(HOUR, heard=result.heard))
         assert crossed.requests == []
 
     def test_that_is_written_to_after_it_was_proven_is_compared_again(self, store: Store) -> None:
@@ -368,98 +368,6 @@ class TestIngestInTheSameMoment:
         assert stored_samples(store, DEVICE, NOON, NOON + 60) == {NOON: right}
 
 
-# --- a device that contradicts itself ---------------------------------------------------------
-
-
-def wrong_seconds(answer: Answer) -> Answer:
-    if isinstance(answer, Seconds):
-        return replace(answer, digests=tuple((s, Digest(d.count, "0" * 32)) for s, d in answer.digests))
-    return answer
-
-
-def other_samples(answer: Answer) -> Answer:
-    if isinstance(answer, Samples):
-        liar = MemoryMeter({answer.second: {1: "1"}})
-        digest, payload = liar.packed(answer.second) or (None, b"")
-        assert digest is not None
-        return Samples(answer.id, answer.second, 1, digest.md5, True, len(payload), payload)
-    return answer
-
-
-def nothing(answer: Answer) -> Answer:
-    return Samples(answer.id, answer.second, 0, "", False, 0) if isinstance(answer, Samples) else answer
-
-
-def damaged(answer: Answer) -> Answer:
-    return replace(answer, md5="0" * 32) if isinstance(answer, Samples) else answer
-
-
-class TestADeviceThatContradictsItself:
-    @pytest.mark.parametrize("distort", [wrong_seconds, other_samples, nothing, damaged])
-    def test_ends_the_round_leaves_what_is_stored_and_the_minute_unresolved(
-        self, store: Store, distort: Callable[[Answer], Answer]
-    ) -> None:
-        put(store, DEVICE, NOON, waveform(NOON, 50))
-        before = stored_samples(store, DEVICE, NOON, NOON + 60)
-        meter = MemoryMeter({NOON: waveform(NOON + 1, 100)})
-        with pytest.raises(Contradiction) as caught:
-            run_round(store, meter, HOUR, distort=distort)
-        assert caught.value.minute == NOON
-        assert caught.value.code in {"digest_mismatch", "bad_samples"}
-        assert stored_samples(store, DEVICE, NOON, NOON + 60) == before
-        assert store.minutes(DEVICE, NOON, NOON + 60)[0].state is MinuteState.UNRESOLVED
-
-    def test_the_next_round_leaves_that_minute_to_the_end(self, store: Store) -> None:
-        meter = MemoryMeter({NOON + 60 * m: waveform(NOON, 100) for m in range(5)})
-        task = replace(HOUR, stop=NOON + 300)
-        put(store, DEVICE, NOON, {7: "1"})
-
-        def about_noon(answer: Answer) -> Answer:
-            return other_samples(answer) if isinstance(answer, Samples) and answer.second == NOON else answer
-
-        with pytest.raises(Contradiction):
-            run_round(store, meter, task, distort=about_noon)
-        with pytest.raises(Contradiction):
-            run_round(store, meter, replace(task, last=frozenset([NOON])), distort=about_noon)
-        assert list(stored_samples(store, DEVICE, NOON, NOON + 300)) == list(meter.seconds)
-        record = store.device(DEVICE)
-        assert record is not None
-        assert (record.verified_through, record.unresolved_minutes) == (NOON, 1)
-
-    def test_samples_outside_of_the_ranges_asked_for_are_refused(self, store: Store) -> None:
-        every = waveform(NOON, 1000)
-        put(store, DEVICE, NOON, {us: v for us, v in every.items() if us > 50_000})
-
-        def everything(answer: Answer) -> Answer:
-            if isinstance(answer, Samples):
-                digest, payload = MemoryMeter({NOON: every}).packed(NOON) or (None, b"")
-                assert digest is not None
-                return Samples(answer.id, NOON, digest.count, digest.md5, True, len(payload), payload)
-            return answer
-
-        with pytest.raises(Contradiction) as caught:
-            run_round(store, MemoryMeter({NOON: every}), HOUR, distort=everything)
-        assert "outside of the ranges" in str(caught.value)
-
-    @pytest.mark.parametrize("text", ["000000,1;000000,2", "000001,1;000000,2", "000000,nan", "0,1", "x" * 9])
-    def test_a_payload_that_is_not_canonical_is_refused(self, store: Store, text: str) -> None:
-        class Wrong(MemoryMeter):
-            def digest(self, second: int) -> Digest:
-                import hashlib
-
-                return Digest(text.count(";") + 1, hashlib.md5(text.encode()).hexdigest())
-
-            def packed(self, second: int) -> tuple[Digest, bytes] | None:
-                import zlib
-
-                return self.digest(second), zlib.compress(text.encode())
-
-        with pytest.raises(Contradiction) as caught:
-            run_round(store, Wrong({NOON: {0: "1"}}), HOUR)
-        assert caught.value.code == "bad_samples"
-        assert stored_samples(store, DEVICE, NOON, NOON + 60) == {}
-
-
 # --- an audit ---------------------------------------------------------------------------------
 
 
@@ -477,36 +385,6 @@ class TestAnAudit:
         ]
         assert isinstance(result.reports[0], MinuteReport)
         assert kinds(crossed.requests) == [AskMinutes, AskSeconds, AskSamples]
-
-
-# --- which minutes a round covers ---------------------------------------------------------------
-
-
-RULES = RoundRules(grace_s=10.0, back_days=400.0, retention_days=0)
-
-
-class TestTheSpanOfARound:
-    def test_begins_where_the_device_was_first_seen_or_earlier_and_ends_with_the_last_closed_minute(
-        self,
-    ) -> None:
-        store = MemoryStore()
-        store.note_devices({DEVICE: (NOON + 65) * 1_000_000})
-        record = store.device(DEVICE)
-        now = NOON + 600
-        assert round_span(record, None, None, now + 9.9, RULES) == (NOON + 60, NOON + 540)
-        assert round_span(record, None, None, now + 10, RULES) == (NOON + 60, NOON + 600)
-        assert round_span(record, NOON, None, now + 10, RULES)[0] == NOON
-        assert round_span(record, NOON, NOON - 60, now + 10, RULES)[0] == NOON - 60
-        assert round_span(record, NOON, NOON + 600, now + 10, RULES)[0] == NOON
-
-    def test_is_empty_where_nothing_is_closed_yet(self) -> None:
-        assert round_span(None, None, None, NOON + 5, RULES) == (NOON, NOON)
-
-    def test_never_reaches_back_beyond_what_is_taken_or_kept(self) -> None:
-        start, _ = round_span(None, None, 0, NOON + 600, RULES)
-        assert NOON - 400 * DAY_S <= start <= NOON - 400 * DAY_S + 660
-        start, _ = round_span(None, None, 0, NOON + 600, replace(RULES, retention_days=2))
-        assert start == NOON - DAY_S // 2 - 2 * DAY_S
 
 
 def test_texts_of_the_tools_are_canonical() -> None:

@@ -35,7 +35,7 @@ CONVERSATION: list[tuple[f.Side, f.Frame]] = [
     (SERVER, ASK_SAMPLES),
     (DEVICE, f.samples_answer(ASK_SAMPLES, TEXT, packed=True)),
     (DEVICE, f.Seconds(2, ((MINUTE + 7, DIGEST),))),
-    (SERVER, f.Verified(MINUTE + 60, 1, 1, 0)),
+    (SERVER, f.Verified(MINUTE, MINUTE + 60, 1, 1, 0)),
     (SERVER, f.Error("stopping", "the server stops")),
 ]
 
@@ -105,14 +105,34 @@ class TestAConversation:
         pair.say(SERVER, f.Welcome(1800))
         assert pair.sides[DEVICE].state is State.READY
 
-    def test_a_ping_is_answered_in_every_state(self) -> None:
-        for state in State:
-            if state is not State.CLOSED:
-                pair = at_state(state)
-                for side in f.Side:
-                    pair.say(side, f.Ping())
-                    assert pair.events[side][-1] == f.Pong()
-                    assert pair.sides[side].state is state
+    @pytest.mark.parametrize("side", list(f.Side))
+    def test_a_ping_is_answered_once_the_device_is_welcomed(self, side: f.Side) -> None:
+        pair = at_state(State.READY)
+        pair.say(side, f.Ping())
+        assert pair.events[side][-1] == f.Pong()
+        assert pair.sides[side].state is State.READY
+
+    @pytest.mark.parametrize("state", [State.OPENED, State.GREETED, State.CHALLENGED, State.PROVING])
+    @pytest.mark.parametrize("frame", [f.Ping(), f.Pong()])
+    def test_before_its_welcome_a_device_that_pings_or_pongs_is_let_go(
+        self, state: State, frame: f.Frame
+    ) -> None:
+        server = at_state(state).sides[SERVER]
+        server.receive_data(encode(frame))
+        (ended,) = server.events_received()
+        assert isinstance(ended, Ended)
+        assert ended.code == "not_allowed_now"
+
+    @pytest.mark.parametrize("side", list(f.Side))
+    def test_a_pong_answers_one_open_ping_and_no_more(self, side: f.Side) -> None:
+        pair = at_state(State.READY)
+        pair.say(side, f.Ping())
+        assert not pair.sides[side].ended
+        pair.sides[side].receive_data(encode(f.Pong()))
+        (ended,) = pair.sides[side].events_received()
+        assert isinstance(ended, Ended)
+        assert ended.code == "not_asked_for"
+        assert pair.sides[side].state is State.READY
 
     @pytest.mark.parametrize("side", list(f.Side))
     def test_a_connection_cut_after_any_byte_ends_and_says_whether_a_frame_was_cut(
@@ -149,7 +169,7 @@ def replayed(side: f.Side, received: bytes) -> Session:
 
 
 def illegal_frames() -> Iterator[tuple[State, f.Side, f.Frame]]:
-    frames: list[tuple[f.Side, f.Frame]] = [*CONVERSATION, (SERVER, f.Welcome(60))]
+    frames: list[tuple[f.Side, f.Frame]] = [*CONVERSATION, (SERVER, f.Welcome(60)), (DEVICE, f.Pong())]
     for state in State:
         for sender, frame in frames:
             if (state, sender, type(frame)) not in TRANSITIONS and state is not State.CLOSED:
