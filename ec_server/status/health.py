@@ -1,8 +1,9 @@
 """From what the workers and the database say to "healthy?" and "ready?", with reasons; pure.
 
-Healthy: every worker answers and works, and the database takes writes. Ready: healthy, and no
-worker is on its way out, so every receiver listens and the sync server is up. Each reason names
-the worker (or ``storage``) and says what is wrong.
+Healthy: every worker answers and works, the database takes writes, and nothing stored is known to be
+damaged. Ready: every worker answers and works, the database takes writes, and no worker is on its way
+out, so every receiver listens and the sync server is up. Each reason names the worker (or ``storage``)
+and says what is wrong.
 """
 
 from __future__ import annotations
@@ -57,21 +58,32 @@ def storage_fault(database: DatabaseState) -> str:
     return ""
 
 
-def healthy(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
-    """The verdict of ``/healthz``; workers that the configuration does not ask for are left out."""
+def damage(database: DatabaseState) -> tuple[str, ...]:
+    """What of the stored data is damaged, one line each, with the file's name."""
+    found = database.health.damage if database.health else ()
+    return tuple(f"storage is damaged: {line}" for line in found)
+
+
+def working(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
+    """Whether messages are received and stored; workers that no configuration asks for are left out."""
     faults = [worker_fault(worker) for worker in workers if worker.expected]
     return Health(tuple(filter(None, [*faults, storage_fault(database)])))
 
 
+def healthy(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
+    """The verdict of ``/healthz``."""
+    return Health((*working(workers, database).reasons, *damage(database)))
+
+
 def ready(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
-    """The verdict of ``/readyz``: what is not healthy, and workers that are stopping."""
+    """The verdict of ``/readyz``: what does not work, and workers that are stopping."""
     listed = list(workers)
     leaving = [
         f"{worker.name} is stopping" + _because(worker.reason)
         for worker in listed
         if worker.expected and worker.state == "stopping"
     ]
-    return Health((*leaving, *healthy(listed, database).reasons))
+    return Health((*leaving, *working(listed, database).reasons))
 
 
 def _because(reason: str) -> str:

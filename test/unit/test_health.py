@@ -105,3 +105,12 @@ def test_a_damaged_page_is_a_fault_of_its_worker_and_of_nobody_else(tmp_path: Pa
     (view,) = read_workers(tmp_path, ("sync",))
     assert view.fault
     assert healthy([view], GOOD_STORAGE).reasons[0].startswith("sync: ")
+
+
+def test_damage_is_named_and_makes_the_server_unhealthy_but_not_unready() -> None:
+    health = StorageHealth(True, damage=("ec-20260301.sqlite.damaged-1: set aside",))
+    database = DatabaseState(health=health)
+    assert healthy(READY, database).reasons == (
+        "storage is damaged: ec-20260301.sqlite.damaged-1: set aside",
+    )
+    assert ready(READY, database).good
