@@ -71,12 +71,16 @@ $(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
 	@$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/run
 
-# Programs of other people that the tests talk to: a SIP peer, a browser, a SIP proxy, an MQTT broker.
-DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio mosquitto:mosquitto prometheus:promtool
+# Programs of other people that the tests use, as package:program or package:file: a SIP peer, a browser, a SIP proxy
+# with TLS, an MQTT broker, and what checks the systemd unit.
+DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio \
+	kamailio-tls-modules:/usr/lib/*/kamailio/modules/tls.so mosquitto:mosquitto \
+	prometheus:promtool systemd:systemd-analyze
 
 debian:
 	@missing=""; for pair in $(DEBIAN); do \
-		PATH="$$PATH:/usr/sbin" command -v "$${pair#*:}" >/dev/null || missing="$$missing $${pair%%:*}"; done; \
+		PATH="$$PATH:/usr/sbin" command -v "$${pair#*:}" >/dev/null || \
+		ls $${pair#*:} >/dev/null 2>&1 || missing="$$missing $${pair%%:*}"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
 		echo "installing$$missing"; apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \

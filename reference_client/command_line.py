@@ -17,6 +17,7 @@ from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HELP_RECORDING = ".npy file to replay, instead of generated power; may be repeated: the next meter's"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
+_HELP_PASSWORDS = "lines DEVICE:PASSWORD, for a proxy that asks for digest authentication"
 _HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
 
 
@@ -65,7 +66,7 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
 def _sip(given: argparse.Namespace) -> ClientOptions:
     host, port = given.server
     tls = ClientTls(given.ca, given.certificate, given.key)
-    return ClientOptions(host, port, given.transport, tls, given.to)
+    return ClientOptions(host, port, given.transport, tls, given.to, given.passwords)
 
 
 def _sync(given: argparse.Namespace) -> SyncTarget | None:
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ca", type=Path, metavar="FILE", help="certificate authority that the server must be known to")
     add("--certificate", type=Path, metavar="FILE", help="shown to the server; its name is the device id")
     add("--key", type=Path, metavar="FILE", help="its private key")
+    add("--passwords", type=_passwords, default={}, metavar="FILE", help=_HELP_PASSWORDS)
     add("--recording", type=Path, action="append", default=[], metavar="FILE", help=_HELP_RECORDING)
     add("--loop", action="store_true", help="begin the recording again at its end")
     add("--speed", type=_speed, default=1.0, metavar="X|max", help="times real time (default: 1)")
@@ -132,6 +134,18 @@ def _device_key(text: str) -> bytes:
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
         raise argparse.ArgumentTypeError(f"a key has exactly 64 hex digits, not {len(text)} characters")
     return bytes.fromhex(text)
+
+
+def _passwords(text: str) -> dict[str, str]:
+    try:
+        lines = [line for line in Path(text).read_text().splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    pairs = [line.partition(":") for line in lines]
+    for number, (device, _, password) in enumerate(pairs, 1):
+        if not DEVICE_ID.fullmatch(device) or not password:
+            raise argparse.ArgumentTypeError(f"{text}, line {number}: DEVICE:PASSWORD is expected")
+    return {device: password for device, _, password in pairs}
 
 
 def _speed(text: str) -> float:

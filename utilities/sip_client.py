@@ -23,7 +23,8 @@ import ctypes
 import logging
 import socket
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ class ClientOptions:
     transport: str
     tls: ClientTls = ClientTls()
     to: str = ""
+    passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By device id: for a proxy that asks for digest authentication."""
 
     @property
     def uri(self) -> str:
@@ -130,6 +133,8 @@ class SipClient:
         """Make an account for a device; what ``send`` calls it by."""
         config = pj.AccountConfig()
         config.idUri = f"sip:{device_id}@{_local_address(self._options)}"
+        if password := self._options.passwords.get(device_id):
+            config.sipConfig.authCreds.append(pj.AuthCredInfo("digest", "*", device_id, 0, password))
         account = _Account(self)
         account.create(config)
         self._accounts.append(account)

@@ -47,6 +47,18 @@ def test_addresses_and_the_device_key_are_taken():
     assert "key=b" not in repr(plan)
 
 
+def test_passwords_come_from_a_file_and_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "passwords"
+    file.write_text("meter-1:se:cret\nmeter-2:other\n")
+    (plan,) = plans_of(["--passwords", str(file)])
+    assert plan.sip.passwords == {"meter-1": "se:cret", "meter-2": "other"}
+    assert "cret" not in repr(plan)
+    file.write_text("meter-1:secret\nmeter-2\n")
+    with pytest.raises(SystemExit):
+        plans_of(["--passwords", str(file)])
+    assert "line 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
