@@ -125,6 +125,8 @@ class MinuteRecord:
     conflicts: int = 0
     check_time_us: int | None = None
     check_times: int = 0
+    packed: bool = False
+    """All its rows stand in blocks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,30 @@ class StorageHealth:
     """What is damaged, one line each, with the file's name; empty where nothing is known to be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What packing some seconds did."""
+
+    rows: int = 0
+    """Rows that stand in blocks now and did not before."""
+    samples: int = 0
+    left: int = 0
+    """Rows that cannot be packed: a block would not give them back byte for byte."""
+
+    def __add__(self, other: Packed) -> Packed:
+        """Both together."""
+        return Packed(self.rows + other.rows, self.samples + other.samples, self.left + other.left)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """How much space the data takes."""
+
+    rows: int
+    """Rows, digests and whatever else is no block."""
+    blocks: int
+
+
 class Store(ABC):
     """One connection to the database; see the module's rules."""
 
@@ -233,6 +257,32 @@ class Store(ABC):
     @abstractmethod
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """``(device, minute)`` with rows, ended before ``before``, whose minute digest is not cached."""
+
+    def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
+        """``(device, minute)`` with something to pack that ended before ``before``, oldest first.
+
+        An engine that does not pack has none.
+        """
+        return []
+
+    def count_unpacked(self, before: int) -> int:
+        """How many minutes ``unpacked_minutes`` would give without a limit."""
+        return 0
+
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        """Rewrite the minute's rows into blocks (docs/block-format.md), as far as nobody writes to it.
+
+        Nothing that can be read through the contract changes. It may be interrupted at any point.
+        """
+        return Packed()
+
+    def return_space(self, before: int) -> bool:
+        """Give back some of the space that packing freed in days before ``before``; whether there is more."""
+        return False
+
+    def stored_bytes(self) -> StoredBytes | None:
+        """How much space the data takes; None where the engine cannot know."""
+        return None
 
     @abstractmethod
     def remove_before(self, day: int) -> list[str]:

@@ -10,14 +10,17 @@ What is written to it is sqlite_day_writes.py's, what is proven of it sqlite_day
 3. Rows rank by their rowid (sqlite_rank.py), whatever the clock does.
 4. A file that retention has removed says so in ``user_version``, set in the last transaction it
    saw. Whoever still has it open must not write to it: it opens the path anew.
-5. A row whose content was damaged never raises: what can be read of it counts, the digest shows the
+5. Rows stand in ``ec_consumption`` or, packed, in ``ec_block`` (sqlite_day_blocks.py); a second may have
+   both. Nothing outside the day's own modules knows which.
+6. A row whose content was damaged never raises: what can be read of it counts, the digest shows the
    rest, and ``on_damage`` is told where the row does not fit its own checksum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from heapq import merge
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import apsw
 from ec_server.storage.contract import FinishedMinute, ReplacedRow
 from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import all_rows, connect, the_row, the_value, transaction
+from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage, rows_of
 from ec_server.storage.sqlite_rank import rank_of
 from utilities.checksum_util import join_rows, md5_hex, minute_digest, second_digest
 from utilities.errors import PermanentStorageError
@@ -46,9 +50,6 @@ _CACHE = (
     "INSERT INTO ec_checksum VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " values_count = excluded.values_count, values_checksum = excluded.values_checksum"
 )
-
-OnDamage = Callable[[str, int, str], object]
-"""Told the device, the minute and what is wrong with one of its rows."""
 
 
 class DayFile:
@@ -74,6 +75,7 @@ class DayFile:
         if not read_only:
             self._make_tables()
         self.layout = self.version(self.db.cursor())
+        self.blocks = DayBlocks(self.db, self.date, on_damage, present=self.has_blocks)
         self.inode = path.stat().st_ino
 
     def close(self) -> None:
@@ -104,6 +106,7 @@ class DayFile:
             else:
                 cursor.execute("DROP INDEX ec_minute_unsealed")
                 cursor.execute("ALTER TABLE ec_minute RENAME COLUMN sealed TO digest_cached")
+                cursor.execute("ALTER TABLE ec_minute ADD COLUMN packed INTEGER NOT NULL DEFAULT 0")
             cursor.execute((_SCHEMA / "sqlite_day_own.sql").read_text("utf-8"))
             self._settle_layout_1(cursor)
             cursor.execute(f"PRAGMA user_version = {LAYOUT}")
@@ -123,6 +126,11 @@ class DayFile:
     def version(cursor: apsw.Cursor) -> int:
         """The file's layout, or REMOVED."""
         return int(the_value(cursor.execute("PRAGMA user_version")))
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the layout has packed seconds."""
+        return self.layout > 1
 
     def generation(self) -> int:
         """See ``ec_file`` in schema/sqlite_day_own.sql; 0 for a file of layout 1."""
@@ -158,9 +166,18 @@ class DayFile:
 
     def rows_with_rowid(self, device_id: str, start: int, stop: int) -> Iterator[tuple[int, StoredRow]]:
         """``rows``, each with its rowid."""
+        first, last = self.span(start, stop)
+        with snapshot(self.db):
+            loose = self._loose_rows(device_id, first, last)
+            if self.blocks.exist(device_id, first, last):
+                yield from merge(loose, self.blocks.rows(device_id, first, last), key=_second_and_rowid)
+            else:
+                yield from loose
+
+    def _loose_rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
         found = self.db.execute(
             f"SELECT {_VALUES}, rowid FROM ec_consumption WHERE {_SPAN} ORDER BY ec_time, rowid",  # noqa: S608
-            (device_id, self.date, *self.span(start, stop)),
+            (device_id, self.date, first, last),
         )
         for row in found:
             if (stored := self._stored(device_id, row, row[7])) is not None:
@@ -205,11 +222,49 @@ class DayFile:
 
         Where they are not ``trusted``, rows are held against their own checksums.
         """
+        first, last = self.span(start, stop)
+        with snapshot(self.db):
+            if not self.blocks.exist(device_id, first, last):
+                yield from self._loose_texts(device_id, first, last, trusted=trusted)
+                return
+            loose = {time_text for (time_text,) in all_rows(self._times(device_id, first, last))}
+            packed = set(self.blocks.times(device_id, first, last))
+            for time_text in sorted(loose | packed):
+                if time_text not in packed:
+                    yield from self._loose_texts(device_id, time_text, time_text, trusted=trusted)
+                elif text := self._text_with_block(device_id, time_text, time_text in loose, trusted=trusted):
+                    yield parse_ec(self.date, time_text), text
+
+    def _times(self, device_id: str, first: str, last: str) -> apsw.Cursor:
+        return self.db.execute(
+            f"SELECT DISTINCT ec_time FROM ec_consumption WHERE {_SPAN}",  # noqa: S608
+            (device_id, self.date, first, last),
+        )
+
+    def _text_with_block(self, device_id: str, time_text: str, has_loose: bool, *, trusted: bool) -> str:
+        """The text of a second that has a block, and rows beside it where ``has_loose``."""
+        block = self.blocks.of_second(device_id, time_text)
+        if not has_loose:
+            return block.second_text() if block is not None else ""
+        loose = list(self._loose_rows(device_id, time_text, time_text))
+        if not trusted:
+            self._hold_against_checksums(
+                device_id,
+                parse_ec(self.date, time_text),
+                [(b.start_us, b.end_us, b.values, b.checksum.encode()) for _, (b, _, _) in loose],
+            )
+        packed = list(rows_of(block)) if block is not None else []
+        batches = [row.batch for _, row in sorted([*packed, *loose], key=_rowid)]
+        return join_rows(((b.start_us, b.end_us, b.values) for b in batches), trusted=trusted)
+
+    def _loose_texts(
+        self, device_id: str, first: str, last: str, *, trusted: bool
+    ) -> Iterator[tuple[int, str]]:
         found = self.db.execute(
             "SELECT ec_time, CAST(start_us AS INTEGER), CAST(end_us AS INTEGER),"  # noqa: S608
             " CAST(ec_consumption_values AS BLOB), CAST(values_checksum AS BLOB)"
             f" FROM ec_consumption WHERE {_SPAN} ORDER BY ec_time, rowid",
-            (device_id, self.date, *self.span(start, stop)),
+            (device_id, self.date, first, last),
         )
         for time_text, group in groupby(found, key=lambda row: row[0]):
             second = parse_ec(self.date, time_text)
@@ -307,7 +362,8 @@ class DayFile:
         while time_text := the_value(cursor.execute(statement, (device_id, self.date, at, last))):
             seconds.append(parse_ec(self.date, time_text))
             at = f"{time_text}~"  # ranks after every row of that second
-        return seconds
+        packed = self.blocks.times(device_id, ec_time(minute), last)
+        return seconds + [parse_ec(self.date, time_text) for time_text in packed]
 
     def _cached_seconds(self, cursor: apsw.Cursor, device_id: str, minute: int) -> dict[int, Digest]:
         found = cursor.execute(
@@ -404,6 +460,24 @@ class DayFile:
             (ec_time(before - MINUTE_S + 1) if before - MINUTE_S + 1 < self.day + 86_400 else "~",),
         )
         return [(d, parse_ec(self.date, t)) for d, t in found]
+
+
+@contextmanager
+def snapshot(db: apsw.Connection) -> Iterator[None]:
+    """Several reads that see the same state of the file, within a transaction where there is one."""
+    if db.in_transaction:
+        yield
+    else:
+        with transaction(db, "DEFERRED"):
+            yield
+
+
+def _rowid(row: tuple[int, StoredRow]) -> int:
+    return row[0]
+
+
+def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
+    return row[1].batch.second, row[0]
 
 
 def is_whole(values: str, checksum: str) -> bool:

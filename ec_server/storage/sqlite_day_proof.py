@@ -190,9 +190,10 @@ class DayProof:
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """What is on record, without computing anything."""
+        packed = "m.packed" if self._file.has_blocks else "0"
         found = self._file.db.execute(
-            "SELECT m.ec_time, p.values_count, p.values_checksum, m.state, m.extra, m.conflicts,"
-            " m.check_time, m.check_times FROM ec_minute m LEFT JOIN ec_checksum p"
+            "SELECT m.ec_time, p.values_count, p.values_checksum, m.state, m.extra, m.conflicts,"  # noqa: S608
+            f" m.check_time, m.check_times, {packed} FROM ec_minute m LEFT JOIN ec_checksum p"
             " ON p.device_id = m.device_id AND p.ec_date = ? AND p.ec_time = m.ec_time AND p.ec_type = 'P'"
             " WHERE m.device_id = ? AND m.ec_time BETWEEN ? AND ? ORDER BY m.ec_time",
             (self._file.date, device_id, *self._file.span(start, stop)),
@@ -206,6 +207,7 @@ class DayProof:
                 conflicts,
                 parse_iso(check_time) if check_time is not None else None,
                 check_times,
+                bool(packed),
             )
-            for time_text, count, md5, state, extra, conflicts, check_time, check_times in found
+            for time_text, count, md5, state, extra, conflicts, check_time, check_times, packed in found
         ]

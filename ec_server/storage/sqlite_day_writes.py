@@ -23,6 +23,7 @@ from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, batch_of, merged
 from ec_server.storage.sqlite_connection import the_row, the_value, transaction
 from ec_server.storage.sqlite_day import REMOVED, DayFile, is_whole
+from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_rank import first_rowid, rank_of, rowids_after
 from utilities.checksum_util import format_canonical, parse_canonical
@@ -46,8 +47,9 @@ _KEY = "device_id = ? AND ec_date = ? AND ec_time = ? AND start_us = ? AND end_u
 _TOUCH = (
     "INSERT INTO ec_minute (device_id, ec_time, writer, row_count, row_samples) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET writer = CASE WHEN writer = excluded.writer THEN writer END,"
-    " version = version + 1, digest_cached = 0, state = NULL, row_count = row_count + excluded.row_count,"
-    " row_samples = row_samples + excluded.row_samples RETURNING writer, version"
+    " version = version + 1, digest_cached = 0, state = NULL, packed = 0,"
+    " row_count = row_count + excluded.row_count, row_samples = row_samples + excluded.row_samples"
+    " RETURNING writer, version"
 )
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
@@ -118,7 +120,7 @@ class DayWrites:
             if self._file.version(cursor) == REMOVED:
                 return False
             for one in kept:
-                _, *row = self._binding(one.row, 0, iso(one.row.inserted_us))
+                _, *row = self._binding(one.row, 0)
                 cursor.execute(_KEEP, (*row, iso(one.replaced_us), one.reason))
         return True
 
@@ -126,7 +128,7 @@ class DayWrites:
 
     def _rowids(self, cursor: apsw.Cursor, now_us: int, count: int) -> range:
         last = the_value(cursor.execute("SELECT max(rowid) FROM ec_consumption")) or 0
-        return rowids_after(last, now_us, count)
+        return rowids_after(max(last, self._file.blocks.last_rowid(cursor)), now_us, count)
 
     @staticmethod
     def _free_rowid(cursor: apsw.Cursor, row: StoredRow) -> int:
@@ -168,6 +170,43 @@ class DayWrites:
         moments_us: Sequence[int],
         rowids: Sequence[int],
     ) -> list[_Effect]:
+        """Insert rows, but for those that are packed already."""
+        again = self._packed_already(cursor, batches)
+        if not again:
+            return self._insert_loose(cursor, batches, moments_us, rowids)
+        new = [i for i in range(len(batches)) if i not in again]
+        effects = [_NOTHING] * len(batches)
+        inserted = self._insert_loose(
+            cursor, [batches[i] for i in new], [moments_us[i] for i in new], [rowids[i] for i in new]
+        )
+        for i, effect in zip(new, inserted, strict=True):
+            effects[i] = effect
+        return effects
+
+    def _packed_already(self, cursor: apsw.Cursor, batches: Sequence[Batch]) -> set[int]:
+        """Places of batches that are packed. A second is restored where another would change a packed row."""
+        again: set[int] = set()
+        for device_id, second in {(batch.device_id, batch.second) for batch in batches}:
+            time_text = ec_time(second)
+            block = self._file.blocks.of_second(device_id, time_text)
+            if block is None:
+                continue
+            packed = {row.batch.key: row.batch.values for _, row in rows_of(block)}
+            meets = [i for i, batch in enumerate(batches) if batch.key in packed]
+            same = {i for i in meets if packed[batches[i].key] == batches[i].values}
+            if len(same) < len(meets):
+                self._file.blocks.restore(cursor, device_id, time_text, block)
+            else:
+                again |= same
+        return again
+
+    def _insert_loose(
+        self,
+        cursor: apsw.Cursor,
+        batches: Sequence[Batch],
+        moments_us: Sequence[int],
+        rowids: Sequence[int],
+    ) -> list[_Effect]:
         bindings = self._bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
         cursor.executemany(_INSERT, bindings)
@@ -200,7 +239,8 @@ class DayWrites:
 
     def _repair(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[_Effect]:
         """Repair one second; damaged rows of it go on record."""
-        rows, samples = self._replace_damaged(cursor, batches[0], now_us)
+        lost = self._make_way(cursor, batches, now_us)
+        rows, samples = map(sum, zip(lost, self._replace_damaged(cursor, batches[0], now_us)))
         stored = {
             row.batch.key: (rowid, row)
             for rowid, row in self._file.rows_with_rowid(
@@ -227,6 +267,17 @@ class DayWrites:
         changed, more_rows, more_samples = effects[0]
         effects[0] = (changed or rows > 0, more_rows - rows, more_samples - samples)
         return effects
+
+    def _make_way(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> tuple[int, int]:
+        """Restore a packed second where packed rows are in question; rows and samples of a damaged block."""
+        device_id, time_text = batches[0].device_id, ec_time(batches[0].second)
+        lost = self._file.blocks.set_damaged_aside(cursor, device_id, time_text, now_us)
+        block = self._file.blocks.of_second(device_id, time_text)
+        if block is not None:
+            packed = {row.batch.key for _, row in rows_of(block)}
+            if any(batch.key in packed for batch in batches):
+                self._file.blocks.restore(cursor, device_id, time_text, block)
+        return lost
 
     def _second(self, batch: Batch) -> list[StoredRow]:
         return list(self._file.rows(batch.device_id, batch.second, batch.second + 1))

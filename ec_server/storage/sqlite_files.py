@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_day import DayFile, OnDamage
+from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_blocks import OnDamage
+from ec_server.storage.sqlite_day_packing import DayPacking
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_day_writes import DayWrites
 from utilities.utc import DAY_S, ec_date, parse_ec
@@ -38,6 +40,7 @@ class Day:
     file: DayFile
     proof: DayProof
     writes: DayWrites
+    packing: DayPacking
 
 
 class DayFiles:
@@ -111,7 +114,7 @@ class DayFiles:
             on_damage=self.on_damage,
         )
         proof = DayProof(file)
-        self._open[day] = Day(file, proof, DayWrites(file, proof))
+        self._open[day] = Day(file, proof, DayWrites(file, proof), DayPacking(file))
         return self._open[day]
 
     def stamp(self, day: int) -> tuple[int, ...]:

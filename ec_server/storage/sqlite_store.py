@@ -23,12 +23,13 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 from ec_server.storage import ranges
-from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
+from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
 from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_connection import translated
@@ -89,6 +90,7 @@ class SqliteStore(Store):
         self._known: set[int] = set()
         self._last_insert_us = 0
         self._views: dict[int, tuple[tuple[int, ...], _DayView]] = {}
+        self._sizes: dict[int, tuple[tuple[int, ...], StoredBytes]] = {}
         self._unreadable: dict[str, str] = {}
         if not read_only:
             try:
@@ -491,6 +493,44 @@ class SqliteStore(Store):
         """See the contract."""
         return list(self._of_days(0, before, lambda d, _a, _b: d.file.minutes_without_digest(before)))
 
+    def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
+        """See the contract."""
+        found: list[tuple[str, int]] = []
+        for day in self._days.between(0, before):
+            left = most - len(found)
+            if left <= 0:
+                break
+            found += self._of_days(day, day + 1, lambda d, _a, _b, n=left: d.packing.unpacked(before, n))  # type: ignore[misc]
+        return found
+
+    def count_unpacked(self, before: int) -> int:
+        """See the contract."""
+        return sum(self._of_days(0, before, lambda d, _a, _b: [d.packing.count_unpacked(before)]))
+
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        """See the contract."""
+        self._guard_space()
+        return self._on_day("packing", day_of(minute), lambda d: d.packing.pack_minute(device_id, minute))
+
+    def return_space(self, before: int) -> bool:
+        """See the contract. Today's file keeps some, for the rows that come."""
+        more = False
+        for day in self._days.between(0, before):
+            more |= self._on_day("shrinking", day, partial(_return_space, is_over=day + DAY_S <= before))
+        return more
+
+    def stored_bytes(self) -> StoredBytes:
+        """See the contract."""
+        found = [self._bytes_of(day) for day in self._days.stored()]
+        return StoredBytes(sum(one.rows for one in found), sum(one.blocks for one in found))
+
+    def _bytes_of(self, day: int) -> StoredBytes:
+        stamp, kept = self._days.stamp(day), self._sizes.get(day)
+        if kept is None or kept[0] != stamp:
+            found = list(self._of_days(day, day + 1, lambda d, _a, _b: [d.packing.stored_bytes()]))
+            kept = self._sizes[day] = (stamp, found[0] if found else StoredBytes(0, 0))
+        return kept[1]
+
     def remove_before(self, day: int) -> list[str]:
         """See the contract."""
         removed = []
@@ -503,6 +543,7 @@ class SqliteStore(Store):
                 self._days.forget(old)
                 self._days.delete(old)
             self._views.pop(old, None)
+            self._sizes.pop(old, None)
             removed.append(ec_date(old))
         return removed
 
@@ -536,6 +577,10 @@ def _minute(of: FinishedMinute | Verdict | MinuteRecord) -> int:
 def _told(file: str, device_id: str, minute: int, detail: str) -> str:
     where = f"{file}, device {device_id}, minute {minute_text(minute)}" if device_id else file
     return f"{where}: {detail}"
+
+
+def _return_space(day: Day, *, is_over: bool) -> bool:
+    return day.packing.return_space(is_over=is_over)
 
 
 def _read_view(day: Day, device_id: str | None) -> _DayView:

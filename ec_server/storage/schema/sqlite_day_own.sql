@@ -17,12 +17,44 @@ CREATE TABLE IF NOT EXISTS ec_minute (
     conflicts     INTEGER NOT NULL DEFAULT 0,
     check_time    TEXT,
     check_times   INTEGER NOT NULL DEFAULT 0,
+    packed        INTEGER NOT NULL DEFAULT 0,  -- 1: nothing is left to pack
     PRIMARY KEY (device_id, ec_time)
 ) WITHOUT ROWID;
 
 CREATE INDEX IF NOT EXISTS ec_minute_notable ON ec_minute (device_id, ec_time)
     WHERE state IS NOT 'proven' OR extra > 0 OR conflicts > 0;
 CREATE INDEX IF NOT EXISTS ec_minute_digest_absent ON ec_minute (ec_time) WHERE digest_cached = 0;
+
+CREATE INDEX IF NOT EXISTS ec_minute_unpacked ON ec_minute (ec_time) WHERE packed = 0;
+
+-- Packed seconds: rows that left ec_consumption, in the form of docs/block-format.md.
+CREATE TABLE IF NOT EXISTS ec_block (
+    device_id    TEXT NOT NULL,
+    ec_date      TEXT NOT NULL,
+    ec_time      TEXT NOT NULL,           -- HHMMSS
+    row_count    INTEGER NOT NULL,
+    values_count INTEGER NOT NULL,        -- samples of the rows
+    block        BLOB NOT NULL,
+    PRIMARY KEY (device_id, ec_date, ec_time)
+);
+
+-- Blocks that could not be decoded any more, taken out when their second was repaired.
+CREATE TABLE IF NOT EXISTS ec_block_replaced (
+    device_id     TEXT NOT NULL,
+    ec_date       TEXT NOT NULL,
+    ec_time       TEXT NOT NULL,
+    row_count     INTEGER NOT NULL,
+    values_count  INTEGER NOT NULL,
+    block         BLOB NOT NULL,
+    replaced_time TEXT NOT NULL           -- ISO-8601 UTC
+);
+
+-- One line. New rows get rowids above last_rowid, the highest of any row that was ever packed.
+CREATE TABLE IF NOT EXISTS ec_block_total (
+    last_rowid  INTEGER NOT NULL,
+    block_bytes INTEGER NOT NULL          -- of all blocks
+);
+INSERT INTO ec_block_total SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM ec_block_total);
 
 -- Rows that a repair or a later message of the same key took the place of.
 CREATE TABLE IF NOT EXISTS ec_replaced (
@@ -69,6 +101,9 @@ CREATE TABLE IF NOT EXISTS ec_writer (
 DROP TRIGGER IF EXISTS ec_consumption_inserted;
 DROP TRIGGER IF EXISTS ec_consumption_deleted;
 DROP TRIGGER IF EXISTS ec_consumption_updated;
+DROP TRIGGER IF EXISTS ec_block_inserted;
+DROP TRIGGER IF EXISTS ec_block_deleted;
+DROP TRIGGER IF EXISTS ec_block_updated;
 
 CREATE TRIGGER ec_consumption_inserted AFTER INSERT ON ec_consumption BEGIN
     DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
@@ -77,9 +112,14 @@ CREATE TRIGGER ec_consumption_inserted AFTER INSERT ON ec_consumption BEGIN
     INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
         VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', 1, NEW.values_count)
         ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0,
             row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
     UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
+    -- SQLite gave it a rowid above those of the table; packed rows may have higher ones.
+    UPDATE ec_consumption SET rowid = (SELECT last_rowid FROM ec_block_total) + 1
+        WHERE rowid = NEW.rowid AND rowid <= (SELECT last_rowid FROM ec_block_total);
+    UPDATE ec_block_total SET last_rowid = last_rowid + 1 WHERE last_rowid >= NEW.rowid;
 END;
 
 CREATE TRIGGER ec_consumption_deleted AFTER DELETE ON ec_consumption BEGIN
@@ -87,6 +127,7 @@ CREATE TRIGGER ec_consumption_deleted AFTER DELETE ON ec_consumption BEGIN
         AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
              OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
     UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0,
             row_count = row_count - 1, row_samples = row_samples - OLD.values_count
         WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
     UPDATE ec_file SET generation = generation + 1;
@@ -98,6 +139,7 @@ CREATE TRIGGER ec_consumption_updated AFTER UPDATE ON ec_consumption BEGIN
         AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
              OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
     UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0,
             row_count = row_count - 1, row_samples = row_samples - OLD.values_count
         WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
     DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
@@ -106,7 +148,56 @@ CREATE TRIGGER ec_consumption_updated AFTER UPDATE ON ec_consumption BEGIN
     INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
         VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', 1, NEW.values_count)
         ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0,
             row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id IN (OLD.device_id, NEW.device_id);
+END;
+
+-- The same for blocks.
+CREATE TRIGGER ec_block_inserted AFTER INSERT ON ec_block BEGIN
+    DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
+        AND ((ec_type = 'S' AND ec_time = NEW.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(NEW.ec_time, 1, 4) || '00'));
+    INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
+        VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', NEW.row_count, NEW.values_count)
+        ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0, row_count = row_count + excluded.row_count,
+            row_samples = row_samples + excluded.row_samples;
+    UPDATE ec_block_total SET block_bytes = block_bytes + length(NEW.block);
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
+END;
+
+CREATE TRIGGER ec_block_deleted AFTER DELETE ON ec_block BEGIN
+    DELETE FROM ec_checksum WHERE device_id = OLD.device_id AND ec_date = OLD.ec_date
+        AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
+    UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0, row_count = row_count - OLD.row_count, row_samples = row_samples - OLD.values_count
+        WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
+    UPDATE ec_block_total SET block_bytes = block_bytes - length(OLD.block);
+    UPDATE ec_file SET generation = generation + 1;
+    UPDATE ec_settled SET start = NULL WHERE device_id = OLD.device_id;
+END;
+
+CREATE TRIGGER ec_block_updated AFTER UPDATE ON ec_block BEGIN
+    DELETE FROM ec_checksum WHERE device_id = OLD.device_id AND ec_date = OLD.ec_date
+        AND ((ec_type = 'S' AND ec_time = OLD.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(OLD.ec_time, 1, 4) || '00'));
+    UPDATE ec_minute SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0, row_count = row_count - OLD.row_count, row_samples = row_samples - OLD.values_count
+        WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
+    UPDATE ec_block_total SET block_bytes = block_bytes - length(OLD.block);
+    DELETE FROM ec_checksum WHERE device_id = NEW.device_id AND ec_date = NEW.ec_date
+        AND ((ec_type = 'S' AND ec_time = NEW.ec_time)
+             OR (ec_type = 'P' AND ec_time = substr(NEW.ec_time, 1, 4) || '00'));
+    INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)
+        VALUES (NEW.device_id, substr(NEW.ec_time, 1, 4) || '00', NEW.row_count, NEW.values_count)
+        ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
+            packed = 0, row_count = row_count + excluded.row_count,
+            row_samples = row_samples + excluded.row_samples;
+    UPDATE ec_block_total SET block_bytes = block_bytes + length(NEW.block);
     UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id IN (OLD.device_id, NEW.device_id);
 END;
