@@ -47,6 +47,11 @@ SYNC_FIGURES: tuple[str, ...] = (
     "minutes_unreadable",
     "payload_bytes",  # gauge: payloads in memory, all connections
     "payload_waits",
+    "packed_samples",
+    "packed_rows",
+    "pack_backlog_minutes",  # gauge: minutes old enough to be packed that are not
+    "stored_bytes_rows",  # gauge
+    "stored_bytes_blocks",  # gauge
     *ROUND_DURATION.figures,
 )
 

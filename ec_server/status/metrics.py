@@ -48,12 +48,14 @@ _COUNTERS = (
     ("ec_sync_contradictions", "contradictions", "Minutes in which a device contradicted its own digests."),
     ("ec_sync_minutes_unreadable", "minutes_unreadable", "Minutes left out of a round: unreadable here."),
     ("ec_sync_payload_waits", "payload_waits", "Payloads that had to wait for memory."),
+    ("ec_packed_samples", "packed_samples", "Samples of rows rewritten into packed blocks."),
     ("ec_sync_digests_computed", "digests_computed", "Minute digests computed from the rows."),
 )
 _GAUGES = (
     ("ec_sync_minutes_unresolved", "minutes_unresolved", "Minutes compared and still different."),
     ("ec_sync_minutes_unconfirmable", "minutes_unconfirmable", "Minutes that the device lacks."),
     ("ec_sync_payload_bytes", "payload_bytes", "Bytes of payloads in memory, of all connections."),
+    ("ec_pack_backlog_minutes", "pack_backlog_minutes", "Minutes old enough to be packed that are not."),
     ("ec_sync_connections", "connections", "Devices connected for synchronization now."),
 )
 
@@ -121,6 +123,12 @@ class SnapshotCollector(Collector):
         yield _gauge("ec_storage_writable", "1 where the database takes writes.", writable)
         if health is not None and health.free_bytes is not None:
             yield _gauge("ec_storage_free_bytes", "Free bytes where the data is.", health.free_bytes)
+        stored = GaugeMetricFamily(
+            "ec_stored_bytes", "Bytes that stored data takes; on SQLite alone.", labels=["kind"]
+        )
+        for kind in ("rows", "blocks"):
+            stored.add_metric([kind], self.snapshot.total(f"stored_bytes_{kind}"))
+        yield stored
 
     def _workers(self) -> Iterator[Metric]:
         labels = ["worker"]

@@ -32,6 +32,7 @@ from ec_server.synchronization.device_rounds import DeviceRounds, RoundSurroundi
 from ec_server.synchronization.handshake_turns import HandshakeTurns
 from ec_server.synchronization.keeper import Keeper
 from ec_server.synchronization.listening import listen, tls_context
+from ec_server.synchronization.packer import Packer
 from ec_server.synchronization.payload_memory import PayloadMemory
 from ec_server.synchronization.peer import Peer
 from ec_server.synchronization.server_conversation import Gate, Happening, Identified
@@ -109,6 +110,14 @@ class SyncServer:
         self._by_device: dict[str, Peer] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._keeper = Keeper(self._threads, open_store, rules, self.count, clocks.wall)
+        self._packer = Packer(
+            self._threads,
+            open_store,
+            settings.storage_pack_after_hours,
+            self.count,
+            page.set_figures,
+            clocks.wall,
+        )
         self._pending: Counter[str] = Counter()
         self._limit = RateLimit()
         self._gauges_due, self._gauges_at = True, -GAUGES_S
@@ -131,7 +140,7 @@ class SyncServer:
             raise
         self._page.set_state("ready")
         _log.info("ready on %s:%d", self._settings.sync_ip, self._settings.sync_port)
-        keeping = asyncio.create_task(self._keeper.run())
+        keeping = asyncio.create_task(self._keep())
         try:
             while not stop.is_set():
                 self._tick()
@@ -140,6 +149,9 @@ class SyncServer:
         finally:
             keeping.cancel()
             await self._end(keeping)
+
+    async def _keep(self) -> None:
+        await asyncio.gather(self._keeper.run(), self._packer.run())
 
     async def _end(self, keeping: asyncio.Task[None]) -> None:
         """Stop taking, let the turns that run commit, close."""
@@ -158,6 +170,7 @@ class SyncServer:
             await asyncio.wait(waiting, timeout=TICK_S) if waiting else await asyncio.sleep(TICK_S / 10)
             self._page.beat()
         self._keeper.close()
+        self._packer.close()
         self._threads.close()
         self._show_figures()
 

@@ -1,0 +1,127 @@
+"""Packs the stored rows into blocks in the background, some hours after their minute's end.
+
+Rules:
+
+1. Oldest minute first, one at a time. It gives way to rounds, and while little is left to pack it rests as
+   long as it works, so that ingest finds the processor and the database free.
+2. It has a thread and a database of its own. It may be stopped or killed at any point: what is not packed
+   yet stays rows, and is found again.
+3. A minute that cannot be packed is named in the log and passed over until the next start; it stops no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+
+from ec_server.storage.contract import Packed, Store
+from ec_server.synchronization.store_threads import StoreThreads
+from utilities.errors import PermanentStorageError, StorageError
+from utilities.utc import minute_of, minute_text
+
+LOOK_S = 20.0
+_BUSY_S = 0.2
+_LONGEST_WAIT_S = 30.0
+"""For rounds; then one minute is packed all the same."""
+_HURRY_FROM = 120
+"""Where so many minutes wait to be packed, it does not rest between them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Packer:
+    """Runs until it is cancelled."""
+
+    def __init__(
+        self,
+        rounds: StoreThreads,
+        open_store: Callable[[], Store],
+        after_hours: float,
+        count: Callable[[Mapping[str, int]], None],
+        show: Callable[[Mapping[str, int]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """``count`` adds to figures, ``show`` sets them."""
+        self._rounds, self._after_s = rounds, after_hours * 3600
+        self._count, self._show, self._clock = count, show, clock
+        self._thread = StoreThreads(open_store, 1)
+        self._passed_over: set[tuple[str, int]] = set()
+
+    async def run(self) -> None:
+        """Look for work every LOOK_S."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Pack what is old enough, and return space; what fails is tried again at the next look."""
+        try:
+            if self._after_s:
+                await self._pack()
+                await self._return_space()
+            await self._show_figures()
+        except StorageError as error:
+            _log.warning("packing is put off: %s", error)
+        except Exception:
+            _log.exception("packing failed; it is tried again")
+
+    def _before(self) -> int:
+        return minute_of(int(self._clock() - self._after_s))
+
+    async def _pack(self) -> None:
+        while minutes := await self._next_minutes():
+            await self._show_figures()
+            for device_id, minute in minutes:
+                await self._wait_for_rounds()
+                begun = time.monotonic()
+                packed = await self._pack_minute(device_id, minute)
+                self._count({"packed_samples": packed.samples, "packed_rows": packed.rows})
+                if len(minutes) < _HURRY_FROM:
+                    await asyncio.sleep(time.monotonic() - begun)
+
+    async def _next_minutes(self) -> list[tuple[str, int]]:
+        most = _HURRY_FROM + len(self._passed_over)
+        before = self._before()
+        found = await self._thread.use(lambda store: store.unpacked_minutes(before, most))
+        return [minute for minute in found if minute not in self._passed_over]
+
+    async def _pack_minute(self, device_id: str, minute: int) -> Packed:
+        try:
+            return await self._thread.use(lambda store: store.pack_minute(device_id, minute))
+        except PermanentStorageError as error:
+            self._passed_over.add((device_id, minute))
+            _log.warning("%s %s is not packed: %s", device_id, minute_text(minute), error)
+            return Packed()
+
+    async def _wait_for_rounds(self) -> None:
+        waited_s = 0.0
+        while self._rounds.busy and waited_s < _LONGEST_WAIT_S:
+            await asyncio.sleep(_BUSY_S)
+            waited_s += _BUSY_S
+
+    async def _return_space(self) -> None:
+        before = self._before()
+        while await self._thread.use(partial(_return_space, before=before)):
+            await self._wait_for_rounds()
+
+    async def _show_figures(self) -> None:
+        before = self._before() if self._after_s else 0
+        backlog = await self._thread.use(lambda store: store.count_unpacked(before))
+        found = await self._thread.use(lambda store: store.stored_bytes())
+        figures = {"pack_backlog_minutes": backlog}
+        if found is not None:
+            figures |= {"stored_bytes_rows": found.rows, "stored_bytes_blocks": found.blocks}
+        self._show(figures)
+
+    def close(self) -> None:
+        """Wait for the minute that is being packed, and close the database."""
+        with suppress(StorageError):
+            self._thread.close()
+
+
+def _return_space(store: Store, before: int) -> bool:
+    return store.return_space(before)

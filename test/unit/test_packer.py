@@ -1,0 +1,134 @@
+"""The packer: oldest first, only what is old enough, gives way, survives what cannot be packed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from contract.store_suite import NOON, run_of
+
+from ec_server.storage.contract import Packed
+from ec_server.storage.sqlite_store import SqliteStore
+from ec_server.synchronization.packer import Packer
+from ec_server.synchronization.store_threads import StoreThreads
+from utilities.errors import PermanentStorageError, RetryableStorageError
+
+HOUR_S = 3600
+
+
+class Bench:
+    """A packer of a real folder, with a clock of the test's."""
+
+    def __init__(self, folder: Path, after_hours: float = 2.0, kind: type[SqliteStore] = SqliteStore) -> None:
+        self.now_s = float(NOON)
+        self.counted: Counter[str] = Counter()
+        self.shown: dict[str, int] = {}
+        self.rounds = StoreThreads(lambda: SqliteStore(folder), 1)
+        self.packer = Packer(
+            self.rounds,
+            lambda: kind(folder),
+            after_hours,
+            self.counted.update,
+            self.shown.update,
+            lambda: self.now_s,
+        )
+
+    def look(self, now_s: float) -> None:
+        self.now_s = now_s
+        asyncio.run(self.packer.look())
+
+    def close(self) -> None:
+        self.packer.close()
+        self.rounds.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path):
+    opened: list[Bench] = []
+
+    def make(**options) -> Bench:
+        opened.append(Bench(tmp_path, **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with SqliteStore(tmp_path) as store:
+        for minute in range(3):
+            store.ingest([run_of("m", NOON + 60 * minute, 0)])
+        yield store
+
+
+def packed_minutes(store: SqliteStore) -> list[bool]:
+    return [record.packed for record in store.minutes("m", NOON, NOON + 180)]
+
+
+def test_minutes_are_packed_two_hours_after_their_end(
+    bench: Callable[..., Bench], store: SqliteStore
+) -> None:
+    one = bench()
+    one.look(NOON + 60 + 2 * HOUR_S - 1)
+    assert packed_minutes(store) == [False, False, False]
+    one.look(NOON + 60 + 2 * HOUR_S)
+    assert packed_minutes(store) == [True, False, False]
+    one.look(NOON + 9 * HOUR_S)
+    assert packed_minutes(store) == [True, True, True]
+    assert one.counted == {"packed_samples": 12, "packed_rows": 3}
+    assert one.shown["pack_backlog_minutes"] == 0
+    assert one.shown["stored_bytes_blocks"] > 0
+
+
+def test_fractions_of_an_hour_are_allowed_and_0_never_packs(
+    bench: Callable[..., Bench], store: SqliteStore
+) -> None:
+    never, soon = bench(after_hours=0.0), bench(after_hours=0.01)
+    never.look(NOON + 1000 * HOUR_S)
+    assert packed_minutes(store) == [False, False, False]
+    assert never.shown["pack_backlog_minutes"] == 0
+    soon.look(NOON + 60 + 36)
+    assert packed_minutes(store) == [True, False, False]
+
+
+class _OneMinuteFails(SqliteStore):
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        if minute == NOON:
+            raise PermanentStorageError("this one never")
+        return super().pack_minute(device_id, minute)
+
+
+def test_a_minute_that_cannot_be_packed_stops_no_other(
+    bench: Callable[..., Bench], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = bench(kind=_OneMinuteFails)
+    one.look(NOON + 9 * HOUR_S)
+    assert packed_minutes(store) == [False, True, True]
+    assert "m 202603011200 is not packed: this one never" in caplog.text
+    assert one.shown["pack_backlog_minutes"] == 1
+
+
+class _Away(SqliteStore):
+    calls = 0
+
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        _Away.calls += 1
+        if _Away.calls == 2:
+            raise RetryableStorageError("locked")
+        return super().pack_minute(device_id, minute)
+
+
+def test_what_fails_for_now_is_tried_again_at_the_next_look(
+    bench: Callable[..., Bench], store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = bench(kind=_Away)
+    one.look(NOON + 9 * HOUR_S)
+    assert "packing is put off: locked" in caplog.text
+    assert packed_minutes(store) == [True, False, False]
+    one.look(NOON + 9 * HOUR_S)
+    assert packed_minutes(store) == [True, True, True]
