@@ -29,7 +29,8 @@ from ec_server.ingest import message_body
 from ec_server.ingest.admission import Admission
 from ec_server.ingest.intake_ring import Taker, ring_path
 from ec_server.ingest.quarantine import FILE_NAME, MEGABYTE, Quarantine
-from ec_server.ingest.spool import SPOOL_FOLDER, Spool, adopt
+from ec_server.ingest.spool import SPOOL_FOLDER, Spool
+from ec_server.ingest.spooling import LeftSpool
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
@@ -82,7 +83,7 @@ def main() -> int:
 def _write(
     settings: Settings, number: int, page: WorkerPage, taker: Taker, directory: DeviceDirectory
 ) -> int:
-    spool = open_spool(settings, number, page)
+    spool = open_spool(settings, number)
     first = _first_store(settings, taker, may_be_away=spool is not None)
     stores = [first] if first is not None else []
     again = partial(open_store, settings)
@@ -95,6 +96,7 @@ def _write(
         Quarantine(settings.storage_path / FILE_NAME, settings.storage_quarantine_mb * MEGABYTE),
         taker.beat,
         spool,
+        left_spools(settings) if number == 0 and spool is not None else (),
     )
     _keep_memory()
     taker.set_ready()
@@ -132,22 +134,22 @@ def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Stor
     return None
 
 
-def open_spool(settings: Settings, number: int, page: WorkerPage) -> Spool | None:
-    """This worker's spool, for an engine that may be away; none for the embedded one.
-
-    The first worker takes over what is left of workers that are no longer configured.
-    """
+def open_spool(settings: Settings, number: int) -> Spool | None:
+    """This worker's spool, for an engine that may be away; none for the embedded one."""
     if settings.storage_engine == "sqlite":
         return None
-    folder = settings.storage_path / SPOOL_FOLDER
-    own = Spool(folder / f"{receiver_name(number)}.sqlite", settings.storage_spool_mb * MEGABYTE)
-    if number == 0:
-        names = {receiver_name(n) for n in range(settings.sip_receivers)}
-        for path in sorted(folder.glob("receiver-*.sqlite")):
-            if path.stem not in names:
-                moved = adopt(path, own, settings.storage_path / RUN_FOLDER / f"{path.stem}.page")
-                page.apply({"spooled": moved, "taken_over": moved})
-    return own
+    path = settings.storage_path / SPOOL_FOLDER / f"{receiver_name(number)}.sqlite"
+    return Spool(path, settings.storage_spool_mb * MEGABYTE)
+
+
+def left_spools(settings: Settings) -> list[LeftSpool]:
+    """The spools of workers that are no longer configured; the first worker drains them."""
+    names = {receiver_name(n) for n in range(settings.sip_receivers)}
+    return [
+        LeftSpool(path, settings.storage_path / RUN_FOLDER, settings.storage_spool_mb * MEGABYTE)
+        for path in sorted((settings.storage_path / SPOOL_FOLDER).glob("receiver-*.sqlite"))
+        if path.stem not in names
+    ]
 
 
 def writer_settings(settings: Settings, number: int) -> WriterSettings:

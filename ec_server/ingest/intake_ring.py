@@ -25,12 +25,13 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from ec_server.account.figures import settled
 from ec_server.account.worker_page import WorkerPage
+from ec_server.ingest.group_settlement import Evidence, GroupSettlement, Place
 from utilities.model import RawMessage
 
 _MAGIC = b"ECRING01"
@@ -219,10 +220,6 @@ class IntakeRing(_Ring):
         return False
 
 
-Place = tuple[int, int]
-"""A place between two messages: its position, and how many there are before it."""
-
-
 class Taker(_Ring):
     """The writer process's side: one thread takes, one settles what was taken.
 
@@ -230,17 +227,14 @@ class Taker(_Ring):
     """
 
     def __init__(self, path: Path, page: WorkerPage, wake: int | None = None) -> None:
-        """Begin where the account ends. ``wake`` is the descriptor that ``IntakeRing`` writes to.
+        """``wake`` is the descriptor that ``IntakeRing`` writes to. Nothing is taken before ``begin``.
 
         Raises OSError or ValueError where there is no ring at ``path``.
         """
         super().__init__(path, page)
         self._wake = wake
         self._parent_gone = False
-        self._settle_what_is_gone()
-        figures = page.figures()
-        self.position, self.count = self._settled = figures["ring_position"], figures["ring_count"]
-        self._mark_tail()
+        self._place = Place(0, 0)
 
     @property
     def closed(self) -> bool:
@@ -252,6 +246,26 @@ class Taker(_Ring):
         """Whether the SIP process has ended: another one will take over, with a writer of its own."""
         return self._parent_gone
 
+    def evidence(self) -> Evidence:
+        """What page and ring say of the writer before; the mark and the spool are for others to add."""
+        figures = self._page.figures()
+        return Evidence(
+            settled=settled(figures),
+            ring=Place(figures["ring_position"], figures["ring_count"]),
+            ring_base=self._cells[_BASE_COUNT],
+            group_end=Place(self._cells[_TAKEN], self._cells[_TAKEN_COUNT]),
+            settled_sequence=figures["settled_sequence"],
+            intended_sequence=self._page.intent()[1],
+            intended_day=self._page.intent()[0],
+            spooled=figures["spooled"],
+        )
+
+    def begin(self, settlement: GroupSettlement) -> None:
+        """Bring the account up to what became of the group before, and take from there."""
+        self._page.apply(settlement.changes)
+        self._place = settlement.begin
+        self._give_room_back()
+
     def take(
         self, limit: int, timeout_s: float, gather_s: float = 0.0, enough: int | None = None
     ) -> list[RawMessage]:
@@ -260,14 +274,14 @@ class Taker(_Ring):
         After the first it waits up to ``gather_s`` more for ``enough`` of them (None: ``limit``). They
         stay in the ring until the account's next step has passed them.
         """
-        self._mark_tail()
+        self._give_room_back()
         if self._sleep(1, timeout_s) and gather_s > 0:
             self._sleep(enough or limit, gather_s)
         taken: list[RawMessage] = []
-        available = min(limit, self._received() - self.count)
+        position, count = self._place
         whole, size, data = self._map, self._size, _HEADER_BYTES
-        for _ in range(available):
-            position, header = self._read(self.position, self.count)
+        for _ in range(min(limit, self._received() - count)):
+            position, header = self._read(position, count)
             length, _, received_us, body, sender, name, cut = header
             at = data + position % size + _RECORD.size
             end = at + body + sender
@@ -280,30 +294,26 @@ class Taker(_Ring):
                     bool(cut),
                 )
             )
-            self.position = position + length
-            self.count += 1
+            position += length
+            count += 1
+        self._place = Place(position, count)
         return taken
 
     @property
-    def in_hand(self) -> int:
-        """Messages of the group that a writer before had in hand and did not settle."""
-        return max(0, self._cells[_TAKEN_COUNT] - settled(self._page.figures()))
-
-    @property
-    def taken(self) -> Place:
+    def place(self) -> Place:
         """Where the messages end that were taken last."""
-        return self.position, self.count
+        return self._place
 
-    def advance(self, to: Place) -> dict[str, int]:
-        """The change of the page's figures that says that all messages up to there are settled."""
-        return {"ring_position": to[0] - self._settled[0], "ring_count": to[1] - self._settled[1]}
+    def moved_to(self, place: Place) -> dict[str, int]:
+        """The change of the account's figures that says: the ring goes on there, all before it is settled."""
+        figures = self._page.figures()
+        return {
+            "ring_position": place.position - figures["ring_position"],
+            "ring_count": place.messages - figures["ring_count"],
+        }
 
-    def went_on(self, to: Place) -> None:
-        """The change that ``advance`` gave is on the page."""
-        self._settled = to
-
-    def note_group(self, end: Place) -> None:
-        """Note where the group ends that is about to be committed; see ``settle_doubt``."""
+    def note_group_end(self, end: Place) -> None:
+        """Note where the group ends that is about to be committed, for whoever may have to take over."""
         self._cells[_TAKEN], self._cells[_TAKEN_COUNT] = end
 
     def beat(self, trouble: str | None = None) -> None:
@@ -324,52 +334,8 @@ class Taker(_Ring):
     def _received(self) -> int:
         return self._page.received()
 
-    def settle_doubt(self, changes: Mapping[str, int]) -> None:
-        """Account for what a writer before did with its group and died before it could say so.
-
-        ``changes`` are the figures of it. Where they complete the group, the ring goes on behind it.
-        Where they are a part of it (some messages were rejected, or it was of several days), it is
-        taken again; ``already_settled`` says how much of it to leave out.
-        """
-        figures = self._page.figures()
-        done = settled(figures) + sum(changes.get(name, 0) for name in ("stored", "duplicate", "spooled"))
-        if done and done == self._cells[_TAKEN_COUNT] > self.count:
-            self.position, self.count = self._cells[_TAKEN], self._cells[_TAKEN_COUNT]
-        self._page.apply(
-            {
-                **changes,
-                "ring_position": self.position - figures["ring_position"],
-                "ring_count": self.count - figures["ring_count"],
-            }
-        )
-        self.went_on(self.taken)
-        self._mark_tail()
-
-    @property
-    def already_settled(self) -> int:
-        """Messages behind ``count`` that the account has settled: a death came within a group."""
-        return settled(self._page.figures()) - self.count
-
-    @property
-    def rest_of_group(self) -> int:
-        """Messages of a group that is settled in part; it must be taken whole, and nothing with it. Or 0."""
-        return self._cells[_TAKEN_COUNT] - self.count if self.already_settled else 0
-
-    def _settle_what_is_gone(self) -> None:
-        """Messages counted before this file was made are nowhere any more: lost."""
-        figures = self._page.figures()
-        base = self._cells[_BASE_COUNT]
-        if figures["ring_count"] <= base:
-            self._page.apply(
-                {
-                    "lost": max(0, base - settled(figures)),
-                    "ring_count": base - figures["ring_count"],
-                    "ring_position": -figures["ring_position"],
-                }
-            )
-
-    def _mark_tail(self) -> None:
-        """Give the room of what is settled back."""
+    def _give_room_back(self) -> None:
+        """What is settled may be written over."""
         figures = self._page.figures()
         self._cells[_TAIL] = figures["ring_position"]
         self._cells[_TAIL_COUNT] = figures["ring_count"]
@@ -377,14 +343,14 @@ class Taker(_Ring):
     def _sleep(self, wanted: int, timeout_s: float) -> bool:
         """Wait for ``wanted`` messages; whether there are any."""
         until_s = time.monotonic() + timeout_s
-        while self._received() - self.count < wanted and not self.closed:
-            self._cells[_WAKE_AT] = self.count + wanted
+        while self._received() - self._place.messages < wanted and not self.closed:
+            self._cells[_WAKE_AT] = self._place.messages + wanted
             left_s = until_s - time.monotonic()
-            if self._received() - self.count >= wanted or left_s <= 0:
+            if self._received() - self._place.messages >= wanted or left_s <= 0:
                 break
             self._wait(left_s)
         self._cells[_WAKE_AT] = _NOBODY
-        return self._received() > self.count
+        return self._received() > self._place.messages
 
     def _wait(self, left_s: float) -> None:
         if self._wake is None:

@@ -6,7 +6,7 @@ Rules:
    outlives the process and a power cut. It holds until ``remove`` or ``set_aside``; nothing else
    deletes anything.
 2. Groups come out as they went in, oldest first, each with the moment of insertion that it was given
-   at first. Written again with that moment, a group that was stored already changes nothing, and one
+   at first and its ranks. Written again with these, a group that was stored already changes nothing, and one
    that waited for hours never wins over a repair made meanwhile. So a group is removed only after it
    was committed, and a death between the two costs a repeated write, never a batch or a copy.
 3. The spool has a bound in bytes. A group that would exceed it is refused with
@@ -20,16 +20,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
-from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
 from utilities.errors import RetryableStorageError
-from utilities.model import Batch
+from utilities.model import Batch, StoredRow
 from utilities.utc import iso
 
 _LAYOUT = """
@@ -38,7 +36,8 @@ CREATE TABLE IF NOT EXISTS spooled (
     inserted_us INTEGER NOT NULL,
     count       INTEGER NOT NULL,
     size        INTEGER NOT NULL,
-    batches     TEXT NOT NULL
+    batches     TEXT NOT NULL,
+    first_rank  INTEGER
 );
 CREATE TABLE IF NOT EXISTS set_aside (
     device_id TEXT NOT NULL,
@@ -65,6 +64,12 @@ class SpooledGroup:
     token: int
     inserted_us: int
     batches: tuple[Batch, ...]
+    first_rank: int
+
+    def rows(self) -> list[StoredRow]:
+        """The batches as they are stored: with the first moment, in the order in which they came."""
+        ranks = range(self.first_rank, self.first_rank + len(self.batches))
+        return [StoredRow(batch, self.inserted_us, rank) for batch, rank in zip(self.batches, ranks)]
 
 
 class Spool:
@@ -81,10 +86,15 @@ class Spool:
         with translated("opening the spool", path):
             self._db = connect(path, read_only=False, synchronous="full")
             self._db.execute(_LAYOUT)
-            count, size = the_row(
-                self._db.execute("SELECT coalesce(sum(count), 0), coalesce(sum(size), 0) FROM spooled")
+            if "first_rank" not in [row[1] for row in self._db.execute("PRAGMA table_info(spooled)")]:
+                self._db.execute("ALTER TABLE spooled ADD COLUMN first_rank INTEGER")
+            count, size, next_rank = the_row(
+                self._db.execute(
+                    "SELECT coalesce(sum(count), 0), coalesce(sum(size), 0),"
+                    " coalesce(max(coalesce(first_rank, inserted_us) + count), 0) FROM spooled"
+                )
             )
-            self._count, self._bytes = int(count), int(size)
+            self._count, self._bytes, self._next_rank = int(count), int(size), int(next_rank)
             self._aside = int(the_value(self._db.execute("SELECT count(*) FROM set_aside")))
 
     def __len__(self) -> int:
@@ -109,6 +119,7 @@ class Spool:
         if not batches:
             return
         text = _encode(batches)
+        first_rank = max(inserted_us, self._next_rank)  # ascending, whatever the clock does
         size = len(text) + _ROW_OVERHEAD_BYTES
         if self._bytes + size > self.limit_bytes:
             raise RetryableStorageError(
@@ -117,9 +128,10 @@ class Spool:
             )
         with translated("writing the spool", self._path), transaction(self._db) as cursor:
             cursor.execute(
-                "INSERT INTO spooled (inserted_us, count, size, batches) VALUES (?, ?, ?, ?)",
-                (inserted_us, len(batches), size, text),
+                "INSERT INTO spooled (inserted_us, count, size, batches, first_rank) VALUES (?, ?, ?, ?, ?)",
+                (inserted_us, len(batches), size, text, first_rank),
             )
+        self._next_rank = first_rank + len(batches)
         self._count += len(batches)
         self._bytes += size
 
@@ -127,9 +139,10 @@ class Spool:
         """The oldest group, or None; it stays until it is removed."""
         with translated("reading the spool", self._path):
             found = self._db.execute(
-                "SELECT position, inserted_us, batches FROM spooled ORDER BY position LIMIT 1"
+                "SELECT position, inserted_us, batches, coalesce(first_rank, inserted_us) FROM spooled"
+                " ORDER BY position LIMIT 1"
             ).fetchone()
-        return SpooledGroup(found[0], found[1], _decode(found[2])) if found else None
+        return SpooledGroup(found[0], found[1], _decode(found[2]), found[3]) if found else None
 
     def remove(self, token: int) -> None:
         """Forget a group that is committed. KeyError where it is not there."""
@@ -168,30 +181,6 @@ class Spool:
             if not self._count:  # give the space back: nothing is left to be copied
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def adopt(path: Path, own: Spool, page_path: Path) -> int:
-    """Move what waits in the spool of a worker that is no more into ``own``; how many batches.
-
-    Its page hands them over with it, so that the account stays exact: the adopting worker books what
-    it finds in its spool at its start. A group is removed there only after it is on disk here. Stops
-    where ``own`` is full; the next start goes on.
-    """
-    moved = 0
-    with closing(Spool(path, own.limit_bytes)) as left:
-        with suppress(RetryableStorageError):
-            while group := left.peek():
-                own.append(group.batches, group.inserted_us)
-                left.remove(group.token)
-                moved += len(group.batches)
-        empty = not len(left) and not left.set_aside_count
-    if moved and page_path.exists():
-        with closing(WorkerPage.open(page_path)) as page:
-            page.apply({"spooled": -moved, "taken_over": -moved})
-    if empty:
-        for end in ("", "-wal", "-shm"):
-            path.with_name(path.name + end).unlink(missing_ok=True)
-    return moved
 
 
 def _encode(batches: Sequence[Batch]) -> str:

@@ -4,26 +4,35 @@ Rules:
 
 1. From the first group that the database did not take until the spool is empty again, every group
    goes to the spool: so they reach the database in the order in which they came.
-2. The spool is drained by a thread with a store of its own, oldest first. A group leaves the spool
+2. Spools are drained by a thread with a store of its own, oldest first. A group leaves its spool
    after it was committed, so a death in between repeats a write and loses nothing.
 3. A row that the database refuses for itself (it takes its neighbours) is set aside and counted.
 4. ``append`` may raise where the spool is full; the writer then holds the group, and the senders wait.
+5. Spools of workers that are no more are drained where they are, whenever the own one is empty, and
+   settled in those workers' own accounts: nothing is moved, so nothing can be half moved.
 
 The writer's thread calls ``append`` and ``engaged``, the drainer's thread ``run``, any thread ``stop``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ec_server.account.figures import RECEIVER_FIGURES, REJECTED
+from ec_server.account.worker_page import WorkerPage
+from ec_server.ingest.group_settlement import spool_agreement
 from ec_server.ingest.spool import Spool, SpooledGroup
+from ec_server.ingest.troubles import Troubles
 from ec_server.storage.contract import Store
 from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
-from utilities.model import Batch, StoredRow
+from utilities.model import Batch, RejectReason
 
 _log = logging.getLogger(__name__)
 
@@ -40,43 +49,135 @@ class Drained:
     set_aside: int
     samples_stored: int
 
+    def figures(self) -> dict[str, int]:
+        """The step of the account."""
+        return {
+            "spooled": -(self.stored + self.duplicate + self.set_aside),
+            "stored": self.stored,
+            "duplicate": self.duplicate,
+            "samples_stored": self.samples_stored,
+            REJECTED[RejectReason.UNSTORABLE]: self.set_aside,
+        }
+
+
+class AccountedSpool:
+    """A spool with the account that it belongs to; two threads may share it."""
+
+    def __init__(self, spool: Spool, account: Callable[[Mapping[str, int]], None]) -> None:
+        self._spool = spool
+        self._account = account
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Batches that wait."""
+        return len(self._spool)
+
+    @property
+    def is_done_with(self) -> bool:
+        """Whether nothing waits and nothing was set aside."""
+        return not len(self._spool) and not self._spool.set_aside_count
+
+    def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
+        """As ``Spool.append``; the caller accounts for it."""
+        with self._lock:
+            self._spool.append(batches, inserted_us)
+
+    def peek(self) -> SpooledGroup | None:
+        """The oldest group."""
+        with self._lock:
+            return self._spool.peek()
+
+    def remove(
+        self, group: SpooledGroup, drained: Drained, poison: Sequence[Batch] = (), why: str = ""
+    ) -> None:
+        """Forget a group that is committed, but keep ``poison`` aside, and account for it."""
+        with self._lock:
+            if poison:
+                self._spool.set_aside(group.token, poison, why)
+            else:
+                self._spool.remove(group.token)
+        self._account(drained.figures())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._spool.close()
+
+
+class LeftSpool:
+    """The spool of a worker that is not configured any more, with that worker's page."""
+
+    def __init__(self, path: Path, run_folder: Path, limit_bytes: int) -> None:
+        self._path = path
+        self._run_folder = run_folder
+        self._limit_bytes = limit_bytes
+        self._lock: int | None = None
+        self._page: WorkerPage | None = None
+
+    def open(self) -> AccountedSpool | None:
+        """Its groups, once its account agrees with them; None where a process of that worker still lives.
+
+        Raises StorageError where the file cannot be used.
+        """
+        name = self._path.stem
+        lock = os.open(self._run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        try:
+            spool = Spool(self._path, self._limit_bytes)
+        except StorageError:
+            os.close(lock)
+            raise
+        self._lock = lock
+        page = self._page = WorkerPage.create(self._run_folder / f"{name}.page", RECEIVER_FIGURES)
+        page.apply(spool_agreement(page.figures()["spooled"], len(spool), 0)[0])
+        _log.info("%s is no longer configured; %d batches in its spool are stored", name, len(spool))
+        return AccountedSpool(spool, page.apply)
+
+    def close(self, spool: AccountedSpool) -> None:
+        """Let go of everything; a file that holds nothing goes."""
+        spool.close()
+        if self._page is not None:
+            self._page.close()
+        if spool.is_done_with:
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
 
 class Spooling:
-    """One worker's spool with the thread that drains it."""
+    """One worker's spool with the thread that drains it, and those that others left."""
 
     def __init__(
         self,
-        spool: Spool,
+        own: AccountedSpool,
+        left: Sequence[LeftSpool],
         open_store: Callable[[], Store],
-        on_drained: Callable[[Drained], None],
-        on_trouble: Callable[[str], None],
+        troubles: Troubles,
     ) -> None:
-        """``on_drained`` and ``on_trouble`` ("" once it is over) are called in the drainer's thread."""
-        self._spool = spool
+        self._own = own
+        self._left = list(left)
+        self._open_left: tuple[LeftSpool, AccountedSpool] | None = None
         self._open_store = open_store
-        self._on_drained = on_drained
-        self._on_trouble = on_trouble
-        self._lock = threading.Lock()
+        self._troubles = troubles
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._store: Store | None = None
-        if len(spool):
+        if len(own) or left:
             self._wake.set()
 
     @property
     def engaged(self) -> bool:
         """Whether batches wait in the spool, so that new ones have to wait behind them."""
-        return len(self._spool) > 0
-
-    @property
-    def waiting(self) -> int:
-        """Batches in the spool."""
-        return len(self._spool)
+        return len(self._own) > 0
 
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
         """Keep batches of one UTC day on disk. RetryableStorageError where the spool is full."""
-        with self._lock:
-            self._spool.append(batches, inserted_us)
+        self._own.append(batches, inserted_us)
         self._wake.set()
 
     def stop(self) -> None:
@@ -93,8 +194,9 @@ class Spooling:
                 try:
                     self._drain()
                 except StorageError as error:
-                    waiting = f"{len(self._spool)} batches wait in the spool"
-                    self._on_trouble(f"the database takes nothing, {waiting}: {error}")
+                    self._say(
+                        f"the database takes nothing, {len(self._own)} batches wait in the spool: {error}"
+                    )
                     self._close_store(only_if=isinstance(error, PermanentStorageError))
                     self._stop.wait(wait_s)
                     wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
@@ -102,59 +204,53 @@ class Spooling:
                     wait_s = _FIRST_WAIT_S
         finally:
             self._close_store(only_if=True)
-            with self._lock:
-                self._spool.close()
+            self._close_left()
+            self._own.close()
 
     def _drain(self) -> None:
         """Everything that waits, group by group; raises where the database does not take it."""
         began_s, drained = time.monotonic(), 0
         while not self._stop.is_set():
-            with self._lock:
-                group = self._spool.peek()
-                if group is None:
-                    self._wake.clear()
-                    break
+            self._wake.clear()
+            found = self._next()
+            if found is None:
+                break
+            spool, group = found
             if self._store is None:
                 self._store = self._open_store()
-            self._on_drained(self._move(self._store, group))
+            _move(self._store, spool, group)
             drained += len(group.batches)
+            self._wake.set()
         if drained:
             _log.info("%d batches went from the spool in %.1f s", drained, time.monotonic() - began_s)
-            self._on_trouble("")
+            self._say("")
 
-    def _move(self, store: Store, group: SpooledGroup) -> Drained:
-        try:
-            result = store.replay(_rows_of(group))
-        except RetryableStorageError:
-            raise
-        except PermanentStorageError as error:
-            return self._move_singly(store, group, error)
-        with self._lock:
-            self._spool.remove(group.token)
-        samples = sum(b.count for b, changed in zip(group.batches, result.changed) if changed)
-        return Drained(result.stored, result.duplicate, 0, samples)
+    def _next(self) -> tuple[AccountedSpool, SpooledGroup] | None:
+        """The own spool's oldest group, else one of those that others left."""
+        if group := self._own.peek():
+            return self._own, group
+        while True:
+            if self._open_left is None:
+                if not self._left:
+                    return None
+                left = self._left[-1]
+                opened = left.open()
+                self._left.pop()
+                if opened is None:
+                    continue
+                self._open_left = (left, opened)
+            if group := self._open_left[1].peek():
+                return self._open_left[1], group
+            self._close_left()
 
-    def _move_singly(self, store: Store, group: SpooledGroup, first: PermanentStorageError) -> Drained:
-        """Find the rows that are refused for themselves; raises where every one is."""
-        stored = duplicate = samples = 0
-        poison: list[Batch] = []
-        for row in _rows_of(group):
-            batch = row.batch
-            try:
-                result = store.replay([row])
-            except PermanentStorageError:
-                poison.append(batch)
-                continue
-            stored += result.stored
-            duplicate += result.duplicate
-            samples += batch.count * result.stored
-        if len(poison) == len(group.batches) > 1:
-            raise first  # it is not the rows
-        with self._lock:
-            self._spool.set_aside(group.token, poison, str(first))
-        for batch in poison:
-            _log.error("set aside: %s", first, extra={"device": batch.device_id})
-        return Drained(stored, duplicate, len(poison), samples)
+    def _close_left(self) -> None:
+        if self._open_left is not None:
+            left, spool = self._open_left
+            self._open_left = None
+            left.close(spool)
+
+    def _say(self, text: str) -> None:
+        self._troubles.say("database", text)
 
     def _close_store(self, *, only_if: bool) -> None:
         if only_if and self._store is not None:
@@ -162,7 +258,36 @@ class Spooling:
             self._store = None
 
 
-def _rows_of(group: SpooledGroup) -> list[StoredRow]:
-    """The group's batches with the moments of their insertion, one microsecond apart, in their order."""
-    moments = range(group.inserted_us, group.inserted_us + len(group.batches))
-    return [StoredRow(batch, at_us, at_us) for batch, at_us in zip(group.batches, moments)]
+def _move(store: Store, spool: AccountedSpool, group: SpooledGroup) -> None:
+    """Store a group, then take it from its spool."""
+    try:
+        result = store.replay(group.rows())
+    except RetryableStorageError:
+        raise
+    except PermanentStorageError as error:
+        _move_singly(store, spool, group, error)
+    else:
+        samples = sum(b.count for b, changed in zip(group.batches, result.changed) if changed)
+        spool.remove(group, Drained(result.stored, result.duplicate, 0, samples))
+
+
+def _move_singly(
+    store: Store, spool: AccountedSpool, group: SpooledGroup, first: PermanentStorageError
+) -> None:
+    """Find the rows that are refused for themselves; raises where every one is."""
+    stored = duplicate = samples = 0
+    poison: list[Batch] = []
+    for row in group.rows():
+        try:
+            result = store.replay([row])
+        except PermanentStorageError:
+            poison.append(row.batch)
+            continue
+        stored += result.stored
+        duplicate += result.duplicate
+        samples += row.batch.count * result.stored
+    if len(poison) == len(group.batches) > 1:
+        raise first  # it is not the rows
+    spool.remove(group, Drained(stored, duplicate, len(poison), samples), poison, str(first))
+    for batch in poison:
+        _log.error("set aside: %s", first, extra={"device": batch.device_id})

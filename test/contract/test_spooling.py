@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -11,8 +12,10 @@ from contract.test_writer import NOW, Bench, body, until
 
 from ec_server.account.figures import RECEIVER_FIGURES, queued
 from ec_server.account.worker_page import WorkerPage
+from ec_server.ingest.group_settlement import settle
 from ec_server.ingest.intake_ring import IntakeRing, Taker
-from ec_server.ingest.spool import Spool, adopt
+from ec_server.ingest.spool import Spool
+from ec_server.ingest.spooling import LeftSpool
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.model import RawMessage
@@ -34,9 +37,11 @@ class Away:
 def benches(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(limit_bytes: int = 10_000_000) -> Bench:
-        spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", limit_bytes)
-        made.append(Bench(tmp_path, spool=spool))
+    def make(limit_bytes: int = 10_000_000, left: Sequence[int] = ()) -> Bench:
+        folder = tmp_path / "spool"
+        spool = Spool(folder / "receiver-0.sqlite", limit_bytes)
+        others = [LeftSpool(folder / f"receiver-{n}.sqlite", tmp_path / "run", limit_bytes) for n in left]
+        made.append(Bench(tmp_path, spool=spool, left=others))
         return made[-1]
 
     yield make
@@ -115,8 +120,9 @@ def test_what_was_spooled_when_the_writer_died_is_not_spooled_again(
     for us in (1000, 2000):
         bench.ring.put(RawMessage(body("m", NOW, us).encode(), "", 0))
     taker = Taker(bench.ring.path, bench.page)
+    taker.begin(settle(replace(taker.evidence(), in_spool=0)))
     taker.take(10, 1.0)
-    taker.note_group(taker.taken)
+    taker.note_group_end(taker.place)
     spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", 10_000_000)
     spool.append(
         [batch_of("m", NOW, f"{us:06d},0.5;{us + 1:06d},1.5;{us + 2:06d},2.5") for us in (1000, 2000)], 1
@@ -128,27 +134,75 @@ def test_what_was_spooled_when_the_writer_died_is_not_spooled_again(
     assert (figures["received"], figures["duplicate"], figures["taken_over"]) == (3, 0, 0)
 
 
-def test_the_spool_of_a_worker_that_is_no_more_is_taken_over(
+def left_by(number: int, folder: Path, count: int) -> WorkerPage:
+    """A spool with so many batches, and the page of the worker that left it."""
+    (folder / "run").mkdir(exist_ok=True)
+    page = WorkerPage.create(folder / "run" / f"receiver-{number}.page", RECEIVER_FIGURES)
+    spool = Spool(folder / "spool" / f"receiver-{number}.sqlite", 10_000_000)
+    for us in range(1000, 1000 * (count + 1), 1000):
+        spool.append([batch_of("m", NOW, f"{us:06d},1")], us)
+        page.count_received()
+    page.apply({"spooled": count})
+    spool.close()
+    return page
+
+
+def test_the_spool_of_a_worker_that_is_no_more_is_drained_and_settled_in_its_own_account(
     benches: Callable[..., Bench], tmp_path: Path
 ) -> None:
-    (tmp_path / "run").mkdir()
-    page = WorkerPage.create(tmp_path / "run" / "receiver-7.page", RECEIVER_FIGURES)
-    left = Spool(tmp_path / "spool" / "receiver-7.sqlite", 10_000_000)
-    for us in (1000, 2000, 3000):
-        left.append([batch_of("m", NOW, f"{us:06d},1")], us)
-    left.close()
-    for _ in range(3):
-        page.count_received()
-    page.apply({"spooled": 3})
-    own = Spool(tmp_path / "spool" / "receiver-0.sqlite", 10_000_000)
-    assert adopt(tmp_path / "spool" / "receiver-7.sqlite", own, page.path) == 3
-    own.close()
-    mine = WorkerPage.create(tmp_path / "run" / "receiver-0.page", RECEIVER_FIGURES)
-    mine.apply({"spooled": 3, "taken_over": 3})
-    assert not (tmp_path / "spool" / "receiver-7.sqlite").exists()
-    bench = benches()
-    until(lambda: bench.page.figures()["stored"] == 3, "the batches to be stored")
-    both = [bench.page.figures(), page.figures()]
-    assert sum(f["received"] for f in both) == 3
-    assert [queued(f) for f in both] == [0, 0]
+    page = left_by(7, tmp_path, 3)
+    bench = benches(left=[7])
+    until(lambda: page.figures()["stored"] == 3, "the batches to be stored")
+    until(lambda: not (tmp_path / "spool" / "receiver-7.sqlite").exists(), "the empty spool to go")
+    assert (page.figures()["spooled"], page.figures()["taken_over"], queued(page.figures())) == (0, 0, 0)
+    assert bench.page.figures()["stored"] == 0
     assert rows_in(tmp_path) == 3
+
+
+def test_a_death_while_a_left_spool_is_drained_leaves_every_batch_counted(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    page = left_by(7, tmp_path, 3)
+    spool = Spool(tmp_path / "spool" / "receiver-7.sqlite", 10_000_000)
+    first, group = spool.peek(), None
+    assert first
+    with SqliteStore(tmp_path) as store:
+        store.replay(first.rows())
+    spool.remove(first.token)  # stored and removed; the account was not told
+    group = spool.peek()
+    assert group
+    with SqliteStore(tmp_path) as store:
+        store.replay(group.rows())  # stored; not even removed
+    spool.close()
+    benches(left=[7])
+    until(lambda: page.figures()["spooled"] == 0, "the spool to be empty")
+    figures = page.figures()
+    assert (figures["received"], figures["stored"], figures["duplicate"]) == (3, 2, 1)
+    assert queued(figures) == figures["taken_over"] == 0
+    assert rows_in(tmp_path) == 3
+
+
+def test_a_large_left_spool_is_drained_beside_new_messages(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    page = left_by(7, tmp_path, 300)
+    bench = benches(left=[7])
+    bench.send(body("m", NOW, 500_000))
+    assert bench.settled()["stored"] == 1
+    until(lambda: page.figures()["stored"] == 300, "the left batches to be stored")
+
+
+def test_spooled_batches_rank_in_the_order_in_which_they_came_whatever_the_clock_says(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 10_000_000)
+    spool.append([batch_of("m", NOW, "000001,1"), batch_of("m", NOW, "000002,1")], 1_000)
+    spool.append([batch_of("m", NOW, "000003,1")], 10)  # the clock stepped back
+    first = spool.peek()
+    assert first
+    spool.remove(first.token)
+    second = spool.peek()
+    assert second
+    assert [row.rank for row in first.rows() + second.rows()] == [1_000, 1_001, 1_002]
+    assert [row.inserted_us for row in second.rows()] == [10]
+    spool.close()

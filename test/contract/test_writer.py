@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -14,10 +14,12 @@ from contract.store_suite import batch
 
 from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, queued
 from ec_server.account.worker_page import WorkerPage
+from ec_server.ingest.group_settlement import settle
 from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.message_body import Limits
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool
+from ec_server.ingest.spooling import LeftSpool
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.storage.contract import Store
 from ec_server.storage.sqlite_store import SqliteStore
@@ -43,6 +45,7 @@ class Bench:
         folder: Path,
         open_store: Callable[[], Store] | None = None,
         spool: Spool | None = None,
+        left: Sequence[LeftSpool] = (),
     ) -> None:
         self.folder = folder
         self.run_folder = folder / "run"
@@ -64,6 +67,7 @@ class Bench:
             Quarantine(folder / "quarantine.jsonl", 1_000_000),
             self.troubles.append,
             spool,
+            left,
         )
         self.thread = threading.Thread(target=self.writer.run)
         self.thread.start()
@@ -231,7 +235,7 @@ def test_a_group_is_not_settled_before_the_one_it_came_after(tmp_path: Path) -> 
     bench.send(body("m", NOW, 0))
     until(lambda: bench.troubles, "the first group to be refused")
     bench.send("not a message")
-    until(lambda: bench.taker.taken[1] == 2, "the second group to be taken")
+    until(lambda: bench.taker.place.messages == 2, "the second group to be taken")
     bench.end()
     assert queued(bench.page.figures()) == 2
     again = Bench(tmp_path)
@@ -250,8 +254,9 @@ def test_a_writer_that_died_after_its_commit_leaves_an_exact_account_though_more
     for text in bodies:
         ring.put(RawMessage(text.encode(), "", 0))
     taker = Taker(ring.path, bench.page)
+    taker.begin(settle(taker.evidence()))
     taker.take(10, 1.0)
-    taker.note_group(taker.taken)
+    taker.note_group_end(taker.place)
     bench.page.intend(day_of(NOW), bench.page.intent()[1] + 1)
     with SqliteStore(tmp_path) as store:  # it commits, and dies before the account says so
         rows = [batch("m", NOW, {us: "0.5", us + 1: "1.5", us + 2: "2.5"}) for us in (0, 1000)]

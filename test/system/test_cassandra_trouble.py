@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from real_cassandra import RealCassandra
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.ingest.spool import Spool
-from ec_server.ingest.spooling import Drained, Spooling
+from ec_server.ingest.spooling import AccountedSpool, Spooling
+from ec_server.ingest.troubles import Troubles
 from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
 from utilities import cassandra_util
 from utilities.cassandra_util import Statement, Target
@@ -273,19 +274,19 @@ class TestOutage:
         poison = Batch("poisoned", NOON + 9, 0, 5, "1" * 20_000_000, 1, "0" * 32)
         spool.append([good[0], poison, good[1]], 1_772_366_400_000_000)
         spool.append([good[2]], 1_772_366_400_000_100)
-        drained: list[Drained] = []
+        drained: list[Mapping[str, int]] = []
         spooling = Spooling(
-            spool,
+            AccountedSpool(spool, drained.append),
+            (),
             lambda: open_cassandra_store(read_settings(None, cassandra.settings("ec_trouble"))),
-            drained.append,
-            lambda _trouble: None,
+            Troubles(lambda _trouble: None),
         )
         thread = threading.Thread(target=spooling.run, daemon=True)
         thread.start()
         until(lambda: len(drained) == 2)
         spooling.stop()
         thread.join(30)
-        assert [(d.stored, d.set_aside) for d in drained] == [(2, 1), (1, 0)]
+        assert [(d["stored"], d["rejected_unstorable"]) for d in drained] == [(2, 1), (1, 0)]
         with opened(cassandra.target("ec_trouble")) as store:
             assert [row.batch for row in store.rows("poisoned", NOON, NOON + 60)] == good
 

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from ec_server.account.figures import RECEIVER_FIGURES, queued
 from ec_server.account.worker_page import WorkerPage
+from ec_server.ingest.group_settlement import settle as settle_group
 from ec_server.ingest.intake_ring import IntakeRing, RingError, Taker
 from utilities.model import RawMessage
 
@@ -34,14 +36,20 @@ def page(tmp_path: Path) -> Iterator[WorkerPage]:
 
 def settle(taker: Taker, page: WorkerPage, count: int) -> None:
     """What the writer does once a group is committed."""
-    taker.note_group(taker.taken)
-    page.apply({"stored": count, **taker.advance(taker.taken)})
-    taker.went_on(taker.taken)
+    taker.note_group_end(taker.place)
+    page.apply({"stored": count, **taker.moved_to(taker.place)})
+
+
+def begun(ring: IntakeRing, page: WorkerPage, wake: int | None = None, **found: object) -> Taker:
+    """The taking side of a writer that has settled what the one before had in hand."""
+    taker = Taker(ring.path, page, wake)
+    taker.begin(settle_group(replace(taker.evidence(), **found)))  # type: ignore[arg-type]
+    return taker
 
 
 def test_messages_come_out_as_they_went_in(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 100)
-    taker = Taker(ring.path, page)
+    taker = begun(ring, page)
     sent = [
         RawMessage(bytes(range(256)), "10.0.0.1:5060", 123, "meter-7", True),
         RawMessage(b"", "[::1]:1", 1 << 60),
@@ -67,7 +75,7 @@ def test_any_sizes_and_groups_wrap_around_in_order(sizes: list[int], limit: int,
         folder = Path(name)
         page = WorkerPage.create(folder / "receiver-0.page", RECEIVER_FIGURES)
         ring = IntakeRing(folder / "ring", page, 50)
-        taker = Taker(ring.path, page)
+        taker = begun(ring, page)
         chance, put, got = random.Random(seed), 0, []
         while len(got) < len(sizes):
             if put < len(sizes) and put - len(got) < 50 and chance.random() < 0.6:
@@ -78,7 +86,7 @@ def test_any_sizes_and_groups_wrap_around_in_order(sizes: list[int], limit: int,
                 got += taken
                 settle(taker, page, len(taken))
             if chance.random() < 0.05:
-                taker = Taker(ring.path, page)  # another writer takes over
+                taker = begun(ring, page)  # another writer takes over
             if chance.random() < 0.05:
                 ring = IntakeRing(folder / "ring", page, 50)  # another SIP process takes over
         assert got == [message(n, size) for n, size in enumerate(sizes)]
@@ -90,7 +98,7 @@ def test_a_full_ring_blocks_calls_back_and_goes_on_when_there_is_room(
 ) -> None:
     waited = threading.Event()
     ring = IntakeRing(tmp_path / "ring", page, 3, waited.set, 0.01)
-    taker = Taker(ring.path, page)
+    taker = begun(ring, page)
     for number in range(3):
         ring.put(message(number))
     fourth = threading.Thread(target=ring.put, args=(message(3),))
@@ -106,7 +114,7 @@ def test_a_full_ring_blocks_calls_back_and_goes_on_when_there_is_room(
 
 def test_a_closed_ring_takes_nothing_and_counts_nothing(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 3)
-    taker = Taker(ring.path, page)
+    taker = begun(ring, page)
     ring.put(message(0))
     ring.close()
     assert ring.put(message(1)) is False
@@ -121,23 +129,21 @@ def test_what_was_taken_and_not_settled_is_taken_again_by_the_next_writer(
     ring = IntakeRing(tmp_path / "ring", page, 10)
     for number in range(5):
         ring.put(message(number))
-    first = Taker(ring.path, page)
+    first = begun(ring, page)
     settle(first, page, len(first.take(2, 0)))
     assert len(first.take(10, 0)) == 3  # and then it dies
-    assert Taker(ring.path, page).take(10, 0) == [message(n) for n in (2, 3, 4)]
+    assert begun(ring, page).take(10, 0) == [message(n) for n in (2, 3, 4)]
 
 
 def test_a_commit_in_doubt_is_settled_and_not_taken_again(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 10)
     for number in range(5):
         ring.put(message(number))
-    first = Taker(ring.path, page)
+    first = begun(ring, page)
     assert len(first.take(3, 0)) == 3
-    first.note_group(first.taken)  # it commits, and dies before it can say so
-    second = Taker(ring.path, page)
-    assert second.in_hand == 3
-    second.settle_doubt({"stored": 2, "duplicate": 1})
-    assert second.already_settled == 0
+    first.note_group_end(first.place)
+    page.intend(0, 1)  # it commits, and dies before it can say so
+    second = begun(ring, page, mark=(1, 2, 1))
     assert second.take(10, 0) == [message(3), message(4)]
 
 
@@ -145,12 +151,14 @@ def test_a_part_of_a_group_that_is_settled_is_known_by_number(tmp_path: Path, pa
     ring = IntakeRing(tmp_path / "ring", page, 10)
     for number in range(5):
         ring.put(message(number))
-    first = Taker(ring.path, page)
+    first = begun(ring, page)
     first.take(5, 0)
-    first.note_group(first.taken)
+    first.note_group_end(first.place)
     page.apply({"stored": 2})  # the group's first day
     second = Taker(ring.path, page)
-    assert second.already_settled == 2
+    settlement = settle_group(second.evidence())
+    assert (settlement.group_size, settlement.settled_before) == (5, 2)
+    second.begin(settlement)
     assert len(second.take(10, 0)) == 5
 
 
@@ -158,12 +166,12 @@ def test_messages_of_a_ring_that_is_gone_are_lost_by_number(tmp_path: Path, page
     ring = IntakeRing(tmp_path / "ring", page, 10)
     for number in range(5):
         ring.put(message(number))
-    taker = Taker(ring.path, page)
+    taker = begun(ring, page)
     settle(taker, page, len(taker.take(2, 0)))
     ring.path.unlink()
     again = IntakeRing(ring.path, page, 10)
     again.put(message(5))
-    assert Taker(ring.path, page).take(10, 0) == [message(5)]
+    assert begun(ring, page).take(10, 0) == [message(5)]
     assert page.figures()["lost"] == 3
     assert queued(page.figures()) == 1
 
@@ -175,7 +183,7 @@ def test_a_ring_of_another_boot_is_not_trusted(tmp_path: Path, page: WorkerPage)
         file.seek(8)
         file.write(b"0" * 36)
     IntakeRing(ring.path, page, 10)
-    assert Taker(ring.path, page).take(10, 0) == []
+    assert begun(ring, page).take(10, 0) == []
     assert page.figures()["lost"] == 1
 
 
@@ -186,7 +194,7 @@ def test_a_record_that_was_changed_is_never_taken_for_a_message(tmp_path: Path, 
         file.seek(4096 + 4)
         file.write(b"\x07" * 8)
     with pytest.raises(RingError, match="stands where 0 should"):
-        Taker(ring.path, page).take(10, 0)
+        begun(ring, page).take(10, 0)
 
 
 def test_a_sleeping_taker_is_woken_and_sees_the_end_of_the_putting_process(
@@ -194,7 +202,7 @@ def test_a_sleeping_taker_is_woken_and_sees_the_end_of_the_putting_process(
 ) -> None:
     readable, writable = os.pipe()
     ring = IntakeRing(tmp_path / "ring", page, 10)
-    taker = Taker(ring.path, page, readable)
+    taker = begun(ring, page, readable)
     ring.wakes(writable)
     threading.Timer(0.05, ring.put, (message(0),)).start()
     began = time.monotonic()
@@ -208,7 +216,7 @@ def test_a_sleeping_taker_is_woken_and_sees_the_end_of_the_putting_process(
 
 def test_beats_and_troubles_are_seen_on_the_other_side(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 10)
-    taker = Taker(ring.path, page)
+    taker = begun(ring, page)
     taker.beat("disk full: é")
     assert ring.trouble == "disk full: é"
     assert ring.writer_silent_for_s() < 5

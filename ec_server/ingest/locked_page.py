@@ -1,0 +1,21 @@
+"""A worker's page for the threads of one process: the committing one and the one that drains the spool."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from ec_server.account.worker_page import WorkerPage
+
+
+class LockedPage:
+    """``apply`` from any thread."""
+
+    def __init__(self, page: WorkerPage) -> None:
+        self.page = page
+        self._lock = threading.Lock()
+
+    def apply(self, changes: Mapping[str, int]) -> None:
+        """Add to several figures in one step."""
+        with self._lock:
+            self.page.apply(changes)

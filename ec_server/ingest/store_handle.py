@@ -1,0 +1,32 @@
+"""The writer's store: opened when it is needed, and anew after a permanent error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ec_server.storage.contract import Store
+
+
+class StoreHandle:
+    """One thread at a time."""
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self._store: Store | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store at the moment."""
+        return self._store is not None
+
+    def store(self) -> Store:
+        """The store. Raises StorageError where it has to be opened and cannot."""
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
+    def close(self) -> None:
+        """Let go of it; the next ``store`` opens it again."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
