@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
@@ -26,7 +27,7 @@ from ec_server.supervision.parent_pipe import watch_parent
 from utilities import log
 from utilities.errors import ConfigurationError, EcServerError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
-from utilities.sip_config import SipOptions, SipReceiver
+from utilities.sip_config import Senders, SipOptions, SipReceiver
 from utilities.sip_registration import Registration
 from utilities.sip_tls import TlsFiles
 
@@ -73,7 +74,10 @@ class Receiver:
             ring_path(run_folder, name), self._page, settings.ingest_queue_batches, self._while_full
         )
         self._writer = WriterProcess(self._ring, number, configuration)
-        self._sip = SipReceiver(sip_options(settings, number), self._ring.put)
+        self._sip = SipReceiver(
+            sip_options(settings, number), self._ring.put, _senders(settings.devices_file)
+        )
+        self._port_shown = (self._page.figures()["sip_connections"], 0, 0, 0)  # of a process before
         self._stop = threading.Event()
         self._stop_s = 0.0
         self._shown = ""
@@ -126,9 +130,18 @@ class Receiver:
     def _tick(self) -> None:
         """Beat while both processes go round; the writer's troubles are this worker's."""
         self._page.beat()
+        self._count_port()
         self._writer.look_after()
         if self._ring.trouble != self._shown and not self._stop.is_set():
             self._show(self._ring.trouble)
+
+    def _count_port(self) -> None:
+        """Put what has happened at the SIP port since the last time onto the page."""
+        now = self._sip.figures
+        shown = (now.connections, now.evicted, now.refused, now.dropped)
+        if shown != self._port_shown:
+            self._page.add_port_figures([new - old for new, old in zip(shown, self._port_shown)])
+            self._port_shown = shown
 
     def _while_full(self) -> None:
         """The SIP stack waits for room in the ring; when told to stop, not for long."""
@@ -162,6 +175,15 @@ class Receiver:
             return EXIT_FAILED
         _log.info("drained and ended")
         return 0
+
+
+def _senders(devices_file: Path | None) -> Senders:
+    """Who may send. A file that cannot be read is for the writer to refuse: that ends the start."""
+    try:
+        directory = DeviceDirectory.read(devices_file)
+    except ConfigurationError:
+        return Senders(lambda _device_id, _ip: False, lambda _ip: False)
+    return Senders(lambda device_id, ip: directory.admits(device_id, ip) is None, directory.admits_some)
 
 
 def sip_options(settings: Settings, number: int) -> SipOptions:

@@ -69,6 +69,14 @@ class DeviceDirectory:
         """What the file says of the device; None where it is not in it, or there is no file."""
         return self._rules.get(device_id)
 
+    def admits_some(self, ip: str) -> bool:
+        """Whether any device may send from the address ``ip`` (text, no port)."""
+        if self.open_to_all or any(not rule.networks for rule in self._rules.values()):
+            return True
+        address = _address(ip)
+        networks = (network for rule in self._rules.values() for network in rule.networks)
+        return address is not None and any(address in network for network in networks)
+
     def admits(self, device_id: str, ip: str) -> RejectReason | None:
         """None where the device may send from the address ``ip`` (text, no port), else why not."""
         if self.open_to_all:

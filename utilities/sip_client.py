@@ -19,33 +19,24 @@ All accounts of one client share one connection. A process has one client at a t
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import socket
 from collections import Counter
 from collections.abc import Mapping
+from ctypes import byref
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pjsua2 as pj
 
 from utilities.errors import EcServerError
-from utilities.sip_library import library, raise_timer_limit, set_end_of_transactions, silence
+from utilities.sip_library import TRANSPORTS, Text, endpoint_config, library, tune
 
 MOST_ACCOUNTS = 8
 """Meters a client at most: what PJSUA is built for."""
 
 _TIMER_K_MS = 500
-_TRANSPORTS = {
-    ("udp", False): pj.PJSIP_TRANSPORT_UDP,
-    ("tcp", False): pj.PJSIP_TRANSPORT_TCP,
-    ("tls", False): pj.PJSIP_TRANSPORT_TLS,
-    ("udp", True): pj.PJSIP_TRANSPORT_UDP6,
-    ("tcp", True): pj.PJSIP_TRANSPORT_TCP6,
-    ("tls", True): pj.PJSIP_TRANSPORT_TLS6,
-}
 _code_of = pj._pjsua2.OnInstantMessageStatusParam_code_get
 
 _log = logging.getLogger(__name__)
@@ -92,7 +83,7 @@ class SipClient:
         self._endpoint: Any = None
         self._accounts: list[_Account] = []
         self._buddies: list[_Server] = []
-        self._to, self._type = _PjStr.of(options.uri.encode()), _PjStr.of(b"text/plain")
+        self._to, self._type = Text.of(options.uri.encode()), Text.of(b"text/plain")
         self.sent = 0
         self.acknowledged = 0
         """Answered with 200."""
@@ -111,13 +102,13 @@ class SipClient:
 
     def start(self) -> None:
         """Open one transport on a free port of the address that leads to the server."""
-        silence()
+        config = endpoint_config("energy-consumption-meter")
         endpoint = self._endpoint = pj.Endpoint()
         endpoint.libCreate()
         try:
-            endpoint.libInit(_endpoint_config())
+            endpoint.libInit(config)
             transport, version_6 = self._options.transport, ":" in self._options.host
-            endpoint.transportCreate(_TRANSPORTS[transport, version_6], self._transport_config())
+            endpoint.transportCreate(TRANSPORTS[transport, version_6], self._transport_config())
             endpoint.libStart()
             endpoint.audDevManager().setNullDev()
         except pj.Error as error:
@@ -126,8 +117,7 @@ class SipClient:
                 f"cannot send over {self._options.transport} to {self._options.host}:"
                 f"{self._options.port}: {error.reason}"
             ) from None
-        raise_timer_limit()
-        set_end_of_transactions(client_ms=_TIMER_K_MS)
+        tune(client_ms=_TIMER_K_MS)
 
     def add(self, device_id: str) -> int:
         """Make an account for a device; what ``send`` calls it by."""
@@ -142,9 +132,9 @@ class SipClient:
 
     def send(self, account: int, body: bytes) -> None:
         """Send one message; its outcome is counted in a later ``poll``, or at once where it cannot go."""
-        content = _PjStr(body, len(body))
+        content = Text.of(body)
         self.sent += 1
-        if _send_function()(account, self._to, self._type, ctypes.byref(content), None, None):
+        if library().pjsua_im_send(account, byref(self._to), byref(self._type), byref(content), None, None):
             self.failed[503] += 1
 
     def poll(self, wait_ms: int) -> None:
@@ -222,37 +212,6 @@ class _Server(pj.Buddy):  # type: ignore[misc]
             self.open = self.getInfo().presStatus.status == pj.PJSUA_BUDDY_STATUS_ONLINE
         except BaseException:
             _log.exception("the server's presence could not be noted")
-
-
-class _PjStr(ctypes.Structure):
-    """``pj_str_t``: bytes and their number. The bytes are copied by whoever gets it."""
-
-    _fields_ = (("ptr", ctypes.c_char_p), ("slen", ctypes.c_ssize_t))
-
-    @classmethod
-    def of(cls, text: bytes) -> _PjStr:
-        return cls(text, len(text))
-
-
-@cache
-def _send_function() -> Any:
-    send, text = library().pjsua_im_send, ctypes.POINTER(_PjStr)
-    send.argtypes = [ctypes.c_int, text, text, text, ctypes.c_void_p, ctypes.c_void_p]
-    send.restype = ctypes.c_int
-    return send
-
-
-def _endpoint_config() -> Any:
-    config = pj.EpConfig()
-    config.uaConfig.threadCnt = 0
-    config.uaConfig.mainThreadOnly = True
-    config.uaConfig.maxCalls = 1
-    config.uaConfig.userAgent = "energy-consumption-meter"
-    config.medConfig.threadCnt = 0
-    config.medConfig.hasIoqueue = False
-    config.logConfig.level = 0
-    config.logConfig.consoleLevel = 0
-    return config
 
 
 def _local_address(options: ClientOptions, *, in_uri: bool = True) -> str:

@@ -1,9 +1,9 @@
-"""TLS of the SIP transport: its files, checked at the start, and whose certificate a peer showed."""
+"""TLS of the SIP port: its files, checked at the start, and whose certificate a peer showed."""
 
 from __future__ import annotations
 
-import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from utilities.errors import ConfigurationError
 
 NAMELESS = "(no single common name)"
 """Stands for the name of a certificate that has none, or several; no device id looks like it."""
-
-_COMMON_NAME = re.compile(r"/CN=([^/]*)(?=/[A-Za-z0-9.]+=|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +23,14 @@ class TlsFiles:
     authority: Path | None = None
 
 
-def set_tls(config: Any, files: TlsFiles | None) -> None:
-    """Put the files into PJSUA2's ``TlsConfig``. Raises ConfigurationError where one cannot be used."""
+def server_context(files: TlsFiles | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer with these files. Raises ConfigurationError where one cannot be used."""
     if files is None:
         raise ConfigurationError("transport tls needs sip.tls_certificate and sip.tls_key")
-    _check_tls(files)
-    config.certFile = str(files.certificate)
-    config.privKeyFile = str(files.key)
-    if files.authority:
-        config.CaListFile = str(files.authority)
-        config.verifyClient = True
-        config.requireClientCert = True
-
-
-def common_name(subject: str) -> str:
-    """The only common name of a certificate's subject, ``/O=Works/CN=meter-7``; NAMELESS for none.
-
-    PJSIP's own reading takes the first that looks like one, and ends it at a slash.
-    """
-    found = _COMMON_NAME.search(subject)
-    return found[1] if found and found[1] and subject.count("/CN=") == 1 else NAMELESS
-
-
-def _check_tls(files: TlsFiles) -> None:
-    """Read the files as PJSIP will only at the first connection, and say then only there."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.num_tickets = 0  # a resumed session would be one more way to a name
     try:
         context.load_cert_chain(files.certificate, files.key, password="")
     except (OSError, ValueError) as error:
@@ -59,5 +40,14 @@ def _check_tls(files: TlsFiles) -> None:
     try:
         if files.authority:
             context.load_verify_locations(files.authority)
+            context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"sip.tls_ca {files.authority}: {error}") from error
+    return context
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str:
+    """The only common name of a peer's certificate, as ``ssl`` gives it; NAMELESS where there is no such."""
+    subject = (certificate or {}).get("subject", ())
+    names = [value for part in subject for key, value in part if key == "commonName"]
+    return names[0] if len(names) == 1 and names[0] else NAMELESS

@@ -8,6 +8,14 @@ from utilities.model import RejectReason
 REJECTED = {reason: f"rejected_{reason.value}" for reason in RejectReason}
 """The figure that counts each reason."""
 
+PORT_FIGURES: tuple[str, ...] = (
+    "sip_connections",  # gauge
+    "connections_evicted",
+    "requests_refused",
+    "requests_dropped",
+)
+"""What the SIP process counts beside ``received``; see worker_page.py."""
+
 RECEIVER_FIGURES: tuple[str, ...] = (
     "stored",
     "duplicate",

@@ -27,9 +27,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_MAGIC = b"ECPAGE01"
+from ec_server.account.figures import PORT_FIGURES
+
+_MAGIC = b"ECPAGE02"
 _HEADER_BYTES = 4096
 _STATE_BYTES = 512
+_CELLS_BYTES = 128
 _CELL = struct.Struct("=q")
 
 STATES = ("starting", "ready", "degraded", "stopping", "dead")
@@ -39,7 +42,7 @@ class WorkerPage:
     """A mapped page: figures by name, a heartbeat, a state with its reason, one commit intent."""
 
     # Cells before the two slots.
-    _RECEIVED, _STEP, _HEARTBEAT_NS, _PID, _STATE, _INTENT_DAY, _INTENT_SEQUENCE, _SPARE = range(8)
+    _RECEIVED, _STEP, _HEARTBEAT_NS, _PID, _STATE, _INTENT_DAY, _INTENT_SEQUENCE, _PORT = range(8)
 
     def __init__(self, path: Path, mapped: mmap.mmap, names: Sequence[str]) -> None:
         """Use ``create`` or ``open``; ``names`` are the figures of the slots, in file order."""
@@ -49,10 +52,11 @@ class WorkerPage:
         self._map = mapped
         view = memoryview(mapped)
         first = _HEADER_BYTES + _STATE_BYTES
-        self._cells = view[first : first + 64].cast("q")
+        self._cells = view[first : first + _CELLS_BYTES].cast("q")
         width = 8 * len(self.names)
+        first_slot = first + _CELLS_BYTES
         self._slots = tuple(
-            view[first + 64 + i * width : first + 64 + (i + 1) * width].cast("q") for i in (0, 1)
+            view[first_slot + i * width : first_slot + (i + 1) * width].cast("q") for i in (0, 1)
         )
         self._reason = view[_HEADER_BYTES:first]
         self._view = view
@@ -63,7 +67,7 @@ class WorkerPage:
         header = _MAGIC + json.dumps(list(names)).encode()
         if len(header) >= _HEADER_BYTES:
             raise ValueError(f"{path}: too many figures for one page")
-        size = _HEADER_BYTES + _STATE_BYTES + 64 + 16 * len(names)
+        size = _HEADER_BYTES + _STATE_BYTES + _CELLS_BYTES + 16 * len(names)
         if not _has_header(path, header, size):
             temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
             temporary.write_bytes(header.ljust(_HEADER_BYTES, b"\0") + bytes(size - _HEADER_BYTES))
@@ -91,6 +95,11 @@ class WorkerPage:
     def count_received(self) -> None:
         """One more message taken from the SIP stack; called by the receiving thread alone."""
         self._cells[self._RECEIVED] += 1
+
+    def add_port_figures(self, amounts: Sequence[int]) -> None:
+        """Add to PORT_FIGURES, in their order; called by the receiving thread alone."""
+        for cell, amount in enumerate(amounts, self._PORT):
+            self._cells[cell] += amount
 
     def received(self) -> int:
         """Messages taken from the SIP stack so far."""
@@ -120,7 +129,12 @@ class WorkerPage:
             values = self._slots[step % 2].tolist()
             received = self._cells[self._RECEIVED]
             if step == self._cells[self._STEP]:
-                return {"received": received, **dict(zip(self.names, values))}
+                port = self._cells[self._PORT : self._PORT + len(PORT_FIGURES)].tolist()
+                return {
+                    "received": received,
+                    **dict(zip(PORT_FIGURES, port)),
+                    **dict(zip(self.names, values)),
+                }
 
     # --- commit intent --------------------------------------------------------------------
 

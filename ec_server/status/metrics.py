@@ -30,6 +30,9 @@ _COUNTERS = (
     ("ec_batches_stored", "stored", "Batches committed that changed stored data."),
     ("ec_batches_duplicate", "duplicate", "Batches that changed nothing."),
     ("ec_batches_lost", "lost", "Received by a process that died before it stored or spooled them."),
+    ("ec_connections_evicted", "connections_evicted", "SIP connections closed to make room for others."),
+    ("ec_sip_requests_refused", "requests_refused", "SIP requests answered with a refusal."),
+    ("ec_sip_requests_dropped", "requests_dropped", "What came to the SIP port and has no answer."),
     ("ec_messages_quarantined", "quarantined", "Rejected messages kept in the quarantine file."),
     ("ec_samples_stored", "samples_stored", "Samples in the stored batches."),
     ("ec_commits", "commits", "Commits of the receivers."),
@@ -52,6 +55,7 @@ _COUNTERS = (
     ("ec_sync_digests_computed", "digests_computed", "Minute digests computed from the rows."),
 )
 _GAUGES = (
+    ("ec_sip_connections", "sip_connections", "Connections to the SIP port now, TCP and TLS."),
     ("ec_sync_minutes_unresolved", "minutes_unresolved", "Minutes compared and still different."),
     ("ec_sync_minutes_unconfirmable", "minutes_unconfirmable", "Minutes that the device lacks."),
     ("ec_sync_payload_bytes", "payload_bytes", "Bytes of payloads in memory, of all connections."),

@@ -122,7 +122,6 @@ class Tap:
         if "port" not in given:
             given["port"], given["tls_port"] = free_ports(2, given["bind"])
         self.port, self.tls_port = given["port"], given.get("tls_port", 0)
-        self.takes_requests = given.get("takes_requests", True)
         self.process = subprocess.Popen(
             [sys.executable, str(TAP), json.dumps(given)],
             stdin=subprocess.PIPE,

@@ -1,8 +1,9 @@
 """A program: one SIP receiver as JSON options say; prints ``ready``, then each message as a JSON line.
 
-``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions, and ``takes_requests``, as JSON;
-SIGTERM ends it. A body that starts with ``WAIT`` blocks the callback until a line comes on standard
-input; one that starts with ``RAISE`` raises in it, and one with ``SHUT`` is not taken.
+``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions as JSON, and optionally ``devices``: a
+list, the only devices that may send, and ``network``: a prefix, the only addresses that they may send from.
+SIGTERM ends it. A body that starts with ``WAIT`` blocks the callback until a line comes on standard input;
+one that starts with ``RAISE`` raises in it, and one with ``SHUT`` is not taken.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utilities import log
 from utilities.model import RawMessage
-from utilities.sip_config import SipOptions, SipReceiver
+from utilities.sip_config import Senders, SipOptions, SipReceiver
 from utilities.sip_registration import Registration
 from utilities.sip_tls import TlsFiles
 
@@ -30,6 +31,13 @@ def options(given: dict[str, Any]) -> SipOptions:
         **given,
         tls=TlsFiles(*[Path(name) if name else None for name in tls]) if tls else None,
         registration=Registration(*registration) if registration else None,
+    )
+
+
+def senders(devices: list[str] | None, network: str) -> Senders:
+    return Senders(
+        lambda device_id, ip: (devices is None or device_id in devices) and ip.startswith(network),
+        lambda ip: ip.startswith(network),
     )
 
 
@@ -66,13 +74,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     tap = Tap()
     given = json.loads(sys.argv[1])
-    takes_requests = given.pop("takes_requests", True)
-    receiver = SipReceiver(options(given), tap.take, takes_requests=takes_requests)
+    allowed = senders(given.pop("devices", None), given.pop("network", ""))
+    receiver = SipReceiver(options(given), tap.take, allowed)
     receiver.start()
     say({"ready": True})
     receiver.run(lambda: bool(stopped), lambda: None)
     receiver.stop()
-    say({"stopped": True})
+    figures = receiver.figures
+    say({"stopped": True, "evicted": figures.evicted, "refused": figures.refused, "dropped": figures.dropped})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from configuration.settings import OPTIONS
 from ec_server.ingest.message_body import Limits, parse
 from utilities.model import Batch, RejectReason
-from utilities.sip_library import PACKET_LIMIT_BYTES
+from utilities.sip_request import MESSAGE_LIMIT_BYTES as PACKET_LIMIT_BYTES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol-messages.md").read_text("utf-8")
 DEFAULTS = {option.key: option.default for option in OPTIONS}

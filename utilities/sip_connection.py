@@ -1,0 +1,224 @@
+"""One TCP or TLS connection to the SIP port: handshake, messages cut out of the stream, answers sent.
+
+Rules:
+
+1. Nothing blocks. What cannot be sent now is kept, `_MOST_UNSENT_BYTES` at most: then no more is read until
+   the peer has read its answers, so that a peer which does not read slows down itself alone.
+2. A stream whose next message cannot be found ends: no usable Content-Length, a head or a message of more
+   than 4,000 bytes. What followed would be taken for something else.
+3. Who the peer is (its certificate's name) belongs to the connection and ends with it. Where a
+   certificate is asked for and its name cannot be read, the name is NAMELESS, which no device has.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+from typing import NamedTuple
+
+from utilities.sip_gate import Origin
+from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, Head, content_length, read_head
+from utilities.sip_tls import common_name
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+_READ_BYTES = 1 << 16
+_READS_A_TURN = 4
+_MOST_UNSENT_BYTES = 1 << 16
+
+
+class End(Enum):
+    """Why a connection ended."""
+
+    PEER = "the peer has closed it"
+    HANDSHAKE = "TLS handshake failed"
+    STREAM = "what came is no SIP message that ends"
+    TOO_LONG = f"a message of more than {MESSAGE_LIMIT_BYTES:,} bytes"
+    UNREAD = "its peer does not read its answers"
+    SLOW = "a message or a handshake is not completed in time"
+    IDLE = "idle"
+    EVICTED = "there are too many"
+    FAULT = "it could not be served"
+    STOP = "the receiver stops"
+
+
+class Reply(NamedTuple):
+    """What a request brings about."""
+
+    answer: bytes = b""
+    port: int = 0
+    """Over UDP: the port of the source address that the answer goes to."""
+    notify: bytes = b""
+    """What follows the answer, to the source itself."""
+    valid: bool = False
+    """Whether it was a valid message: it proves its connection."""
+
+
+Handle = Callable[[Head, bytes, Origin], Reply]
+"""Given head, body and origin of a request: what it brings about. May block; that is the back-pressure."""
+
+
+class Ended(Exception):  # noqa: N818  (not an error: how a connection tells its owner)
+    """The connection is over."""
+
+    def __init__(self, why: End, detail: str = "") -> None:
+        super().__init__(why.value)
+        self.why, self.detail = why, detail
+
+
+class Connection:
+    """Owned by one thread. Methods raise Ended where the connection is over; the owner then closes it."""
+
+    __slots__ = (
+        "_handle", "_left", "_moved", "_names_peers", "_needed", "_shaking", "_socket", "_unsent", "heard_s",
+        "origin", "stuck_since_s", "valid_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, accepted: socket.socket, origin: Origin, handle: Handle, now_s: float, *, names_peers: bool
+    ) -> None:
+        """``accepted`` does not block; ``names_peers``: its peer had to show a certificate."""
+        self._socket, self.origin, self._handle = accepted, origin, handle
+        self._names_peers = names_peers
+        self._shaking = isinstance(accepted, ssl.SSLSocket)
+        self._left = b""
+        self._needed = 0
+        self._unsent = b""
+        self._moved = False
+        self.heard_s = now_s
+        self.stuck_since_s: float | None = now_s if self._shaking else None
+        """Since when the peer owes something: a handshake, the rest of a message, reading its answers."""
+        self.valid_s: float | None = None
+        """When the last valid message came."""
+
+    @property
+    def owes(self) -> End:
+        """What the peer has not done in time, where it is stuck."""
+        return End.UNREAD if self._unsent else End.SLOW
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+    def wants(self) -> int:
+        """The events to wait for."""
+        if not self._unsent:
+            return READ
+        return WRITE if len(self._unsent) > _MOST_UNSENT_BYTES else READ | WRITE
+
+    def serve(self, events: int, now_s: float) -> None:
+        """Do what can be done now."""
+        self._moved = False
+        if self._shaking and not self._shake():
+            return
+        if self._unsent:
+            self._send(b"")
+        if events & READ and len(self._unsent) <= _MOST_UNSENT_BYTES:
+            self._read(now_s)
+        if not (self._unsent or self._left):
+            self.stuck_since_s = None
+        elif self._moved or self.stuck_since_s is None:
+            self.stuck_since_s = now_s
+
+    def _shake(self) -> bool:
+        """Whether the handshake is complete."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        try:
+            self._socket.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            raise Ended(End.HANDSHAKE, str(error)) from None
+        if self._names_peers:
+            self.origin = replace(self.origin, peer_name=common_name(self._socket.getpeercert()))
+        self._shaking, self.stuck_since_s = False, None
+        return True
+
+    def _read(self, now_s: float) -> None:
+        for _ in range(_READS_A_TURN):
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                raise Ended(End.PEER, str(error)) from None
+            if not data:
+                raise Ended(End.PEER)
+            self.heard_s = now_s
+            self._take(data, now_s)
+            if len(self._unsent) > _MOST_UNSENT_BYTES or (len(data) < _READ_BYTES and not self._buffered()):
+                return
+
+    def _buffered(self) -> int:
+        """Bytes that TLS has decrypted: no selector tells of them."""
+        return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
+
+    def _take(self, data: bytes, now_s: float) -> None:
+        """Cut messages out of what has come, and answer them in one go."""
+        waiting = self._left + data if self._left else data
+        if len(waiting) < self._needed:
+            self._left = waiting
+            return
+        answers: list[bytes] = []
+        try:
+            self._left = waiting[self._messages(waiting, answers, now_s) :]
+        finally:
+            if answers:
+                self._send(b"".join(answers))
+
+    def _messages(self, waiting: bytes, answers: list[bytes], now_s: float) -> int:
+        """Handle every complete message; where the first incomplete one begins."""
+        at, size = 0, len(waiting)
+        self._needed = 0
+        while True:
+            while at < size and waiting[at] in b"\r\n":
+                at += 1
+            end = waiting.find(END_OF_HEAD, at, at + MESSAGE_LIMIT_BYTES)
+            if end < 0:
+                if size - at >= MESSAGE_LIMIT_BYTES:
+                    raise Ended(End.TOO_LONG)
+                return at
+            head = read_head(raw := waiting[at:end])
+            end += len(END_OF_HEAD)
+            length = content_length(raw) if head is None else head.length
+            if length is None:
+                if head is not None:
+                    self._answer(head, b"", answers, now_s)
+                raise Ended(End.STREAM)
+            if end - at + length > MESSAGE_LIMIT_BYTES:
+                raise Ended(End.TOO_LONG)
+            if size < end + length:
+                self._needed = end - at + length
+                return at
+            at = end + length
+            if head is not None:
+                self._answer(head, waiting[end:at], answers, now_s)
+
+    def _answer(self, head: Head, body: bytes, answers: list[bytes], now_s: float) -> None:
+        reply = self._handle(head, body, self.origin)
+        self._moved = True
+        if reply.valid:
+            self.valid_s = now_s
+        answers.append(reply.answer)
+        if reply.notify:
+            answers.append(reply.notify)
+
+    def _send(self, data: bytes) -> None:
+        unsent = self._unsent + data if self._unsent else data
+        try:
+            while unsent:
+                unsent = unsent[self._socket.send(unsent) :]
+                self._moved = True
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            raise Ended(End.PEER, str(error)) from None
+        self._unsent = unsent
