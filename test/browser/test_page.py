@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from free_ports import free_port
-from needs import need, unavailable
+from status_site import Site, prove, start, text, until
 
-from ec_server.account.figures import RECEIVER_FIGURES, SYNC_FIGURES
-from ec_server.account.worker_page import WorkerPage
 from ec_server.status.verdict import moment_text
-from ec_server.storage.sqlite_store import SqliteStore
-from utilities.checksum_util import md5_hex
-from utilities.model import Batch, MinuteState, Verdict
-from utilities.utc import minute_of
+from utilities.model import MinuteState
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 20.0
 WIDTHS = (320, 390, 768, 1280)
 
 # Every text on the page with the colours it is shown in: [text, colour, background, size, weight].
@@ -48,118 +34,6 @@ while (walker.nextNode()) {
 }
 return found;
 """
-
-
-def until(condition: Callable[[], object], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            if found := condition():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"not within {DEADLINE_S} s: {what}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
-    try:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.options import Options
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        unavailable("selenium is missing: pip install -r requirements-dev.txt")
-    options = Options()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
-
-
-@dataclass
-class Site:
-    """A status process, and this test in the place of the other workers."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes]
-    pages: dict[str, WorkerPage] = field(default_factory=dict)
-    sending: dict[str, float] = field(default_factory=dict)
-    over: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def live(self) -> None:
-        """Beat and write the live figures until the test is over."""
-        while not self.over.wait(0.2):
-            now = time.time()
-            devices = {
-                name: {"last_seen": now, "samples_per_second": rate} for name, rate in self.sending.items()
-            }
-            new = self.folder / "run" / "new"
-            new.write_text(json.dumps({"written": now, "devices": devices}))
-            new.replace(self.folder / "run" / "receiver-0.devices.json")
-            for page in self.pages.values():
-                page.beat()
-
-
-def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "EC_STORAGE_PATH": str(folder),
-        "EC_STORAGE_MIN_FREE_MB": "1",
-        "EC_STATUS_PORT": str(port),
-        "EC_SIP_RECEIVERS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "ec_server.status"], env={**os.environ, **environment}, cwd=folder
-    )
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    port = free_port()
-    (tmp_path / "run").mkdir()
-    made = Site(tmp_path, port, start(tmp_path, port))
-    for name, figures in (("receiver-0", RECEIVER_FIGURES), ("sync", SYNC_FIGURES)):
-        page = made.pages[name] = WorkerPage.create(tmp_path / "run" / f"{name}.page", figures)
-        page.beat()
-        page.set_state("ready")
-    beating = threading.Thread(target=made.live)
-    beating.start()
-    until(lambda: urllib.request.urlopen(made.url + "healthz").status == 200, "a healthy server")
-    yield made
-    made.over.set()
-    beating.join()
-    made.process.kill()
-    made.process.wait()
-    for page in made.pages.values():
-        page.close()
-
-
-def prove(site: Site, device: str, ago_min: int, state: MinuteState = MinuteState.PROVEN) -> int:
-    """Store a minute of a device and put its verdict on record; through when that proves it."""
-    minute = minute_of(int(time.time())) - ago_min * 60
-    values = "000000,1.5;000022,2"
-    with SqliteStore(site.folder) as store:
-        store.ingest([Batch(device, minute, 0, 22, values, 2, md5_hex(values))])
-        store.note_devices({device: minute * 1_000_000})
-        ((_, seen),) = store.minute_digests(device, minute, minute + 60)
-        store.record_verdicts(device, [Verdict(minute, state, seen)], int(time.time() * 1e6))
-        store.note_coverage(device, minute)
-    return minute + 60
-
-
-def text(browser: Any, css: str) -> str:
-    """What a part of the page shows; "" where there is no such part."""
-    return str(browser.execute_script(f"return document.querySelector({css!r})?.innerText ?? ''"))
 
 
 def test_it_says_through_when_the_data_is_proven_complete(site: Site, browser: Any) -> None:
