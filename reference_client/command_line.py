@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reference_client.faults import FaultPlan
+from reference_client.message import SAMPLES_PER_SECOND
 from reference_client.meter_process import ProcessPlan, Recorded, SyncTarget
 from reference_client.recording import Recording
 from reference_client.sip_sender import WINDOWS
 from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HELP_RECORDING = ".npy file to replay, instead of generated power; may be repeated: the next meter's"
+_HELP_RECORDING = ".npy, .wav, .flac or .csv to replay; may be repeated: the next meter's"
+_HELP_RATE = "of a .npy or .csv that does not say so itself (default: 44000)"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
 _HELP_PASSWORDS = "lines DEVICE:PASSWORD, for a proxy that asks for digest authentication"
 _HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
@@ -29,7 +31,7 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
         parser.error("--certificate and --key belong together")
     for file in given.recording:
         try:
-            Recording(file, 0)
+            Recording(file, 0, rate=given.recording_rate, scale=given.recording_scale)
         except (OSError, ValueError) as error:
             parser.error(f"--recording: {error}")
     if given.sync is None and (given.device_key or given.sync_tls):
@@ -51,7 +53,9 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
             keep_hours=given.keep_hours,
             binary=given.format == "binary",
             subscribe=given.subscribe,
-            recorded=Recorded(tuple(given.recording), given.loop) if given.recording else None,
+            recorded=Recorded(tuple(given.recording), given.loop, given.recording_rate, given.recording_scale)
+            if given.recording
+            else None,
             faults=given.faults,
             start=given.start,
             seconds=given.seconds,
@@ -98,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", type=Path, metavar="FILE", help="its private key")
     add("--passwords", type=_passwords, default={}, metavar="FILE", help=_HELP_PASSWORDS)
     add("--recording", type=Path, action="append", default=[], metavar="FILE", help=_HELP_RECORDING)
+    rate = _checked(int, lambda n: n >= 1)
+    add("--recording-rate", type=rate, default=SAMPLES_PER_SECOND, metavar="HZ", help=_HELP_RATE)
+    add("--recording-scale", type=_scale, default=1.0, metavar="X", help="watts for each 1 of the file")
     add("--loop", action="store_true", help="begin the recording again at its end")
     add("--speed", type=_speed, default=1.0, metavar="X|max", help="times real time (default: 1)")
     add("--start", type=_start, metavar="EPOCH|now", help="the first sample's second (default: now)")
@@ -156,6 +163,16 @@ def _speed(text: str) -> float:
     if not speed > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return speed
+
+
+def _scale(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+    if not math.isfinite(scale):
+        raise argparse.ArgumentTypeError(f"{text!r} is not finite")
+    return scale
 
 
 def _start(text: str) -> int | None:

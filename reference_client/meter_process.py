@@ -22,6 +22,7 @@ from pathlib import Path
 
 from reference_client.faults import FaultPlan, Faults
 from reference_client.local_store import LocalStore, store_folder
+from reference_client.message import SAMPLES_PER_SECOND
 from reference_client.meter import Meter
 from reference_client.meter_figures import Figures
 from reference_client.recording import Recording
@@ -46,6 +47,15 @@ class Recorded:
 
     files: tuple[Path, ...]
     loop: bool
+    rate: int = SAMPLES_PER_SECOND
+    """Samples a second of files that do not say so themselves."""
+    scale: float = 1.0
+    """Watts for each 1 of the files."""
+
+    def open(self, number: int, start: int) -> Recording:
+        """The recording of the meter with this number."""
+        file = self.files[number % len(self.files)]
+        return Recording(file, start, loop=self.loop, rate=self.rate, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +300,13 @@ def _meter(plan: ProcessPlan, start: int, number: int, device_id: str) -> Meter:
 def _source(plan: ProcessPlan, start: int, number: int, device_id: str) -> SampleSource:
     if plan.recorded is None:
         return Waveform(zlib.crc32(device_id.encode()))
-    files = plan.recorded.files
-    return Recording(files[number % len(files)], start, loop=plan.recorded.loop)
+    return plan.recorded.open(number, start)
 
 
 def _length(plan: ProcessPlan, start: int) -> int | None:
     if plan.seconds is not None or plan.recorded is None or plan.recorded.loop:
         return plan.seconds
-    return max(Recording(file, start).seconds for file in plan.recorded.files)
+    return max(plan.recorded.open(number, start).seconds for number in range(len(plan.recorded.files)))
 
 
 def _answerer(target: SyncTarget, meter: Meter) -> SyncAnswerer:

@@ -1,4 +1,4 @@
-"""Replays a recording: a one-dimensional ``.npy`` file of float32 watts at 44,000 samples a second."""
+"""Replays a recording at 44,000 samples a second, whatever rate and format it was recorded in."""
 
 from __future__ import annotations
 
@@ -7,43 +7,81 @@ from pathlib import Path
 import numpy as np
 
 from reference_client.message import SAMPLES_PER_SECOND, Values
+from reference_client.recorded_values import open_values
+
+MOST_RATE = 1_000_000
 
 
 class Recording:
-    """A recording that begins at a UTC second; read in place, a second at a time. Thread-safe."""
+    """A recording that begins at a UTC second; read in place, a second at a time."""
 
-    def __init__(self, path: Path, start: int, *, loop: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        *,
+        loop: bool = False,
+        rate: int = SAMPLES_PER_SECOND,
+        scale: float = 1.0,
+    ) -> None:
         """Open the file; its first sample belongs to epoch second ``start``, microsecond 0.
 
-        ``loop``: after the last sample comes the first again, without a gap. Raises OSError where
-        the file cannot be read, ValueError where it is not such an array.
+        ``loop``: after the last sample comes the first again, without a gap. ``rate`` is the file's,
+        where it does not say itself; other rates are interpolated between neighbours. ``scale`` makes
+        watts of its values. Raises OSError where the file cannot be read, ValueError where it is not
+        a recording.
         """
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype != np.float32:
-            raise ValueError(f"{path} is not a one-dimensional .npy array of float32")
-        if not len(values):
-            raise ValueError(f"{path} holds no samples")
-        self.path, self.start, self.loop = path, start, loop
-        self._values = values
+        self.path, self.start, self.loop, self._scale = path, start, loop, scale
+        self._values = open_values(path, rate)
+        if not 1 <= self._values.rate <= MOST_RATE:
+            raise ValueError(f"{path}: {self._values.rate} samples a second, 1 to {MOST_RATE:,} are allowed")
 
     @property
     def seconds(self) -> int:
         """Its length in seconds, a begun one counted whole."""
-        return -(-len(self._values) // SAMPLES_PER_SECOND)
+        return -(-self._values.count // self._values.rate)
 
     def second(self, second: int) -> Values:
         """The values of one UTC second; none before the start and, without ``loop``, after the end.
 
         Raises ValueError for a value that is not finite: no server takes it.
         """
-        first = (second - self.start) * SAMPLES_PER_SECOND
-        if first < 0:
+        if second < self.start:
             return np.empty(0, np.float32)
-        if self.loop:
-            wanted = np.arange(first, first + SAMPLES_PER_SECOND) % len(self._values)
-            values = np.asarray(self._values[wanted])
-        else:
-            values = np.array(self._values[first : first + SAMPLES_PER_SECOND])
+        wanted = np.arange(SAMPLES_PER_SECOND, dtype=np.int64) + (second - self.start) * SAMPLES_PER_SECOND
+        whole, rest = np.divmod(wanted * self._values.rate, SAMPLES_PER_SECOND)
+        if not self.loop:
+            there = whole + (rest > 0) < self._values.count
+            whole, rest = whole[there], rest[there]
+        values = self._interpolated(whole, rest)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.path}: second {second - self.start} holds a value that is not finite")
         return values
+
+    def _interpolated(self, whole: np.ndarray, rest: np.ndarray) -> Values:
+        """Values at ``whole + rest / SAMPLES_PER_SECOND``, counted in the file's own samples."""
+        if not len(whole):
+            return np.empty(0, np.float32)
+        first = int(whole[0])
+        source = self._read(first, int(whole[-1]) + 2)
+        before = source[whole - first]
+        if not rest.any():
+            values = before
+        else:
+            after = source[np.minimum(whole - first + 1, len(source) - 1)]
+            values = before + (after - before) * (rest / SAMPLES_PER_SECOND).astype(np.float32)
+        scaled: Values = (values * np.float32(self._scale)).astype(np.float32)
+        return scaled
+
+    def _read(self, first: int, stop: int) -> Values:
+        """The file's values ``[first, stop)``, from its beginning again behind its end where it loops."""
+        count = self._values.count
+        if not self.loop:
+            return self._values.read(first, min(stop, count))
+        pieces = []
+        while first < stop:
+            at = first % count
+            length = min(stop - first, count - at)
+            pieces.append(self._values.read(at, at + length))
+            first += length
+        return np.concatenate(pieces)

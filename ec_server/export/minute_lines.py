@@ -65,6 +65,6 @@ def _line(minute: int, record: MinuteRecord | None, rows: int, samples: int) -> 
         rows,
         known.conflicts,
         known.extra,
-        bool(getattr(known, "packed", False)),
+        known.packed,
         known.check_time_us,
     )

@@ -47,8 +47,8 @@ class Part:
 
     @property
     def hash(self) -> str:
-        """What tells this HTML from another."""
-        return hashlib.blake2s(self.html.encode(), digest_size=_HASH_LENGTH // 2).hexdigest()
+        """What tells this HTML in this place from another."""
+        return hashlib.blake2s(f"{self.id} {self.html}".encode(), digest_size=_HASH_LENGTH // 2).hexdigest()
 
 
 class Overview:

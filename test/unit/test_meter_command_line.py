@@ -79,15 +79,18 @@ def test_what_is_wrong_is_named(words: list[str], named: str, capsys: pytest.Cap
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    np.save(tmp_path / "wrong.npy", np.zeros(3))
+    np.save(tmp_path / "wrong.npy", np.zeros((3, 3)))
     with pytest.raises(SystemExit):
         plans_of(["--recording", str(tmp_path / "wrong.npy")])
-    assert "float32" in capsys.readouterr().err
+    assert "one-dimensional" in capsys.readouterr().err
 
 
 def test_every_option_is_documented_and_nothing_else():
     documented = set(re.findall(r"`(--[a-z-]+)", (ROOT / "docs/meter.md").read_text()))
+    from reference_client.demo import _parser as demo_parser
     from reference_client.load_generator import _parser as load_parser
+    from reference_client.validate import _parser as validate_parser
 
-    offered = {o for p in (_parser(), load_parser()) for a in p._actions for o in a.option_strings}
+    parsers = (_parser(), load_parser(), demo_parser(), validate_parser())
+    offered = {option for one in parsers for action in one._actions for option in action.option_strings}
     assert documented == {option for option in offered if option.startswith("--")} - {"--help"}
