@@ -252,6 +252,15 @@ class Store(ABC):
         Never computes a digest that is not cached.
         """
 
+    def checks(self, device_id: str, minute: int) -> dict[tuple[int, str], tuple[int | None, int]]:
+        """When the digests of a minute and its seconds were last compared (epoch us), and how often.
+
+        By ``(second, ec_type)``; an engine that does not keep this of seconds tells that of their minute.
+        """
+        records = self.minutes(device_id, minute, minute + 60)
+        check = (records[0].check_time_us, records[0].check_times) if records else (None, 0)
+        return {(minute, "P"): check} | {(minute + i, "S"): check for i in range(60)}
+
     # --- keeping --------------------------------------------------------------------------
 
     @abstractmethod

@@ -188,6 +188,21 @@ class DayProof:
         )
         return [(d, parse_ec(self._file.date, t), state, extra, c) for d, t, state, extra, c in found]
 
+    def checks(self, device_id: str, minute: int) -> dict[tuple[int, str], tuple[int | None, int]]:
+        """When the cached digests of a minute and its seconds were last compared, and how often."""
+        found = self._file.db.execute(
+            "SELECT ec_time, ec_type, check_time, check_times FROM ec_checksum WHERE device_id = ?"
+            " AND ec_date = ? AND ec_time BETWEEN ? AND ?",
+            (device_id, self._file.date, *self._file.span(minute, minute + 60)),
+        )
+        return {
+            (parse_ec(self._file.date, at), kind): (
+                parse_iso(checked) if checked is not None else None,
+                times,
+            )
+            for at, kind, checked, times in found
+        }
+
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """What is on record, without computing anything."""
         packed = "m.packed" if self._file.has_blocks else "0"

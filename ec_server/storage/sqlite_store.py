@@ -487,6 +487,12 @@ class SqliteStore(Store):
         ]
         return sorted(found, key=_minute)
 
+    def checks(self, device_id: str, minute: int) -> dict[tuple[int, str], tuple[int | None, int]]:
+        """See the contract."""
+        return dict(
+            self._of_days(minute, minute + MINUTE_S, lambda d, a, _: d.proof.checks(device_id, a).items())
+        )
+
     # --- keeping --------------------------------------------------------------------------
 
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:

@@ -1,0 +1,226 @@
+"""An SQL shell in which ``ec_consumption`` and ``ec_checksum`` show everything stored, packed or not.
+
+    python -m ec_server.storage.shell [-c FILE] [STATEMENT ...]
+
+Both are virtual tables over the storage contract, for either engine, and can only be read. Conditions on
+device_id, ec_date and ec_time (``=``, ``<``, ``<=``, ``>``, ``>=``, BETWEEN) decide what is read at all. With
+statements it runs them and ends; without, it reads them from the terminal or the standard input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+import apsw.shell
+
+from configuration.properties_reader import read_settings
+from ec_server.storage.contract import Store
+from ec_server.storage.engines import open_store
+from ec_server.storage.original_tables import CHECKSUM, CONSUMPTION, Line, checksums, consumption
+from utilities.errors import EcServerError
+from utilities.utc import DAY_S, MINUTE_S, ec_date, minute_of, parse_ec
+
+EXIT_FAULT = 2
+_Read = Callable[[Store, str, int, int], Iterator[Line]]
+
+_EQ, _GT, _LE, _LT, _GE = (
+    apsw.SQLITE_INDEX_CONSTRAINT_EQ,
+    apsw.SQLITE_INDEX_CONSTRAINT_GT,
+    apsw.SQLITE_INDEX_CONSTRAINT_LE,
+    apsw.SQLITE_INDEX_CONSTRAINT_LT,
+    apsw.SQLITE_INDEX_CONSTRAINT_GE,
+)
+_LOWER, _UPPER = (_EQ, _GT, _GE), (_EQ, _LT, _LE)
+_DEVICE, _DATE, _TIME = range(3)
+"""The columns whose conditions are used; both tables begin with them."""
+_COST = {_DEVICE: 50, _DATE: 400, _TIME: 20}
+"""By how much an equality narrows a query, roughly."""
+_NUMBERS = ("values_count", "check_times")
+_LAST_SECOND = 86_399
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = read_settings(options.config, os.environ)
+        with open_store(settings, read_only=True) as store:
+            return _run(store, options.statement)
+    except EcServerError as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAULT
+
+
+def _run(store: Store, statements: Sequence[str]) -> int:
+    database = connect(store)
+    shell: Any = apsw.shell.Shell(db=database)
+    try:
+        for statement in statements:
+            shell.process_complete_line(statement)
+        if not statements:
+            shell.cmdloop()
+    except SystemExit as end:  # .exit
+        return int(end.code or 0)
+    except apsw.Error:  # the shell has said so
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ec_server.storage.shell",
+        description="An SQL shell: ec_consumption and ec_checksum show everything stored, packed or not.",
+    )
+    parser.add_argument("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration")
+    parser.add_argument("statement", nargs="*", metavar="STATEMENT", help="run these and end")
+    return parser
+
+
+def connect(store: Store) -> apsw.Connection:
+    """A database with the two tables; the store belongs to the thread that queries it."""
+    database = apsw.Connection(":memory:")
+    for name, columns, read in (
+        ("ec_consumption", CONSUMPTION, consumption),
+        ("ec_checksum", CHECKSUM, _whole_minutes),
+    ):
+        module: Any = _Module(store, columns, read)
+        database.create_module(f"stored_{name}", module, read_only=True)
+        database.execute(f"CREATE VIRTUAL TABLE {name} USING stored_{name}()")
+    return database
+
+
+def _whole_minutes(store: Store, device_id: str, start: int, stop: int) -> Iterator[Line]:
+    return checksums(store, device_id, minute_of(start), minute_of(stop - 1) + MINUTE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What a query's conditions leave: both ends included; "" and None leave all."""
+
+    device_id: str | None
+    dates: tuple[str, str]
+    times: tuple[str, str]
+
+    def spans(self, store: Store) -> Iterator[tuple[str, int, int]]:
+        """``(device, first second, second after the last)`` of each day of a device."""
+        first, last = _second_of_day(self.times[0], 0), _second_of_day(self.times[1], _LAST_SECOND)
+        for device_id, day in store.stored_days():
+            within = self.dates[0] <= ec_date(day) and (not self.dates[1] or ec_date(day) <= self.dates[1])
+            if within and self.device_id in (None, device_id) and first <= last:
+                yield device_id, day + first, min(day + last + 1, day + DAY_S)
+
+
+def _second_of_day(time_text: str, otherwise: int) -> int:
+    """Of ``HHMMSS``; ``otherwise`` of what is none, which then decides nothing."""
+    try:
+        return parse_ec("19700101", time_text) if len(time_text) == 6 else otherwise
+    except ValueError:
+        return otherwise
+
+
+class _Module:
+    """What SQLite asks of a virtual table's module, and of its one table."""
+
+    def __init__(self, store: Store, columns: Sequence[str], read: _Read) -> None:
+        self._store, self._columns, self._read = store, columns, read
+
+    def Create(self, _database: object, *_names: str) -> tuple[str, _Module]:  # noqa: N802 (apsw's names)
+        """The table's columns, and the table."""
+        typed = (f"{name} {'INTEGER' if name in _NUMBERS else 'TEXT'}" for name in self._columns)
+        return f"CREATE TABLE stored ({', '.join(typed)})", self
+
+    Connect = Create
+
+    def BestIndex(  # noqa: N802
+        self, constraints: Sequence[tuple[int, int]], _orders: object
+    ) -> tuple[list[tuple[int, bool] | None], int, str, bool, float]:
+        """Which conditions narrow what is read; SQLite checks them again."""
+        used: list[tuple[int, bool] | None] = []
+        plan: list[str] = []
+        cost = 1e9
+        for column, operator in constraints:
+            if column in _COST and operator in {*_LOWER, *_UPPER}:
+                used.append((len(plan), False))
+                plan.append(f"{column}:{operator}")
+                cost /= _COST[column] if operator == _EQ else 2
+            else:
+                used.append(None)
+        return used, 0, ",".join(plan), False, cost
+
+    def Open(self) -> _Cursor:  # noqa: N802
+        """A cursor over it."""
+        return _Cursor(self._store, self._read)
+
+    def Disconnect(self) -> None:  # noqa: N802
+        """Nothing is held."""
+
+    Destroy = Disconnect
+
+
+class _Cursor:
+    """Lines of one query."""
+
+    def __init__(self, store: Store, read: _Read) -> None:
+        self._store, self._read = store, read
+        self._lines: Iterator[Line] = iter(())
+        self._line: Line | None = None
+        self._number = 0
+
+    def Filter(self, _number: int, plan: str, arguments: Sequence[Any]) -> None:  # noqa: N802
+        """Begin a query; ``plan`` says which condition each argument is of."""
+        self._lines = self._found(_bounds(plan, arguments))
+        self.Next()
+
+    def _found(self, bounds: _Bounds) -> Iterator[Line]:
+        for device_id, start, stop in bounds.spans(self._store):
+            yield from self._read(self._store, device_id, start, stop)
+
+    def Next(self) -> None:  # noqa: N802
+        """Go on to the next line."""
+        self._line = next(self._lines, None)
+        self._number += 1
+
+    def Eof(self) -> bool:  # noqa: N802
+        """Whether there is none."""
+        return self._line is None
+
+    def Column(self, number: int) -> str | int | None:  # noqa: N802
+        """A column of the line; -1 is its rowid."""
+        assert self._line is not None
+        return self._number if number < 0 else self._line[number]
+
+    def Rowid(self) -> int:  # noqa: N802
+        """The line's number in the query."""
+        return self._number
+
+    def Close(self) -> None:  # noqa: N802
+        """Nothing is held."""
+
+
+def _bounds(plan: str, arguments: Sequence[Any]) -> _Bounds:
+    device_id: str | None = None
+    ends = {_DATE: ["", ""], _TIME: ["", ""]}
+    for part, value in zip(plan.split(",") if plan else (), arguments, strict=True):
+        column, operator = map(int, part.split(":"))
+        if not isinstance(value, str):
+            continue  # SQLite compares a number with text its own way
+        if column == _DEVICE:
+            device_id = value if operator == _EQ else device_id
+        else:
+            low, high = ends[column]
+            ends[column] = [
+                max(low, value) if operator in _LOWER else low,
+                min(high or value, value) if operator in _UPPER else high,
+            ]
+    return _Bounds(device_id, (ends[_DATE][0], ends[_DATE][1]), (ends[_TIME][0], ends[_TIME][1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
