@@ -166,7 +166,7 @@ class Overview:
         sending = sum(device.samples_per_second > 0 for device in now.devices)
         free = now.database.health.free_bytes if now.database.health else None
         rate = sum(device.samples_per_second for device in now.devices)
-        packed = now.total("minutes_packed")
+        packed, backlog = now.total("packed_samples"), now.total("pack_backlog_minutes")
         return [
             _figure(
                 "samples a second, now", f"{rate:,.0f}", f"{sending:,} of {count(len(now.devices), 'device')}"
@@ -176,7 +176,7 @@ class Overview:
             _figure("in the queue", f"{account.queued:,}", risen("queued", account.queued)),
             _figure("in the spool", f"{account.spooled:,}", risen("spooled", account.spooled)),
             _figure("rejected", f"{account.rejected:,}", risen("rejected", account.rejected)),
-            _figure("minutes packed", f"{packed:,}", ""),
+            _figure("samples packed", f"{packed:,}", f"{backlog:,} minutes to come" if backlog else ""),
             _figure("free for data", "–" if free is None else f"{free / 1e9:,.1f} GB", ""),
         ]
 
