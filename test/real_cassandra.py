@@ -18,6 +18,7 @@ import trustme
 from free_ports import free_port
 from needs import unavailable
 
+from ec_server.storage.cassandra_known import KnownRows
 from ec_server.storage.cassandra_store import CassandraStore
 from reference_cluster import jars
 from reference_cluster.cluster import Cluster
@@ -38,7 +39,7 @@ client_encryption_options:
   keystore: {keystore}
   keystore_password: "{password}"
 """
-TABLES = ("ec_consumption", "ec_checksum", "ec_minute", "ec_day", "ec_notable", "ec_device")
+TABLES = ("ec_consumption", "ec_replaced", "ec_checksum", "ec_minute", "ec_day", "ec_notable", "ec_device")
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,17 @@ def keystore(folder: Path, ca_file: Path) -> Path:
 
 
 def forget_everything(store: CassandraStore) -> None:
-    """Empty every table of the store's keyspace, cheaply where timestamps allow it."""
+    """Empty every table of the store's keyspace, cheaply where timestamps allow it, and its memory."""
     database = store._db
+    store._writes._known = KnownRows(1000)
+    store._claims._held.clear()
     for table in ("ec_minute", "ec_checksum"):
         for row in list(database.read(f"SELECT DISTINCT device_id, ec_date FROM {table}")):
             database.write([[_delete(table, ("device_id", "ec_date"), row)]])
     for table in ("ec_day", "ec_notable"):
         for row in list(database.read(f"SELECT DISTINCT device_id FROM {table}")):
             database.write([[_delete(table, ("device_id",), row)]])
-    for table in ("ec_consumption", "ec_device"):
+    for table in ("ec_consumption", "ec_replaced", "ec_device"):
         database._session.execute(f"TRUNCATE {database.target.keyspace}.{table}")
 
 

@@ -20,6 +20,12 @@ class Shape(NamedTuple):
     partition_key: tuple[str, ...]
     clustering: tuple[str, ...]
 
+    def is_grown_from(self, earlier: Shape) -> bool:
+        """Whether the earlier one is the same table, or the same before columns were added."""
+        return (self.partition_key, self.clustering) == (earlier.partition_key, earlier.clustering) and (
+            self.columns >= earlier.columns
+        )
+
 
 class Schema:
     """The tables of one keyspace."""
@@ -30,6 +36,11 @@ class Schema:
         listed = [statement.strip() for statement in bare.split(";") if statement.strip()]
         self._keyspace = keyspace
         self._wanted = [shape_of_cql(statement) for statement in listed]
+        self._static = {
+            (shape.name, column)
+            for shape, statement in zip(self._wanted, listed)
+            for column in re.findall(r"^\s+(\w+)\s+\w+ static\b", statement, re.MULTILINE)
+        }
         self.statements = [qualified(statement, keyspace) for statement in listed]
 
     def keyspace_cql(self, replication: str) -> str:
@@ -48,12 +59,23 @@ class Schema:
         keyspace = metadata.keyspaces.get(self._keyspace)
         return [shape.name for shape in self._wanted if keyspace is None or shape.name not in keyspace.tables]
 
+    def missing_columns(self, metadata: Any) -> list[str]:
+        """The CQL of each column that a table of an earlier version lacks."""
+        keyspace = metadata.keyspaces.get(self._keyspace)
+        return [
+            f'ALTER TABLE "{self._keyspace}".{wanted.name} ADD {name} {kind}'
+            + (" static" if (wanted.name, name) in self._static else "")
+            for wanted in self._wanted
+            if keyspace is not None and (table := keyspace.tables.get(wanted.name)) is not None
+            for name, kind in sorted(wanted.columns - shape_of_table(table).columns)
+        ]
+
     def refuse_other_shapes(self, metadata: Any) -> None:
         """Raise ConfigurationError where a table of one of the names is another than this program's."""
         keyspace = metadata.keyspaces.get(self._keyspace)
         for wanted in self._wanted if keyspace is not None else ():
             table = keyspace.tables.get(wanted.name)
-            if table is not None and (found := shape_of_table(table)) != wanted:
+            if table is not None and not wanted.is_grown_from(found := shape_of_table(table)):
                 raise ConfigurationError(
                     f"table {self._keyspace}.{wanted.name} has another shape: {_difference(wanted, found)}; "
                     "choose another cassandra.keyspace, or move that table's data away and drop it"

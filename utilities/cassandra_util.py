@@ -30,6 +30,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -531,17 +532,21 @@ def _ensure_schema(owner: Any, session: Any, target: Target, tables: str, *, rea
     """Refuse what is there in another shape, and make what is missing."""
     schema = cassandra_schema.Schema(tables, target.keyspace)
     schema.refuse_other_shapes(owner.metadata)
-    if not schema.missing(owner.metadata):
+    if _is_complete(schema, owner):
         return
     if read_only:
         raise RetryableStorageError(
-            f"keyspace {target.keyspace} has not all tables yet; the server makes them when it starts"
+            f"keyspace {target.keyspace} lacks tables or columns; the server makes them when it starts"
         )
     _make(owner, session, target, schema)
     owner.refresh_schema_metadata(max_schema_agreement_wait=_SCHEMA_TIMEOUT_S)
     schema.refuse_other_shapes(owner.metadata)
-    if schema.missing(owner.metadata):
+    if not _is_complete(schema, owner):
         raise RetryableStorageError(f"the nodes do not yet agree on keyspace {target.keyspace}")
+
+
+def _is_complete(schema: cassandra_schema.Schema, owner: Any) -> bool:
+    return not schema.missing(owner.metadata) and not schema.missing_columns(owner.metadata)
 
 
 def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Schema) -> None:
@@ -558,6 +563,9 @@ def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Sch
         ) from error
     for statement in schema.statements:
         session.execute(statement, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
+    for statement in schema.missing_columns(owner.metadata):
+        with suppress(cassandra.InvalidRequest):  # another server added it meanwhile
+            session.execute(statement, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
 
 
 def _refuse_unknown_data_centre(owner: Any, target: Target) -> None:

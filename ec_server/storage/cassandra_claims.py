@@ -8,6 +8,7 @@ Thread safety: none of its own; the store calls it under its lock.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ec_server.storage.cassandra_clock import Stamps, boot_time_s
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
 from utilities.cassandra_util import Database, Statement
 from utilities.model import MinuteState
-from utilities.utc import ec_date, ec_time
+from utilities.utc import MINUTE_S, ec_date, ec_time
 
 Key = tuple[str, int]
 """``(device, minute)``."""
@@ -27,6 +28,10 @@ IDLE_S = 3.0
 _RELEASED_AT_ONCE = 256
 """Idle minutes of one upkeep: ingest waits for as long as these take."""
 _KEPT = 20_000
+
+REMOVED = "/removed"
+"""The writer of a day's line that says up to which write timestamp the day was removed."""
+_REMOVED_UNTIL = f"SELECT version FROM ec_day WHERE device_id = ? AND ec_date = ? AND writer = '{REMOVED}'"  # noqa: S608
 
 LINES = "SELECT * FROM ec_minute WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
 _LINE = (
@@ -89,6 +94,26 @@ class Claims:
         self._stamps = stamps
         self._ttl_s = ttl_s
         self._held: OrderedDict[Key, _Held] = OrderedDict()
+        self._looked: dict[Key, MinuteLines] = {}
+
+    def look(self, keys: Iterable[Key]) -> None:
+        """Before ``is_sole`` and ``hold`` of these minutes: read the lines of those where it matters.
+
+        That is where this writer holds no lease, and in minutes that are over, which others may repair.
+        """
+        now_s, wall_s = boot_time_s(), time.time()
+        unsure = [key for key in keys if self._lease_left_s(key, now_s) <= 0 or key[1] + MINUTE_S <= wall_s]
+        self._looked = self.read(unsure) if unsure else {}
+        days = {(device_id, ec_date(minute)) for device_id, minute in unsure}
+        for removed in self._db.read_each(_REMOVED_UNTIL, days):
+            self._stamps.saw(max((row.version for row in removed), default=0))
+
+    def is_sole(self, key: Key) -> bool:
+        """Whether nobody else wrote to the minute, as far as ``look`` saw."""
+        held, looked = self._held.get(key), self._looked.get(key)
+        if held is None:
+            return looked is not None and not looked.was_written
+        return held.opened and (looked is None or looked.writers.keys() <= {self.writer})
 
     def hold(self, keys: Collection[Key]) -> None:
         """Make sure that the line of each minute is stored, and its lease long enough for a write."""
@@ -176,10 +201,13 @@ class Claims:
         """What is on record of each minute."""
         wanted = list(keys)
         found = self._db.read_each(LINES, [(*_at(key), ec_time(key[1])) for key in wanted])
-        return {
+        lines = {
             key: minutes_of_rows(ec_date(key[1]), rows).get(key[1], MinuteLines(key[1]))
             for key, rows in zip(wanted, found)
         }
+        for one in lines.values():
+            self._stamps.saw(max((line.version for line in one.writers.values()), default=0))
+        return lines
 
     def _lease_left_s(self, key: Key, now_s: float) -> float:
         held = self._held.get(key)
@@ -187,7 +215,8 @@ class Claims:
 
     def _begin(self, keys: Collection[Key], now_s: float) -> None:
         """Lines first, then the days', and only then may rows follow (rule 5)."""
-        found = self.read(keys)
+        unknown = [key for key in keys if key not in self._looked]
+        found = {**self._looked, **(self.read(unknown) if unknown else {})}
         for key in keys:
             held = self._held.pop(key, None)
             opened = held.opened if held else not found[key].was_written
@@ -208,9 +237,10 @@ class Claims:
     ) -> None:
         mutations: list[list[Statement]] = []
         versions: dict[Key, int] = {}
+        until_us = time.time_ns() // 1000 + LEASE_S * 1_000_000
         for key in keys:
             at = versions[key] = self._stamps.next()
-            values = (self._ttl_s(key[1]), at, at, at + LEASE_S * 1_000_000, *_at(key), self.writer)
+            values = (self._ttl_s(key[1]), at, at, until_us, *_at(key), self.writer)
             mutation = [Statement(_LINE, values)]
             if found and found[key].minute == key[1]:
                 mutation += self._void(key, found[key], even_current=True)

@@ -1,23 +1,27 @@
 """The devices on record: first and last seen, verified through, and what is to be known of their minutes.
 
 ``last_seen`` carries its own moment as timestamp, so that the latest wins in whatever order servers
-write it. How far a device is verified is read anew only where a version or a comparison was added
-since: people look, and look again.
+write it. How far a device is verified is for people to look at, and they look again and again: what was
+found is taken as known for ``_VALID_S``, but for the last ``_OVERLAP_S`` before it and for days in which
+something was written. Rounds do not ask here (cassandra_settled.py).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ec_server.storage.cassandra_record import NO_DAY, Records, by_day
+from ec_server.storage.cassandra_clock import boot_time_s
+from ec_server.storage.cassandra_record import Day, Records
 from ec_server.storage.timeuuid import microseconds, timeuuid
 from utilities.cassandra_util import Database, Statement
 from utilities.model import DeviceRecord, MinuteState
-from utilities.utc import DAY_S, ec_date, minute_of, minute_text, parse_minute
+from utilities.utc import DAY_S, day_of, ec_date, minute_of, minute_text, parse_minute
 
-_MEMO_S = 30.0
+_VALID_S = 600.0
+_OVERLAP_S = 3600
 
 _FIRST_SEEN = "SELECT first_seen FROM ec_device WHERE device_id = ?"
 _SEE_FIRST = "UPDATE ec_device SET first_seen = ? WHERE device_id = ?"
@@ -25,19 +29,30 @@ _SEE_LAST = "UPDATE ec_device USING TIMESTAMP ? SET last_seen = ? WHERE device_i
 _COVERAGE = "UPDATE ec_device SET verified_from = ? WHERE device_id = ?"
 _NOTES = "SELECT state, extra, conflicts FROM ec_notable WHERE device_id = ?"
 
-UnprovenRanges = Callable[[str, int, int], list[tuple[int, int]]]
+FirstUnproven = Callable[[str, int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Through:
+    """How far a device was last found to be settled."""
+
+    start: int
+    earlier: tuple[str, ...]
+    """Fingerprints of the days before today."""
+    valid_until_s: float
+    through: int
 
 
 class Devices:
     """Reads and writes ``ec_device``; one thread at a time."""
 
-    def __init__(self, database: Database, records: Records, unproven: UnprovenRanges) -> None:
-        """``unproven`` gives the ranges of minutes that are not final."""
+    def __init__(self, database: Database, records: Records, first_unproven: FirstUnproven) -> None:
+        """``first_unproven`` gives the first minute of a range that is not settled, or its end."""
         self._db = database
         self._records = records
-        self._unproven = unproven
+        self._first_unproven = first_unproven
         self._first_seen: dict[str, int] = {}
-        self._through: dict[str, tuple[float, object, int]] = {}
+        self._through: dict[str, _Through] = {}
 
     def note(self, seen: Mapping[str, int]) -> None:
         """Put devices on record, or move ``last_seen`` forward: device id to epoch microseconds."""
@@ -76,34 +91,25 @@ class Devices:
         return [_record(row, of_device, through.get(row.device_id)) for row, of_device in zip(rows, notes)]
 
     def _verified_through(self, rows: Sequence[Any]) -> dict[str, int]:
-        now_s = minute_of(int(time.time()))
-        spans = {
-            r.device_id: (start, max(start, now_s + DAY_S))
-            for r in rows
-            if (start := parse_minute(r.verified_from)) is not None
-        }
-        days = dict(zip(spans, self._records.days_of_each(list(spans))))
-        dates = [
-            (device_id, ec_date(first))
-            for device_id, span in spans.items()
-            for first, _ in by_day(*span)
-            if not days[device_id].get(ec_date(first), NO_DAY).is_final(first)
-        ]
-        changes: dict[str, list[Any]] = {}
-        for (device_id, _), change in zip(dates, self._records.changes(dates)):
-            changes.setdefault(device_id, []).append(change)
+        starts = {r.device_id: start for r in rows if (start := parse_minute(r.verified_from)) is not None}
+        days = self._records.days_of_each(list(starts))
         return {
-            device_id: self._remembered(device_id, span, (span, days[device_id], changes.get(device_id)))
-            for device_id, span in spans.items()
+            device_id: self._look_again(device_id, start, of_device)
+            for (device_id, start), of_device in zip(starts.items(), days)
         }
 
-    def _remembered(self, device_id: str, span: tuple[int, int], seen: object) -> int:
-        at_s, memo, known = self._through.get(device_id, (0.0, None, 0))
-        if memo != seen or time.monotonic() - at_s > _MEMO_S:
-            unproven = self._unproven(device_id, *span)
-            known = unproven[0][0] if unproven else span[1]
-            self._through[device_id] = (time.monotonic(), seen, known)
-        return known
+    def _look_again(self, device_id: str, start: int, days: Mapping[str, Day]) -> int:
+        """From the beginning where an earlier day changed, else from a while before what is known."""
+        today = ec_date(day_of(int(time.time())))
+        earlier = tuple(day.fingerprint for date, day in days.items() if date < today)
+        known = self._through.get(device_id)
+        now_s = boot_time_s()
+        if known is None or (known.start, known.earlier) != (start, earlier) or now_s > known.valid_until_s:
+            known = _Through(start, earlier, now_s + _VALID_S, start)
+        stop = max(start, minute_of(int(time.time())) + DAY_S)
+        through = self._first_unproven(device_id, max(start, known.through - _OVERLAP_S), stop)
+        self._through[device_id] = replace(known, through=through)
+        return through
 
 
 def _record(row: Any, notes: Sequence[Any], verified_through: int | None) -> DeviceRecord:

@@ -15,7 +15,11 @@ cached digest or a verdict still holds is never a question of time, but of versi
    it sends rows, so it is never mistaken for dead by clocks that agree within SKEW_S.
 4. Reads and writes overlap at QUORUM: what was acknowledged is seen by the next read. At a lower
    consistency (cassandra.consistency = ONE with several copies) proof is as weak as that.
-5. One level up, a day has a line a writer too (``ec_day``), whose version changes with each ``hold``,
+5. What is concluded stands in two places: in the minute's record (``ec_minute``), and with the rows, in
+   static columns of their own partition (``digest_proof``, ``state_proof``). It holds only where both
+   agree. If rows disappear or go back to an older state, with their table, their partition or a restored
+   snapshot, what stands with them goes too, and the record alone proves nothing.
+6. One level up, a day has a line a writer too (``ec_day``), whose version changes with each ``hold``,
    after the minute's line is stored and before its rows. What is concluded of a whole day holds while
    the day's fingerprint is the same and was concluded when no minute of it was leased.
 """
@@ -28,7 +32,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ec_server.storage.timeuuid import microseconds
-from utilities import model
 from utilities.model import Digest, MinuteRecord, MinuteState
 from utilities.utc import parse_ec
 
@@ -38,7 +41,6 @@ SKEW_S = 60
 """How far the clocks of two servers may differ before one takes the other's writer for dead."""
 SETTLED = "/settled"
 """Ends the name of a line that settles another writer's."""
-FINAL = model.SETTLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ class MinuteLines:
     conflicts: int = 0
     check_time_us: int | None = None
     check_times: int = 0
+    digest_proof: str | None = None
+    """What stands with the rows (rule 5)."""
+    state_proof: str | None = None
+
+    @property
+    def needs_proof(self) -> bool:
+        """Whether the record says something that only what stands with the rows can confirm."""
+        return self.fingerprint in (self.digest_version, self.state_version)
 
     @property
     def was_written(self) -> bool:
@@ -98,19 +108,25 @@ class MinuteLines:
         return settled is not None and settled.version == line.version
 
     def has_digests(self, now_us: int) -> bool:
-        """Whether the digests in ec_checksum are true of the rows (there may be too few of them)."""
+        """Whether there are digests in ec_checksum that may be true of the rows: see ``confirms``."""
         return self.digest_version == self.fingerprint and not self.abandoned(now_us)
+
+    def confirms(self, digest: Digest | None) -> bool:
+        """Whether what stands with the rows is this: the digest over the cached seconds."""
+        return self.digest_proof == digest_proof(self.fingerprint, digest)
 
     def minute_digest(self, now_us: int) -> tuple[bool, Digest | None]:
         """``(known, the minute digest or None for no rows)``."""
         if self.minute_md5 is None or not self.has_digests(now_us):
             return False, None
-        return True, Digest(self.minute_count or 0, self.minute_md5) if self.minute_count else None
+        digest = Digest(self.minute_count, self.minute_md5) if self.minute_count else None
+        return (True, digest) if self.confirms(digest) else (False, None)
 
     def verdict(self, now_us: int) -> MinuteState | None:
         """The state that holds; None: not compared since the minute was last written."""
-        holds = self.state_version == self.fingerprint and not self.abandoned(now_us)
-        return self.state if holds else None
+        if self.state is None or self.state_version != self.fingerprint or self.abandoned(now_us):
+            return None
+        return self.state if self.state_proof == state_proof(self.fingerprint, self.state) else None
 
     def record(self, now_us: int) -> MinuteRecord:
         """What the rest of the server knows a minute by."""
@@ -129,6 +145,16 @@ def fingerprint(versions: Iterable[tuple[str, int]]) -> str:
     """A text that differs wherever a writer or a version differs; empty for none."""
     listed = "".join(f"{name}:{version}\n" for name, version in sorted(versions))
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() if listed else ""
+
+
+def digest_proof(fingerprint: str, digest: Digest | None) -> str:
+    """What stands with the rows of a minute whose cached seconds make up this digest (None: no seconds)."""
+    return f"{fingerprint} {digest.count} {digest.md5}" if digest else f"{fingerprint} 0"
+
+
+def state_proof(fingerprint: str, state: MinuteState) -> str:
+    """What stands with the rows of a minute in this state."""
+    return f"{fingerprint} {state.value}"
 
 
 def minutes_of_rows(ec_date: str, rows: Iterable[Any]) -> dict[int, MinuteLines]:

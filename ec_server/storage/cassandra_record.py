@@ -1,20 +1,29 @@
 """What is on record of minutes and days: writers' lines, cached digests, verdicts; read and written.
 
-The rules are at the head of cassandra_minutes.py. Everything of a minute lies in one partition
-(``ec_minute`` and ``ec_checksum`` share its key), so that what belongs together is one mutation.
+The rules are at the head of cassandra_minutes.py. The record of a minute lies in one partition
+(``ec_minute`` and ``ec_checksum`` share its key), so that what belongs together is one mutation. What
+confirms it stands with the rows, in another partition: a mutation of its own, in any order.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES
+from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, REMOVED
 from ec_server.storage.cassandra_clock import Stamps
-from ec_server.storage.cassandra_minutes import SETTLED, MinuteLines, fingerprint, minutes_of_rows
+from ec_server.storage.cassandra_minutes import (
+    LEASE_S,
+    SETTLED,
+    MinuteLines,
+    digest_proof,
+    fingerprint,
+    minutes_of_rows,
+    state_proof,
+)
 from ec_server.storage.timeuuid import timeuuid
 from utilities.cassandra_util import Database, Statement
 from utilities.checksum_util import minute_digest
@@ -38,7 +47,7 @@ _KNOWN = (
     " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
 )
 _SETTLE = (
-    "UPDATE ec_minute USING TTL ? SET version = ?"
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET version = ?"
     " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ?"
 )
 _COMPARED = (
@@ -52,17 +61,38 @@ _VERDICT = (
 )
 _NOTE = (
     "INSERT INTO ec_notable (device_id, ec_date, ec_time, state, extra, conflicts)"
-    " VALUES (?, ?, ?, ?, ?, ?) USING TTL ?"
+    " VALUES (?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?"
 )
-_UNNOTE = "DELETE FROM ec_notable WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
+_UNNOTE = "DELETE FROM ec_notable USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
+_PROOFS = (
+    "SELECT DISTINCT device_id, ec_date, ec_minute, digest_proof, state_proof FROM ec_consumption"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
+)
+_PROVE_DIGEST = (
+    "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET digest_proof = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
+)
+_PROVE_STATE = (
+    "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET state_proof = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
+)
+_PROOFS_AT_ONCE = 60
+"""Partitions that one request asks for."""
 _DAYS = (
     "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version FROM ec_day"
     " WHERE device_id = ?"
 )
-_CHANGES = (
-    "SELECT count(version) AS lines, sum(CAST(version AS varint)) AS versions, sum(check_times) AS checks"
-    " FROM ec_minute WHERE device_id = ? AND ec_date = ?"
+_LAST_WRITES = (
+    "SELECT max(writetime(version)), max(writetime(leased_until)), max(writetime(digest_version)),"
+    " max(writetime(state_version)), max(writetime(check_time)) FROM ec_minute"
+    " WHERE device_id = ? AND ec_date = ?"
 )
+_REMOVED_DAY = (
+    "UPDATE ec_day USING TTL ? AND TIMESTAMP ? SET version = ?"
+    " WHERE device_id = ? AND ec_date = ? AND writer = ?"
+)
+_REMOVED_KEPT_S = 60 * DAY_S
+"""Longer than Cassandra keeps what says that rows were deleted (gc_grace_seconds, 10 days)."""
 _DAY_PROVEN = (
     "UPDATE ec_day USING TTL ? SET proven_from = ?, proven_version = ?"
     " WHERE device_id = ? AND ec_date = ? AND writer = ''"
@@ -114,13 +144,32 @@ class Records:
         found = self._read(device_id, start, stop)
         now_us = now()
         abandoned = [(minute, *one) for minute, lines in found.items() for one in lines.abandoned(now_us)]
-        if not abandoned or self._read_only:
-            return found
-        self._db.write(
-            [Statement(_SETTLE, (self._ttl_s(minute), version, *at(device_id, minute), writer + SETTLED))]
-            for minute, writer, version in abandoned
-        )
-        return self._read(device_id, start, stop)
+        if abandoned and not self._read_only:
+            self._db.write([self._settlement(device_id, *one)] for one in abandoned)
+            found = self._read(device_id, start, stop)
+        return self._with_proofs(device_id, found)
+
+    def _settlement(self, device_id: str, minute: int, writer: str, version: int) -> Statement:
+        values = (self._ttl_s(minute), self._stamps.next(), version, *at(device_id, minute), writer + SETTLED)
+        return Statement(_SETTLE, values)
+
+    def _with_proofs(self, device_id: str, found: dict[int, MinuteLines]) -> dict[int, MinuteLines]:
+        """The lines, and what stands with the rows of those minutes whose record has to be confirmed."""
+        wanted = [minute for minute, lines in sorted(found.items()) if lines.needs_proof]
+        pieces: list[tuple[str, str, list[str]]] = []
+        for date, minutes in groupby(wanted, key=ec_date):
+            texts = [ec_time(minute)[:4] for minute in minutes]
+            pieces += [
+                (device_id, date, texts[i : i + _PROOFS_AT_ONCE])
+                for i in range(0, len(texts), _PROOFS_AT_ONCE)
+            ]
+        for rows in self._db.read_each(_PROOFS, pieces):
+            for row in rows:
+                minute = parse_ec(row.ec_date, row.ec_minute + "00")
+                found[minute] = replace(
+                    found[minute], digest_proof=row.digest_proof, state_proof=row.state_proof
+                )
+        return found
 
     def of_minute(self, device_id: str, minute: int) -> MinuteLines:
         """What is on record of one minute."""
@@ -151,14 +200,17 @@ class Records:
         seconds: Collection[tuple[int, Digest]],
         *,
         complete: bool,
-    ) -> list[Statement]:
-        """The mutation that caches digests which are true of the rows at ``lines.fingerprint``.
+    ) -> list[list[Statement]]:
+        """The mutations that cache digests which are true of the rows at ``lines.fingerprint``.
+
+        The first is of the record's partition, the second of the rows'.
 
         ``complete``: these are all non-empty seconds of the minute, so that its digest is known too.
         """
         minute, ttl_s, stamp = lines.minute, self._ttl_s(lines.minute), self._stamps.next(2)
         where, time_text = (device_id, ec_date(minute)), ec_time(minute)
-        whole = digest_of_minute(seconds) if complete else None
+        of_these = digest_of_minute(seconds)
+        whole = of_these if complete else None
         kept: list[tuple[Any, ...]] = [(ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds]
         if whole is not None:
             checked = timeuuid(lines.check_time_us) if lines.check_time_us else None
@@ -169,7 +221,9 @@ class Records:
             statements.insert(0, Statement(DELETE_DIGESTS, values))
         known = (whole.count, whole.md5) if whole else (0, "") if complete else (None, None)
         values = (ttl_s, stamp + 1, lines.fingerprint, *known, *where, time_text)
-        return [*statements, Statement(_KNOWN, values)]
+        proof = digest_proof(lines.fingerprint, of_these)
+        beside = Statement(_PROVE_DIGEST, (ttl_s, stamp + 1, proof, *where, time_text[:4]))
+        return [[*statements, Statement(_KNOWN, values)], [beside]]
 
     def compared(self, device_id: str, lines: MinuteLines, compared_us: int) -> list[Statement]:
         """The mutation that counts a comparison without a verdict."""
@@ -189,11 +243,13 @@ class Records:
             times = lines.check_times + 1 if row.ec_type == "P" else (row.check_times or 0) + 1
             key = (*where[:2], ec_time(second), row.ec_type)
             statements.append(Statement(_CHECKED, (ttl_s, stamp, moment, times, *key)))
-        if verdict.extra or conflicts or _is_listed(verdict):
-            note = (*where, verdict.state.value, verdict.extra, conflicts, ttl_s)
-            return [statements, [Statement(_NOTE, note)]]
+        proof = (ttl_s, stamp, state_proof(lines.fingerprint, verdict.state), *where[:2], where[2][:4])
+        mutations = [statements, [Statement(_PROVE_STATE, proof)]]
+        if verdict.extra or conflicts or verdict.state is not MinuteState.PROVEN:
+            note = (*where, verdict.state.value, verdict.extra, conflicts, ttl_s, stamp)
+            return [*mutations, [Statement(_NOTE, note)]]
         was_noted = lines.extra or lines.conflicts or lines.state not in (None, MinuteState.PROVEN)
-        return [statements, [Statement(_UNNOTE, where)]] if was_noted else [statements]
+        return [*mutations, [Statement(_UNNOTE, (stamp, *where))]] if was_noted else mutations
 
     # --- days -----------------------------------------------------------------------------
 
@@ -208,10 +264,6 @@ class Records:
     def days_of_each(self, device_ids: Sequence[str]) -> list[dict[str, Day]]:
         """``days`` of several devices at once."""
         return [_days_of_rows(rows) for rows in self._db.read_each(_DAYS, [(d,) for d in device_ids])]
-
-    def changes(self, dates: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
-        """For each ``(device, ec_date)`` a value that every write and every comparison changes."""
-        return [tuple(row) for (row,) in self._db.read_each(_CHANGES, dates)]
 
     def day_is_final(self, device_id: str, start: int, day: Day) -> None:
         """Put on record that from ``start`` to its end the day is final, as it was read."""
@@ -229,27 +281,43 @@ class Records:
         values = [(self._ttl_s(day), None, None, device_id, ec_date(day)) for day in days]
         self._db.write([Statement(_DAY_PROVEN, one)] for one in values)
 
-    def remove_day(self, device_id: str, day: int) -> None:
-        """Forget a day; the day's own line last, so that a removal broken off is found again."""
+    def ceiling(self, device_id: str, day: int) -> int:
+        """A write timestamp above everything that is stored of a day, by whatever clock it was written.
+
+        A writer's versions are above its rows' ranks, but for the last rows of one that died.
+        """
+        (found,) = self._db.read(_LAST_WRITES, device_id, ec_date(day))
+        latest_us, now_us = max((moment for moment in found if moment is not None), default=0), now()
+        return now_us if latest_us < now_us else latest_us + 2 * LEASE_S * 1_000_000
+
+    def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
+        """Forget a day; the day's own line last, so that a removal broken off is found again.
+
+        Where the ceiling is in the future, a line says so to those who write to the day again: what they
+        write below it would never be seen.
+        """
+        where = (device_id, ec_date(day))
+        if ceiling > now():
+            self._db.write(
+                [[Statement(_REMOVED_DAY, (_REMOVED_KEPT_S, ceiling + 1, ceiling, *where, REMOVED))]]
+            )
         for table in ("ec_minute", "ec_checksum", "ec_notable", "ec_day"):
-            cql = f"DELETE FROM {table} WHERE device_id = ? AND ec_date = ?"  # noqa: S608
-            self._db.write([[Statement(cql, (device_id, ec_date(day)))]])
+            cql = f"DELETE FROM {table} USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ?"  # noqa: S608
+            self._db.write([[Statement(cql, (ceiling, *where))]])
 
 
 def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
     found: dict[str, Day] = {}
     for date, group in groupby(rows, key=lambda row: row.ec_date):
         of_day = list(group)
-        whole = fingerprint((row.writer, row.version) for row in of_day if row.writer and row.version)
+        whole = fingerprint(
+            (row.writer, row.version) for row in of_day if row.writer not in ("", REMOVED) and row.version
+        )
         own = [row for row in of_day if not row.writer]
         record = (own[0].proven_from, own[0].proven_version, own[0].sealed_version) if own else ()
-        found[date] = Day(whole, *record)
+        if whole or own:
+            found[date] = Day(whole, *record)
     return found
-
-
-def _is_listed(verdict: Verdict) -> bool:
-    """Whether a verdict is to be counted for its device: unresolved, or not confirmable though stored."""
-    return verdict.state is not MinuteState.PROVEN
 
 
 def by_day(start: int, stop: int) -> Iterator[tuple[int, int]]:

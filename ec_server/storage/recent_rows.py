@@ -21,6 +21,8 @@ class RecentRows:
         self._half = limit // 2
         self._younger: dict[int, int] = {}
         self._older: dict[int, int] = {}
+        self.generation = 0
+        """How often rows were forgotten: those of this generation and of the one before are remembered."""
 
     def __len__(self) -> int:
         """Rows remembered."""
@@ -39,4 +41,5 @@ class RecentRows:
         for key, checksum in rows:
             if len(self._younger) >= self._half:
                 self._older, self._younger = self._younger, {}
+                self.generation += 1
             self._younger[hash(key)] = hash(checksum)

@@ -36,9 +36,5 @@ class TestIngestInTheSameMoment(rounds.TestIngestInTheSameMoment):
     pass
 
 
-class TestADeviceThatContradictsItself(rounds.TestADeviceThatContradictsItself):
-    pass
-
-
 class TestAnAudit(rounds.TestAnAudit):
     pass

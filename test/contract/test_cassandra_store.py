@@ -21,6 +21,7 @@ from utilities.utc import DAY_S, ec_date
 pytestmark = pytest.mark.cassandra
 KEYSPACE = "ec_contract"
 MARK = CommitMark("receiver-0", 1)
+EARLY_US = NOON * 1_000_000 + 1
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,12 @@ class TestCassandraStore(StoreSuite):
 
 
 class TestWrites:
-    def test_a_duplicate_is_told_as_far_as_the_writer_remembers(self, opens: Opens) -> None:
+    def test_a_duplicate_is_told_whoever_wrote_the_row(self, opens: Opens) -> None:
         one, other = opens(), opens()
         assert one.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
         again = one.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)], MARK)
         assert again.changed == (False, True, False)
-        assert other.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
+        assert other.ingest([run_of("m", NOON, 0)], MARK).changed == (False,)
         assert len(list(one.rows("m", NOON, NOON + 1))) == 2
 
     def test_one_key_with_other_samples_becomes_a_row_with_both(self, opens: Opens) -> None:
@@ -94,25 +95,53 @@ class TestWrites:
     def test_a_repair_wins_over_rows_that_a_faster_clock_wrote(self, opens: Opens) -> None:
         fast, sync = opens(), opens()
         ahead_us = (int(time.time()) + 3600) * 1_000_000
-        fast.replay([StoredRow(batch("m", NOON, {0: "9", 10: "9"}), ahead_us, ahead_us)])
-        sync.repair([batch("m", NOON, {10: "1", 20: "1"})])
-        sync.repair([batch("m", NOON, {0: "1", 10: "2"})])
-        assert sync.second_text("m", NOON) == "000000,1;000010,2;000020,1"
+        fast.replay([StoredRow(batch("ahead", NOON, {0: "9", 10: "9"}), ahead_us, ahead_us)])
+        sync.repair([batch("ahead", NOON, {10: "1", 20: "1"})])
+        sync.repair([batch("ahead", NOON, {0: "1", 10: "2"})])
+        assert sync.second_text("ahead", NOON) == "000000,1;000010,2;000020,1"
 
-    def test_a_repair_of_a_second_is_one_mutation(self, opens: Opens, monkeypatch) -> None:
+    def test_a_message_ranks_above_what_a_faster_clock_wrote(self, opens: Opens) -> None:
+        ahead_us = (int(time.time()) + 7200) * 1_000_000
+        opens().replay([StoredRow(batch("fast", NOON, {0: "9", 10: "9"}), ahead_us, ahead_us)])
+        opens().ingest([batch("fast", NOON, {10: "1", 20: "1"})], MARK)
+        assert opens().second_text("fast", NOON) == "000000,9;000010,1;000020,1"
+
+    def test_a_removed_day_leaves_nothing_of_a_fast_clock_and_can_be_written_again(
+        self, opens: Opens
+    ) -> None:
+        fast, keeper = opens(), opens()
+        ahead_us = (int(time.time()) + 7200) * 1_000_000
+        fast.replay([StoredRow(run_of("future", NOON, 0), ahead_us, ahead_us)])
+        check(fast, "future", NOON, MinuteState.PROVEN)
+        assert keeper.remove_before(MIDNIGHT + DAY_S) == ["20260301"]
+        fresh = opens()
+        assert list(fresh.rows("future", NOON, NOON + 60)) == []
+        assert fresh.minutes("future", NOON, NOON + 60) == []
+        assert fresh.earliest_minute("future") is None
+        assert keeper.remove_before(MIDNIGHT + DAY_S) == []
+        slow = opens()
+        slow.ingest([run_of("future", NOON, 1000)], MARK)
+        assert opens().second_text("future", NOON) == run_of("future", NOON, 1000).values
+        assert [d.count for _, d in opens().minute_digests("future", NOON, NOON + 60)] == [4]
+        keeper.remove_before(MIDNIGHT + DAY_S)
+
+    def test_a_repair_of_a_second_is_one_mutation_with_what_it_replaces(
+        self, opens: Opens, monkeypatch
+    ) -> None:
         store = opens()
+        store.ingest([run_of("m", NOON, 1000 * i, value="7") for i in range(3)], MARK)
         sent: list[int] = []
-        write_rows = store._db.write_rows
+        write = store._db.write
 
-        def watched(cql: str, pieces) -> None:
-            kept = list(pieces)
-            sent.extend(len(piece.parameters) for piece in kept)
-            write_rows(cql, kept)
+        def watched(mutations) -> None:
+            kept = list(mutations)
+            sent.extend(len(mutation) for mutation in kept)
+            write(kept)
 
-        monkeypatch.setattr(store._db, "write_rows", watched)
-        many = [run_of("m", second, 1000 * i) for second in (NOON, NOON + 1) for i in range(400)]
-        store.repair(many)
-        assert sent == [400, 400]
+        monkeypatch.setattr(store._rows._db, "write", watched)
+        store.repair([run_of("m", second, 1000 * i) for second in (NOON, NOON + 1) for i in range(400)])
+        assert [statements for statements in sent if statements > 2] == [403, 400]
+        assert len(store.replaced_rows("m", NOON, NOON + 2)) == 3
 
     def test_rows_end_with_their_days_retention(self, cassandra: RealCassandra, opens: Opens) -> None:
         opens()
@@ -150,7 +179,7 @@ class TestProof:
         doomed, reader = opens(), opens()
         doomed.ingest([run_of("m", NOON, 0)], MARK)
         assert check(reader, "m", NOON, MinuteState.PROVEN) == []
-        late = [(run_of("m", NOON, 1000), 1_772_366_400_000_001)]
+        late = [StoredRow(run_of("m", NOON, 1000), EARLY_US, EARLY_US)]
         doomed._rows.write([late])  # and no new version after it
         assert reader.unproven_ranges("m", NOON, NOON + 60) == []
         long_ago = (int(time.time()) - 1000) * 1_000_000
@@ -194,7 +223,7 @@ class TestProof:
         store.ingest([run_of("m", NOON, 0)])
         check(store, "m", NOON, MinuteState.PROVEN)
         for minute in (NOON, NOON + 60):
-            foreign = (run_of("m", minute, 5000), 1_772_366_400_000_001)
+            foreign = StoredRow(run_of("m", minute, 5000), EARLY_US, EARLY_US)
             store._rows.write([[foreign]])
         counts = [d.count for _, d in store.minute_digests("m", NOON, NOON + 180, from_rows=True)]
         assert counts == [8, 4]
@@ -207,7 +236,7 @@ class TestProof:
         writer, auditor = opens(), opens()
         writer.ingest([run_of("m", NOON, 0)], MARK)
         check(auditor, "m", NOON, MinuteState.PROVEN)
-        writer._rows.write([[(run_of("m", NOON, 5000), 1_772_366_400_000_001)]])
+        writer._rows.write([[StoredRow(run_of("m", NOON, 5000), EARLY_US, EARLY_US)]])
         count = auditor._count_as_written
 
         def slowly(*arguments):

@@ -24,6 +24,7 @@ def filled(cassandra: RealCassandra) -> Iterator[CassandraStore]:
         store.wait(60)
         forget_everything(store)
         store.ingest([run_of("meter-1", NOON, 0), run_of("meter-1", NOON, 1000)])
+        store.repair([run_of("meter-1", NOON, 0, value="2.5")])
         store.note_devices({"meter-1": NOON * 1_000_000})
         check(store, "meter-1", NOON, MinuteState.PROVEN)
         yield store

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
-from contract.store_suite import NOON, run_of
+from contract.store_suite import NOON, check, run_of
 from free_ports import free_port
 from needs import unavailable
 from real_cassandra import RealCassandra
@@ -27,7 +27,7 @@ from utilities import cassandra_util
 from utilities.cassandra_util import Statement, Target
 from utilities.checksum_util import md5_hex
 from utilities.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
-from utilities.model import Batch, CommitMark
+from utilities.model import Batch, CommitMark, MinuteState
 
 pytestmark = pytest.mark.cassandra
 MARK = CommitMark("receiver-0", 1)
@@ -135,6 +135,34 @@ class TestStart:
         with opened(cassandra.target("ec_trouble", tls_ca=cassandra.tls_ca)) as store:
             store.ingest([run_of("tls", NOON, 0)], MARK)
             assert store.second_text("tls", NOON) == run_of("tls", NOON, 0).values
+
+    def test_a_keyspace_of_version_1_0_gets_the_columns_that_it_lacks(self, cassandra: RealCassandra) -> None:
+        keyspace = "ec_earlier"
+        with opened(cassandra.target(keyspace)) as store:
+            store.ingest([run_of("m", NOON, 0)], MARK)
+            check(store, "m", NOON, MinuteState.PROVEN)
+        drops = (
+            "ec_consumption DROP rank",
+            "ec_consumption DROP digest_proof",
+            "ec_consumption DROP state_proof",
+        )
+        by_hand(
+            cassandra,
+            *(f"ALTER TABLE {keyspace}.{drop}" for drop in drops),
+            f"DROP TABLE {keyspace}.ec_replaced",
+        )
+        reader = CassandraStore(cassandra.target(keyspace), read_only=True)
+        reader.wait(60)
+        assert "lacks tables or columns" in reader.health().detail
+        reader.close()
+        with opened(cassandra.target(keyspace)) as store:
+            (row,) = store.rows("m", NOON, NOON + 60)
+            assert row.rank == row.inserted_us > 0
+            assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+            assert check(store, "m", NOON, MinuteState.PROVEN) == []
+            assert store.unproven_ranges("m", NOON, NOON + 60) == []
+            store.repair([run_of("m", NOON, 0, value="2.5")])
+            assert store.second_text("m", NOON) == run_of("m", NOON, 0, value="2.5").values
 
     def test_a_contact_point_that_is_down_is_passed_over(self, cassandra: RealCassandra) -> None:
         with opened(cassandra.target("ec_trouble", host=("127.0.0.99", cassandra.host))) as store:

@@ -13,7 +13,9 @@ from ec_server.storage.cassandra_minutes import (
     SKEW_S,
     MinuteLines,
     WriterLine,
+    digest_proof,
     fingerprint,
+    state_proof,
 )
 from ec_server.storage.timeuuid import microseconds, timeuuid
 from utilities.model import Digest, MinuteState
@@ -34,6 +36,8 @@ def test_a_conclusion_holds_while_no_version_changes() -> None:
         "minute_md5": "ff",
         "state": MinuteState.PROVEN,
         "state_version": before.fingerprint,
+        "digest_proof": digest_proof(before.fingerprint, Digest(4, "ff")),
+        "state_proof": state_proof(before.fingerprint, MinuteState.PROVEN),
     }
     same = MinuteLines(NOON, {"a": WriterLine(7, None)}, **concluded)
     assert same.minute_digest(NOW_US) == (True, Digest(4, "ff"))
@@ -44,12 +48,26 @@ def test_a_conclusion_holds_while_no_version_changes() -> None:
         assert after.verdict(NOW_US) is None
 
 
+def test_a_conclusion_holds_only_where_the_very_same_stands_with_the_rows() -> None:
+    version = lines().fingerprint
+    proven = {"state": MinuteState.PROVEN, "state_version": version}
+    digest = {"digest_version": version, "minute_count": 4, "minute_md5": "ff"}
+    for beside in (None, "", version, state_proof("older", MinuteState.PROVEN), f"{version} unresolved"):
+        assert lines(**proven, state_proof=beside).verdict(NOW_US) is None
+    for beside in (None, "", digest_proof("older", Digest(4, "ff")), digest_proof(version, Digest(3, "ff"))):
+        assert lines(**digest, digest_proof=beside).minute_digest(NOW_US) == (False, None)
+    assert lines(state_proof=state_proof(version, MinuteState.PROVEN)).verdict(NOW_US) is None
+
+
 def test_a_conclusion_may_be_drawn_while_a_living_writer_holds_the_minute() -> None:
     held = lines(lease_us=NOW_US + LEASE_S * 1_000_000)
     assert held.is_leased
     assert held.abandoned(NOW_US) == []
     proven = lines(
-        lease_us=NOW_US + LEASE_S * 1_000_000, state=MinuteState.PROVEN, state_version=held.fingerprint
+        lease_us=NOW_US + LEASE_S * 1_000_000,
+        state=MinuteState.PROVEN,
+        state_version=held.fingerprint,
+        state_proof=state_proof(held.fingerprint, MinuteState.PROVEN),
     )
     assert proven.verdict(NOW_US) is MinuteState.PROVEN
 
@@ -57,7 +75,12 @@ def test_a_conclusion_may_be_drawn_while_a_living_writer_holds_the_minute() -> N
 def test_a_line_whose_lease_is_long_over_proves_nothing_until_it_is_settled() -> None:
     late_us = NOW_US - (SKEW_S + 1) * 1_000_000
     dead = lines(lease_us=late_us)
-    proven = lines(lease_us=late_us, state=MinuteState.PROVEN, state_version=dead.fingerprint)
+    proven = lines(
+        lease_us=late_us,
+        state=MinuteState.PROVEN,
+        state_version=dead.fingerprint,
+        state_proof=state_proof(dead.fingerprint, MinuteState.PROVEN),
+    )
     assert dead.abandoned(NOW_US) == [("a", 7)]
     assert proven.verdict(NOW_US) is None
     settled = MinuteLines(NOON, {**dead.writers, "a" + SETTLED: WriterLine(7, None)})
@@ -79,8 +102,9 @@ def test_clocks_within_the_stated_difference_do_not_bury_a_living_writer() -> No
 
 
 def test_an_empty_minute_may_be_on_record_without_writers() -> None:
-    empty = MinuteLines(NOON, {}, state=MinuteState.UNCONFIRMABLE, state_version="")
-    assert empty.verdict(NOW_US) is MinuteState.UNCONFIRMABLE
+    beside = state_proof("", MinuteState.EMPTY)
+    empty = MinuteLines(NOON, {}, state=MinuteState.EMPTY, state_version="", state_proof=beside)
+    assert empty.verdict(NOW_US) is MinuteState.EMPTY
     assert not empty.was_written
 
 

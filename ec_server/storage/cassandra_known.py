@@ -1,0 +1,72 @@
+"""Which rows a writer knows without asking: what it wrote last, and how far back it knows all it wrote.
+
+A row may be written blindly only where it is certain that none of its key is stored. In a minute that
+nobody else writes to, that is so for every row that this writer has not written; and it knows those it
+wrote last (recent_rows.py), or that nothing beyond a certain microsecond was written before what it has
+forgotten (the floor). Live data ascends, and lies above the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ec_server.storage.recent_rows import RecentRows, RowKey
+from utilities.model import Batch
+
+Place = tuple[int, int]
+"""``(second, start_us)``."""
+_BEGINNING: Place = (-1, -1)
+
+
+@dataclass(slots=True)
+class _Minute:
+    generation: int
+    top: Place = _BEGINNING
+    """The highest row written."""
+    middle: Place = _BEGINNING
+    """The highest row written before the younger half of the memory began, or soon after."""
+    floor: Place = _BEGINNING
+    """Rows up to here may have been forgotten."""
+
+
+class KnownRows:
+    """One writer's memory; one thread."""
+
+    def __init__(self, limit: int) -> None:
+        """Between half of ``limit`` rows and all of it are remembered, and the floors of as many minutes."""
+        self._recent = RecentRows(limit)
+        self._limit = limit
+        self._minutes: dict[tuple[str, int], _Minute] = {}
+
+    def is_same(self, key: RowKey, checksum: str) -> bool | None:
+        """Whether the row of a key has these samples; None: no such row is remembered."""
+        return self._recent.is_same(key, checksum)
+
+    def is_above_floor(self, minute: tuple[str, int], batch: Batch) -> bool:
+        """Whether this writer would remember the row, if it had written it."""
+        known = self._minutes.get(minute)
+        return known is None or (batch.second, batch.start_us) > self._floor(known)
+
+    def _floor(self, known: _Minute) -> Place:
+        age = self._recent.generation - known.generation
+        return known.floor if age == 0 else known.middle if age == 1 else known.top
+
+    def add(self, minute: tuple[str, int], batches: Iterable[Batch]) -> None:
+        """Remember rows of one minute that are stored."""
+        listed = list(batches)
+        if not listed:
+            return
+        before = self._recent.generation
+        self._recent.add((batch.key, batch.checksum) for batch in listed)
+        generation = self._recent.generation
+        known = self._minutes.pop(minute, None) or _Minute(before)
+        floor = self._floor(known)
+        places = ((batch.second, batch.start_us) for batch in listed)
+        known.top = max(known.top, *places)
+        if known.generation != generation:
+            known.floor = floor if generation - before < 2 else known.top
+            known.generation, known.middle = generation, known.top
+        self._minutes[minute] = known
+        if len(self._minutes) > self._limit:
+            del self._minutes[next(iter(self._minutes))]

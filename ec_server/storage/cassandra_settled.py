@@ -1,0 +1,86 @@
+"""Which minutes of a device are settled: asked of what stands with the rows, remembered for whole days.
+
+Rules:
+
+1. A minute is settled where its record and what stands with its rows say so (cassandra_minutes.py). For
+   the minutes asked about, both are read: one query for a day's records, and one for each 60 minutes.
+2. Only a whole day that is over is remembered, by this process and for this process alone: a day that it
+   has read completely, while the record of the day (``ec_day``) and its fingerprint stay the same. The
+   record alone settles nothing, but takes it back where another process found a minute unresolved.
+3. What is remembered is read again after ``REREAD_AFTER_S``, a day every ``REREAD_EVERY_S`` at most, so
+   that a year of many devices costs little and a table that was truncated is noticed nevertheless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from ec_server.storage import ranges
+from ec_server.storage.cassandra_clock import boot_time_s
+from ec_server.storage.cassandra_record import NO_DAY, Day, Records, by_day, now
+from ec_server.storage.ranges import Range
+from utilities.model import SETTLED, MinuteState
+from utilities.utc import DAY_S, day_of, ec_date
+
+REREAD_AFTER_S = 3600.0
+REREAD_EVERY_S = 5.0
+_REMEMBERED_DAYS = 200_000
+
+
+class Settled:
+    """Reads records; remembers days. One thread at a time."""
+
+    def __init__(self, records: Records, *, read_only: bool) -> None:
+        """A read-only one puts no day on record."""
+        self._records = records
+        self._read_only = read_only
+        self._seen: dict[tuple[str, int], tuple[str, int, float]] = {}
+        """Device and day to the day's fingerprint, the moment from which on it was read, and when."""
+        self._next_reread_s = 0.0
+
+    def unproven(self, device_id: str, start: int, stop: int) -> Iterator[Range]:
+        """The ranges of minutes in ``[start, stop)`` that are not settled, ascending, day by day."""
+        days = self._records.days(device_id)
+        for first, last in by_day(start, stop):
+            day = days.get(ec_date(first), NO_DAY)
+            if not self._holds(device_id, first, day):
+                yield from self._read(device_id, first, last, day)
+
+    def first_unproven(self, device_id: str, start: int, stop: int) -> int:
+        """The first minute in ``[start, stop)`` that is not settled; ``stop`` where there is none."""
+        return next(self.unproven(device_id, start, stop), (stop, stop))[0]
+
+    def in_states(
+        self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
+    ) -> list[Range]:
+        """The ranges of minutes in ``[start, stop)`` whose state is one of these."""
+        now_us = now()
+        found = self._records.lines(device_id, start, stop).items()
+        return ranges.of_minutes(minute for minute, one in found if one.verdict(now_us) in states)
+
+    def _read(self, device_id: str, first: int, last: int, day: Day) -> list[Range]:
+        now_us, lines = now(), self._records.lines(device_id, first, last)
+        settled = ranges.of_minutes(m for m, one in lines.items() if one.verdict(now_us) in SETTLED)
+        is_over = last == day_of(first) + DAY_S and not any(one.is_leased for one in lines.values())
+        if is_over and settled == [(first, last)]:
+            self._remember(device_id, first, day)
+            if not day.is_final(first) and not self._read_only:
+                self._records.day_is_final(device_id, first, day)
+        return ranges.subtract([(first, last)], settled)
+
+    def _remember(self, device_id: str, first: int, day: Day) -> None:
+        key = (device_id, day_of(first))
+        self._seen.pop(key, None)
+        self._seen[key] = (day.fingerprint, first, boot_time_s())
+        if len(self._seen) > _REMEMBERED_DAYS:
+            del self._seen[next(iter(self._seen))]
+
+    def _holds(self, device_id: str, first: int, day: Day) -> bool:
+        fingerprint, seen_from, at_s = self._seen.get((device_id, day_of(first)), ("", first, 0.0))
+        if not (at_s and day.is_final(first) and fingerprint == day.fingerprint and seen_from <= first):
+            return False
+        now_s = boot_time_s()
+        if now_s - at_s < REREAD_AFTER_S or now_s < self._next_reread_s:
+            return True
+        self._next_reread_s = now_s + REREAD_EVERY_S
+        return False

@@ -1,0 +1,224 @@
+"""How rows get into Cassandra: messages, repairs, replays, and what they take the place of.
+
+Rules:
+
+1. A row is written blindly where it is certain that none of its key is stored: nobody else has written
+   to its minute, and this writer would remember it (cassandra_known.py). That is so for live data.
+   Everywhere else the checksums of the second's rows are read first: what is stored is a duplicate.
+2. A batch that meets a row of its key with other samples, and every repair, reads the second, and
+   changes it in one mutation: the new rows, and in ``ec_replaced`` those whose place they take.
+3. Ranks are above every version and rank that was read (cassandra_clock.py): a merged row and a repair
+   win over what they were made of, whatever the clocks say. A row that is replayed keeps its rank, which
+   is its write timestamp, so that it loses against whatever took its place since.
+4. Lines, rows, new versions, in that order (cassandra_minutes.py). A batch that changes nothing leaves
+   lines, versions and proof alone.
+5. Two servers that receive different samples of one key in the same moment keep the row of the higher
+   rank; the next round repairs what is missing. Cassandra has no transaction that could tell, at a
+   price that ingest can pay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from ec_server.storage.cassandra_claims import Claims, Key
+from ec_server.storage.cassandra_clock import Stamps
+from ec_server.storage.cassandra_known import KnownRows
+from ec_server.storage.cassandra_rows import Change, Rows, is_whole, pieces
+from ec_server.storage.contract import ReplacedRow
+from ec_server.storage.merge import RepairedSecond, merged
+from ec_server.storage.recent_rows import RowKey
+from utilities.model import Batch, StoredRow, WriteResult
+from utilities.utc import minute_of
+
+_REMEMBERED_ROWS = 100_000
+
+
+class Writes:
+    """What one writer writes; the store calls it under its lock."""
+
+    def __init__(self, claims: Claims, rows: Rows, stamps: Stamps) -> None:
+        self._claims = claims
+        self._rows = rows
+        self._stamps = stamps
+        self._known = KnownRows(_REMEMBERED_ROWS)
+
+    def ingest(self, batches: Sequence[Batch]) -> WriteResult:
+        """Batches in the order of their arrival; their ranks are given here."""
+        return self._arrive(batches, None)
+
+    def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
+        """Rows that keep their insert times and ranks."""
+        self._stamps.saw(max(row.rank for row in rows))
+        return self._arrive([row.batch for row in rows], rows)
+
+    def repair(self, batches: Sequence[Batch]) -> WriteResult:
+        """What the device says of its seconds; afterwards these values win."""
+        stored = self._rows.of_seconds(_seconds(batches))
+        self._claims.look({_minute(batch) for batch in batches})
+        self._saw(stored.values())
+        rank = self._stamps.next(len(batches) + 1)
+        repaired = {at: _RepairedSecond(rows, rank) for at, rows in stored.items()}
+        changed = tuple(
+            repaired[batch.device_id, batch.second].add(batch, rank + i) for i, batch in enumerate(batches, 1)
+        )
+        opened = self._change([one.change for one in repaired.values()])
+        return WriteResult(changed, opened)
+
+    # --- messages and replays -------------------------------------------------------------
+
+    def _arrive(self, batches: Sequence[Batch], replayed: Sequence[StoredRow] | None) -> WriteResult:
+        new: dict[Key, list[int]] = {}
+        met: list[int] = []
+        fresh: dict[RowKey, str] = {}
+        changed: list[bool] = []
+        for i, batch in enumerate(batches):
+            key, checksum = batch.key, batch.checksum
+            earlier = fresh.setdefault(key, checksum)
+            is_same = self._known.is_same(key, checksum) if earlier is checksum else earlier == checksum
+            changed.append(not is_same)
+            if is_same is None:
+                new.setdefault((batch.device_id, minute_of(batch.second)), []).append(i)
+            elif not is_same:
+                met.append(i)
+        self._claims.look(new.keys() | {_minute(batches[i]) for i in met})
+        met += self._look_up(batches, new, changed)
+        rows = self._rows_of(batches, replayed)
+        groups = {key: [rows[i] for i in of_minute] for key, of_minute in new.items() if of_minute}
+        opened = self._store(groups)
+        if met:
+            opened |= self._meet({i: rows[i] for i in sorted(met)}, changed)
+        return WriteResult(tuple(changed), opened)
+
+    def _look_up(self, batches: Sequence[Batch], new: dict[Key, list[int]], changed: list[bool]) -> list[int]:
+        """Rule 1: take out of ``new`` what is stored; those whose key is stored with other samples."""
+        unsure = [
+            (key, i)
+            for key, of_minute in new.items()
+            for i in of_minute
+            if not (self._claims.is_sole(key) and self._known.is_above_floor(key, batches[i]))
+        ]
+        if not unsure:
+            return []
+        stored, highest = self._rows.checksums(_seconds([batches[i] for _, i in unsure]))
+        self._stamps.saw(highest)
+        met = []
+        for key, i in unsure:
+            checksum = stored.get(batches[i].key)
+            if checksum is not None:
+                new[key].remove(i)
+                changed[i] = checksum != batches[i].checksum
+                if changed[i]:
+                    met.append(i)
+                else:
+                    self._known.add(key, [batches[i]])
+        return met
+
+    def _rows_of(self, batches: Sequence[Batch], replayed: Sequence[StoredRow] | None) -> Sequence[StoredRow]:
+        if replayed is not None:
+            return replayed
+        now_us, rank = time.time_ns() // 1000, self._stamps.next(len(batches))
+        return [StoredRow(batch, now_us + i, rank + i) for i, batch in enumerate(batches)]
+
+    def _store(self, groups: dict[Key, list[StoredRow]]) -> frozenset[Key]:
+        if not groups:
+            return frozenset()
+        self._claims.hold(groups)
+        self._rows.write(pieces(groups))
+        opened = self._claims.touch(groups)
+        for key, rows in groups.items():
+            self._known.add(key, [row.batch for row in rows])
+        return opened
+
+    def _meet(self, arrived: dict[int, StoredRow], changed: list[bool]) -> frozenset[Key]:
+        """Rule 2, for rows whose key is stored, most likely with other samples."""
+        batches = [row.batch for row in arrived.values()]
+        stored = self._rows.of_seconds(_seconds(batches))
+        self._saw(stored.values())
+        met = {
+            at: _MetSecond(rows, self._rows.replaced(*at, at[1] + 1), self._stamps)
+            for at, rows in stored.items()
+        }
+        for i, row in arrived.items():
+            changed[i] = met[row.batch.device_id, row.batch.second].add(row)
+        return self._change([one.change for one in met.values()])
+
+    def _change(self, changes: Iterable[Change]) -> frozenset[Key]:
+        """Change seconds, each in one mutation; the minutes that this opened."""
+        wanted = [change for change in changes if change.rows or change.removed]
+        keys = {_minute(row.batch) for change in wanted for row in (*change.rows, *change.removed)}
+        if not keys:
+            return frozenset()
+        self._claims.hold(keys)
+        self._rows.change(wanted)
+        opened = self._claims.touch(keys)
+        for change in wanted:
+            for row in change.rows:
+                self._known.add(_minute(row.batch), [row.batch])
+        return opened
+
+    def _saw(self, stored: Iterable[Sequence[StoredRow]]) -> None:
+        self._stamps.saw(max((row.rank for rows in stored for row in rows), default=0))
+
+
+class _MetSecond:
+    """A second's rows while batches arrive that meet some of them."""
+
+    def __init__(self, rows: Sequence[StoredRow], replaced: Sequence[ReplacedRow], stamps: Stamps) -> None:
+        self._rows = {row.batch.key: row for row in rows}
+        self._replaced = {(one.row.batch.key, one.row.batch.checksum) for one in replaced}
+        self._stamps = stamps
+        self.change = Change([], [], [], "message")
+
+    def add(self, arrived: StoredRow) -> bool:
+        """Whether the batch changed anything."""
+        batch = arrived.batch
+        before = self._rows.get(batch.key)
+        if before is None:  # it was removed meanwhile
+            return self._put(arrived)
+        if batch.checksum == before.batch.checksum or (batch.key, batch.checksum) in self._replaced:
+            return False
+        after = merged(list(self._rows.values()), before, arrived) if is_whole(before.batch) else batch
+        if after is None:
+            return False
+        self._replaced.add((batch.key, before.batch.checksum))
+        self.change.replaced.append(before)
+        return self._put(StoredRow(after, arrived.inserted_us, self._stamps.next()))
+
+    def _put(self, row: StoredRow) -> bool:
+        self._rows[row.batch.key] = row
+        self.change.put(row)
+        return True
+
+
+class _RepairedSecond:
+    """A second's rows while the device repairs it."""
+
+    def __init__(self, rows: Sequence[StoredRow], first_rank: int) -> None:
+        """Damaged rows are taken out with the first repair; ``first_rank`` is above every stored one."""
+        whole = [row for row in rows if is_whole(row.batch)]
+        self._rows = {row.batch.key: row for row in whole}
+        self._second = RepairedSecond(whole)
+        damaged = [row for row in rows if not is_whole(row.batch)]
+        self.change = Change([], list(damaged), damaged, "repair", first_rank)
+
+    def add(self, batch: Batch, rank: int) -> bool:
+        """Whether the batch changed anything."""
+        after = self._second.after(batch)
+        if after is None:
+            return bool(self.change.removed)
+        before = self._rows.get(after.key)
+        if before is not None:
+            self.change.replaced.append(before)
+        self._rows[after.key] = row = StoredRow(after, time.time_ns() // 1000, rank)
+        self.change.put(row)
+        return True
+
+
+def _minute(batch: Batch) -> Key:
+    return batch.device_id, minute_of(batch.second)
+
+
+def _seconds(batches: Iterable[Batch]) -> list[tuple[str, int]]:
+    return sorted({(batch.device_id, batch.second) for batch in batches})
