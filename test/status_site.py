@@ -20,7 +20,7 @@ from utilities.model import Batch, MinuteState, Verdict
 from utilities.utc import minute_of
 
 ROOT = Path(__file__).parents[1]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], object], what: str) -> Any:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+
 from ec_server.ingest.live_figures import LiveFigures
 from ec_server.ingest.published_minutes import PublishedMinutes
 from ec_server.ingest.spooling import Spooling
 from ec_server.ingest.store_handle import StoreHandle
 from ec_server.ingest.troubles import Troubles
+from ec_server.storage.contract import Store
 from utilities.errors import StorageError
+from utilities.log import RateLimit
 
 _INTERVAL_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class Housekeeping:
@@ -29,6 +36,9 @@ class Housekeeping:
         self._troubles = troubles
         self._spooling = spooling
         self._next_s = 0.0
+        self._known: set[str] = set()
+        """Devices that this process has heard before."""
+        self._newcomers = RateLimit(burst=20)
 
     def is_due(self, now_s: float) -> bool:
         """Whether ``do`` has something to do."""
@@ -45,7 +55,15 @@ class Housekeeping:
         try:
             store = self._handle.store()
             if seen:
+                self._tell_newcomers(store, seen)
                 store.note_devices({device_id: int(s * 1e6) for device_id, s in seen.items()})
             self._troubles.say("health", store.health().detail)
         except StorageError as error:
             self._troubles.say("health", str(error))
+
+    def _tell_newcomers(self, store: Store, seen: Iterable[str]) -> None:
+        """Log the first contact of each device that is not on record, at a limited rate."""
+        for device_id in sorted(set(seen) - self._known):
+            if store.device(device_id) is None and self._newcomers.allow("newcomer")[0]:
+                _log.info("heard for the first time", extra={"device": device_id})
+            self._known.add(device_id)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running_server import ROOT, RunningServer, free_ports
+from running_server import ROOT, RunningServer, free_ports, wait_for
 from stored_data import store_second
 
 from configuration.print_config import print_config
@@ -213,6 +213,18 @@ def test_a_demo_beside_another_server_says_so_and_sends_nothing(tmp_path: Path) 
         assert done.returncode == 1
         assert "another program has it" in done.stderr
         assert server.figure("ec_messages_received_total") == 0
+
+
+def test_a_devices_first_contact_is_logged_once(tmp_path: Path) -> None:
+    with RunningServer(tmp_path) as server:
+        for _ in range(2):
+            server.start()
+            target = ("--server", f"127.0.0.1:{server.sip_port}", "--seconds", "1")
+            assert run(tmp_path, "-m", "reference_client", *target).returncode == 0
+            server.wait_for_figure("ec_batches_stored_total", 1)
+            wait_for(lambda: "meter-1" in server.devices(), "the device on record")
+            assert server.stop() == 0
+        assert server.log().count("[meter-1] heard for the first time") == 1
 
 
 def test_meters_against_a_port_where_nobody_listens_exit_1(tmp_path: Path) -> None:
