@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from benchmarks import (
@@ -29,9 +30,10 @@ from benchmarks import (
     overload,
     peers,
     receiver_counts,
+    storage,
     sync_cost,
 )
-from benchmarks.effort import Effort
+from benchmarks.effort import Effort, Recorded
 from benchmarks.machine import OtherPrograms
 from benchmarks.measured_program import ROOT, BenchmarkError
 from benchmarks.outcome import Outcome, show, show_ratios
@@ -48,6 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "devices": device_counts.run,
     "receivers": receiver_counts.run,
     "growth": file_growth.run,
+    "storage": storage.run,
     "digests": digests.run,
     "idle": idle.run,
     "instructions": instructions.run,
@@ -164,9 +167,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--cassandra", action="store_true", help="compare with Cassandra too (starts a node: 2 GB of memory)")
     add("--questdb", action="store_true", help="compare with QuestDB too (fetches a jar of 29 MB)")
+    add(
+        "--recording",
+        action="append",
+        type=_recording,
+        default=[],
+        metavar="FILE.npy:RATE",
+        help="float32 values to store in `storage`, samples a second; may be repeated",
+    )
     add("--folder", type=Path, default=_RESULTS, help="for data, on a real disk; default %(default)s")
     add("--json", type=Path, metavar="FILE", help="default FOLDER/latest.json")
     return parser  # fmt: skip
+
+
+def _recording(text: str) -> Recorded:
+    name, _, rate = text.rpartition(":")
+    try:
+        return Path(name).stem, int(rate), np.load(name).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is no FILE.npy:RATE: {error}") from error
 
 
 def _effort(options: argparse.Namespace, until_s: float) -> Effort:
@@ -178,6 +197,7 @@ def _effort(options: argparse.Namespace, until_s: float) -> Effort:
         options.gigabytes or granted.gigabytes,
         options.cassandra,
         options.questdb,
+        options.recording,
         until_s,
     )
 

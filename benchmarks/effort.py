@@ -6,10 +6,16 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Recorded = tuple[str, int, npt.NDArray[np.float32] | None]
+"""Name, samples a second, values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class Effort:
     """Whether a Cassandra node is started for the comparison with its driver."""
     questdb: bool = False
     """Whether QuestDB is fetched and compared with."""
+    recordings: Sequence[Recorded] = ()
+    """What is stored where the kind of signal matters; a synthetic household where there is none."""
     until_s: float = math.inf
     """``time.monotonic`` after which no further round is begun."""
 
