@@ -21,7 +21,9 @@ from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
 from ec_server.account.worker_page import WorkerPage
-from ec_server.ingest.intake_ring import IntakeRing, ring_path
+from ec_server.ingest.intake_ring import IntakeRing
+from ec_server.ingest.receiver_lock import lock_receiver
+from ec_server.ingest.ring_file import ring_path
 from ec_server.ingest.writer_process import WriterProcess
 from ec_server.supervision.parent_pipe import watch_parent
 from utilities import log
@@ -59,6 +61,9 @@ def main() -> int:
     except OSError as error:
         _log.error("storage.path %s is not usable: %s", settings.storage_path, error)
         return EXIT_CONFIGURATION
+    except EcServerError as error:
+        _log.error("%s", error)
+        return EXIT_CANNOT_BOOT
     return receiver.run()
 
 
@@ -66,9 +71,10 @@ class Receiver:
     """The SIP process: SIP stack, ring and writer process, and the page for launcher and status."""
 
     def __init__(self, settings: Settings, number: int, configuration: Path | None) -> None:
-        """Raises OSError where the run folder cannot be used."""
+        """Raises OSError where the run folder cannot be used, EcServerError where it runs already."""
         run_folder, name = settings.storage_path / RUN_FOLDER, receiver_name(number)
         run_folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_receiver(run_folder, name)
         self._page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
         self._ring = IntakeRing(
             ring_path(run_folder, name), self._page, settings.ingest_queue_batches, self._while_full
@@ -94,7 +100,7 @@ class Receiver:
         except EcServerError as error:
             return self._refuse(error)
         if not self._stop.is_set():
-            self._show(self._ring.trouble)
+            self._show(self._writer.trouble())
             self._sip.run(self._stop.is_set, self._tick)
         return self._end()
 
@@ -132,8 +138,10 @@ class Receiver:
         self._page.beat()
         self._count_port()
         self._writer.look_after()
-        if self._ring.trouble != self._shown and not self._stop.is_set():
-            self._show(self._ring.trouble)
+        if (trouble := self._writer.trouble()) != self._shown and not self._stop.is_set():
+            self._show(trouble)
+        if self._ring.is_damaged:
+            self._ask_to_stop()  # the next start sets the ring aside
 
     def _count_port(self) -> None:
         """Put what has happened at the SIP port since the last time onto the page."""

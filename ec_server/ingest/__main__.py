@@ -27,16 +27,19 @@ from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_nam
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest import message_body
 from ec_server.ingest.admission import Admission
-from ec_server.ingest.intake_ring import Taker, ring_path
+from ec_server.ingest.intake_ring import Taker
 from ec_server.ingest.quarantine import FILE_NAME, MEGABYTE, Quarantine
+from ec_server.ingest.ring_file import RingError, is_usable, ring_path, write_off
 from ec_server.ingest.spool import SPOOL_FOLDER, Spool
 from ec_server.ingest.spooling import LeftSpool
+from ec_server.ingest.troubles import Troubles
+from ec_server.ingest.watched_calls import WatchedCalls
 from ec_server.ingest.writer import Writer, WriterSettings
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import log
 from utilities.errors import ConfigurationError, EcServerError, RetryableStorageError
-from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
 from utilities.utc import DAY_S
 
 _STORE_AGAIN_S = 0.5
@@ -53,6 +56,7 @@ def main() -> int:
     parser.add_argument("-c", dest="file", type=Path)
     parser.add_argument("--worker", type=int, required=True, metavar="NUMBER")
     parser.add_argument("--drain", action="store_true", help="settle what is in the ring, then end")
+    parser.add_argument("--ring", type=Path, help="where a fault of the configuration is told")
     arguments = parser.parse_args()
     name = receiver_name(arguments.worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -61,28 +65,45 @@ def main() -> int:
     try:
         settings = read_settings(arguments.file, os.environ)
         log.set_up(f"{name}/writer", logging.getLevelNamesMapping()[settings.log_level.upper()])
-        directory = DeviceDirectory.read(settings.devices_file)
     except ConfigurationError as error:
         _log.error("%s", error)
+        if arguments.ring is not None:
+            _tell(arguments.ring, " ".join(str(error).split()))
         return EXIT_CONFIGURATION
     run_folder = settings.storage_path / RUN_FOLDER
     lock = os.open(run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     fcntl.flock(lock, fcntl.LOCK_EX)  # a writer before this one may have a group in hand
     page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
-    taker = Taker(ring_path(run_folder, name), page, None if arguments.drain else sys.stdin.fileno())
+    ring = ring_path(run_folder, name)
+    if arguments.drain and not is_usable(ring, page):
+        write_off(ring, page, "its header is damaged, or of another boot of the machine")
+        return 0
+    taker = Taker(ring, page, None if arguments.drain else sys.stdin.fileno())
     if arguments.drain:
         taker.expect_no_more()
     try:
-        return _write(settings, arguments.worker, page, taker, directory)
+        return _write(settings, arguments.worker, page, taker)
+    except RingError as error:
+        _log.error("%s", error)
+        if arguments.drain:
+            write_off(ring, page, str(error))
+        else:
+            taker.tell_damage(str(error))
+        return EXIT_FAILED
     except EcServerError as error:
         taker.beat(str(error))
         _log.error("%s", error)
         return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_CANNOT_BOOT
 
 
-def _write(
-    settings: Settings, number: int, page: WorkerPage, taker: Taker, directory: DeviceDirectory
-) -> int:
+def _tell(ring: Path, trouble: str) -> None:
+    """Let the SIP process know why this one ends; without the configuration nothing else is known."""
+    with suppress(OSError, ValueError):
+        Taker(ring, WorkerPage.open(ring.with_suffix(".page"))).beat(trouble)
+
+
+def _write(settings: Settings, number: int, page: WorkerPage, taker: Taker) -> int:
+    directory = DeviceDirectory.read(settings.devices_file)
     spool = open_spool(settings, number)
     first = _first_store(settings, taker, may_be_away=spool is not None)
     stores = [first] if first is not None else []
@@ -122,9 +143,12 @@ def _keep_memory() -> None:
 
 def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:
     """The database; waits for one that is away, unless what comes in can wait in a spool."""
+    calls = WatchedCalls(taker.beat, Troubles(taker.beat))
+    opened: list[Store] = []
     while not taker.closed:
         try:
-            return open_store(settings)
+            calls.run(lambda: opened.append(open_store(settings)))
+            return opened[0]
         except RetryableStorageError as error:
             _log.warning("cannot open the database yet: %s", error)
             taker.beat(str(error))

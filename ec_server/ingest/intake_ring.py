@@ -14,13 +14,14 @@ Rules:
    What was in it then is lost, by number when its writer begins.
 5. Positions count bytes since the file was made; a record stands at its position modulo the size.
    Each carries its number, so that a record that is not the expected one is never taken for it.
+6. A ring that cannot be read is set aside (renamed), what was in it counts as lost, and the start goes on.
+   Damage that the writer meets while the receiver runs ends the receiver, and so leads to a new start.
 
-Cells are native signed 64-bit integers, each written by one side only.
+The layout of the file is ring_file.py's.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import struct
@@ -32,73 +33,36 @@ from pathlib import Path
 from ec_server.account.figures import settled
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.group_settlement import Evidence, GroupSettlement, Place
+from ec_server.ingest.ring_file import (
+    ALIGN,
+    BASE_COUNT,
+    BEAT_NS,
+    CLOSED,
+    DAMAGED,
+    HEADER_BYTES,
+    MOST,
+    NOBODY,
+    READY,
+    RECORD,
+    SKIP_MARK,
+    TAIL,
+    TAIL_COUNT,
+    TAKEN,
+    TAKEN_COUNT,
+    TROUBLE_AT,
+    TROUBLE_BYTES,
+    WAKE_AT,
+    RingError,
+    RingFile,
+    is_marked_damaged,
+    is_usable,
+    make,
+    set_aside,
+)
 from utilities.model import RawMessage
 
-_MAGIC = b"ECRING01"
-_HEADER_BYTES = 4096
-_CELLS_AT = 512
-_TROUBLE_AT = 1024
-_TROUBLE_BYTES = 2048
-_BYTES_A_MESSAGE = 1600
-_LARGEST_RECORD = 1 << 16
-_ALIGN = 8
-_NOBODY = 1 << 62
 
-# Length with padding, number, received_us, lengths of body, sender and name, whether it was cut.
-_RECORD = struct.Struct("=IqqIHHB")
-_SKIP_MARK = struct.pack("=I", 0xFFFFFFFF)
-
-_SIZE, _BASE_COUNT, _MOST, _TAIL, _TAIL_COUNT, _WAKE_AT, _CLOSED, _BEAT_NS, _READY, _TAKEN, _TAKEN_COUNT = (
-    range(11)
-)
-
-
-def ring_path(run_folder: Path, worker: str) -> Path:
-    """Where a worker's ring stands."""
-    return run_folder / f"{worker}.ring"
-
-
-class RingError(Exception):
-    """The file does not hold what the account says: it was changed by somebody else."""
-
-
-class _Ring:
-    """The mapped file, as both sides see it."""
-
-    def __init__(self, path: Path, page: WorkerPage) -> None:
-        self.path = path
-        self._page = page
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
-        self._cells = memoryview(self._map)[_CELLS_AT : _CELLS_AT + 128].cast("q")
-        self._size = self._cells[_SIZE]
-
-    def __len__(self) -> int:
-        """Messages that are counted and not settled."""
-        figures = self._page.figures()
-        return figures["received"] - settled(figures)
-
-    def unmap(self) -> None:
-        """Let go of the file; it stays."""
-        self._cells.release()
-        self._map.close()
-
-    def _read(self, position: int, number: int) -> tuple[int, tuple[int, ...]]:
-        """``(position, header)`` of the record with this number; a skip may stand before it."""
-        at = position % self._size
-        if self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + 4] == _SKIP_MARK:
-            position += self._size - at
-            at = 0
-        header = _RECORD.unpack_from(self._map, _HEADER_BYTES + at)
-        if header[1] != number:
-            raise RingError(f"{self.path}: record {header[1]} stands where {number} should")
-        return position, header
-
-
-class IntakeRing(_Ring):
+class IntakeRing(RingFile):
     """The SIP process's side; one thread puts. Times are of CLOCK_MONOTONIC."""
 
     def __init__(
@@ -113,21 +77,32 @@ class IntakeRing(_Ring):
 
         ``on_wait`` is called every ``wait_interval_s`` while ``put`` waits for room.
         """
-        if not _is_usable(path, page, most):
-            _make(path, page, most)
-        super().__init__(path, page)
         self._on_wait = on_wait
         self._wait_interval_s = wait_interval_s
-        self._most = most
         self._wake: int | None = None
-        self._cells[_CLOSED] = 0
-        self._cells[_READY] = 0
+        try:
+            self._use(path, page, most)
+        except RingError as error:
+            self.unmap()
+            set_aside(path, str(error))
+            self._use(path, page, most)
+        self._cells[CLOSED] = 0
+        self._cells[READY] = 0
+
+    def _use(self, path: Path, page: WorkerPage, most: int) -> None:
+        """Map the file, or a new one, and find where the next message goes."""
+        if not is_usable(path, page, most):
+            if is_marked_damaged(path):
+                set_aside(path, "the writer could not read it")
+            make(path, page, most)
+        super().__init__(path, page)
+        self._most = self._cells[MOST]
         figures = page.figures()
         self._count = figures["received"]
         self._head = figures["ring_position"]
         first = figures["ring_count"]
-        if first <= self._cells[_BASE_COUNT]:  # the file is new, and its writer has not begun
-            first, self._head = self._cells[_BASE_COUNT], 0
+        if first <= self._cells[BASE_COUNT]:  # the file is new, and its writer has not begun
+            first, self._head = self._cells[BASE_COUNT], 0
         for number in range(first, self._count):
             self._head, header = self._read(self._head, number)
             self._head += header[0]
@@ -144,60 +119,65 @@ class IntakeRing(_Ring):
     def put(self, message: RawMessage) -> bool:
         """Append and count; waits while the ring is full. False: it was closed, nothing was counted."""
         body, sender, name = message.body, message.sender.encode(), message.peer_name.encode()
-        length = _RECORD.size + len(body) + len(sender) + len(name)
-        length += -length % _ALIGN
+        length = RECORD.size + len(body) + len(sender) + len(name)
+        length += -length % ALIGN
         at = self._head % self._size
-        fits = self._size - at >= length + _ALIGN  # a skip mark always fits behind a record
+        fits = self._size - at >= length + ALIGN  # a skip mark always fits behind a record
         length_with_skip = length if fits else self._size - at + length
         cells = self._cells
-        if (cells[_CLOSED] or not self._has_room(length_with_skip)) and not self._wait_for_room(
+        if (cells[CLOSED] or not self._has_room(length_with_skip)) and not self._wait_for_room(
             length_with_skip
         ):
             return False
         if not fits:
-            self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + 4] = _SKIP_MARK
+            self._map[HEADER_BYTES + at : HEADER_BYTES + at + 4] = SKIP_MARK
             self._head += self._size - at
             at = 0
-        head = _RECORD.pack(
+        head = RECORD.pack(
             length, self._count, message.received_us, len(body), len(sender), len(name), message.cut
         )
         record = b"".join((head, body, sender, name))
-        self._map[_HEADER_BYTES + at : _HEADER_BYTES + at + len(record)] = record
+        self._map[HEADER_BYTES + at : HEADER_BYTES + at + len(record)] = record
         self._head += length
         self._count += 1
         self._page.count_received()
-        if self._count >= cells[_WAKE_AT]:
+        if self._count >= cells[WAKE_AT]:
             self._wake_taker()
         return True
 
     def close(self) -> None:
         """Take no more; a wait for room ends. What is in the ring can still be taken."""
-        self._cells[_CLOSED] = 1
+        self._cells[CLOSED] = 1
         self._wake_taker()
 
     @property
     def trouble(self) -> str:
         """What keeps the writer from storing; "" where nothing does."""
-        (length,) = struct.unpack_from("=I", self._map, _TROUBLE_AT)
-        raw = self._map[_TROUBLE_AT + 4 : _TROUBLE_AT + 4 + min(length, _TROUBLE_BYTES - 4)]
+        (length,) = struct.unpack_from("=I", self._map, TROUBLE_AT)
+        raw = self._map[TROUBLE_AT + 4 : TROUBLE_AT + 4 + min(length, TROUBLE_BYTES - 4)]
         return raw.decode("utf-8", "replace")
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the writer met a record that it could not read."""
+        return bool(self._cells[DAMAGED])
 
     @property
     def writer_is_ready(self) -> bool:
         """Whether the writer of now has opened what it needs."""
-        return bool(self._cells[_READY])
+        return bool(self._cells[READY])
 
     def writer_silent_for_s(self) -> float:
         """Seconds since the writer last went round."""
-        return (time.monotonic_ns() - self._cells[_BEAT_NS]) / 1e9
+        return (time.monotonic_ns() - self._cells[BEAT_NS]) / 1e9
 
     def expect_writer(self) -> None:
         """A new writer is being started: not ready, and its silence counts from now."""
-        self._cells[_READY] = 0
-        self._cells[_BEAT_NS] = time.monotonic_ns()
+        self._cells[READY] = 0
+        self._cells[BEAT_NS] = time.monotonic_ns()
 
     def _wake_taker(self) -> None:
-        self._cells[_WAKE_AT] = _NOBODY
+        self._cells[WAKE_AT] = NOBODY
         if self._wake is not None:
             with suppress(BlockingIOError, BrokenPipeError):  # woken already, or dead and soon replaced
                 os.write(self._wake, b"w")
@@ -205,12 +185,12 @@ class IntakeRing(_Ring):
     def _has_room(self, length: int) -> bool:
         cells = self._cells
         return (
-            self._head + length - cells[_TAIL] <= self._size and self._count - cells[_TAIL_COUNT] < self._most
+            self._head + length - cells[TAIL] <= self._size and self._count - cells[TAIL_COUNT] < self._most
         )
 
     def _wait_for_room(self, length: int) -> bool:
         cells, next_call_s = self._cells, time.monotonic() + self._wait_interval_s
-        while not cells[_CLOSED]:
+        while not cells[CLOSED]:
             if self._has_room(length):
                 return True
             time.sleep(0.001)
@@ -220,7 +200,7 @@ class IntakeRing(_Ring):
         return False
 
 
-class Taker(_Ring):
+class Taker(RingFile):
     """The writer process's side: one thread takes, one settles what was taken.
 
     Beats and troubles are for the SIP process to see.
@@ -239,7 +219,7 @@ class Taker(_Ring):
     @property
     def closed(self) -> bool:
         """Whether no more will come: closed, or the SIP process is gone."""
-        return bool(self._cells[_CLOSED]) or self._parent_gone
+        return bool(self._cells[CLOSED]) or self._parent_gone
 
     @property
     def parent_is_gone(self) -> bool:
@@ -252,8 +232,8 @@ class Taker(_Ring):
         return Evidence(
             settled=settled(figures),
             ring=Place(figures["ring_position"], figures["ring_count"]),
-            ring_base=self._cells[_BASE_COUNT],
-            group_end=Place(self._cells[_TAKEN], self._cells[_TAKEN_COUNT]),
+            ring_base=self._cells[BASE_COUNT],
+            group_end=Place(self._cells[TAKEN], self._cells[TAKEN_COUNT]),
             settled_sequence=figures["settled_sequence"],
             intended_sequence=self._page.intent()[1],
             intended_day=self._page.intent()[0],
@@ -279,18 +259,18 @@ class Taker(_Ring):
             self._sleep(enough or limit, gather_s)
         taken: list[RawMessage] = []
         position, count = self._place
-        whole, size, data = self._map, self._size, _HEADER_BYTES
+        whole, size, data = self._map, self._size, HEADER_BYTES
         for _ in range(min(limit, self._received() - count)):
             position, header = self._read(position, count)
             length, _, received_us, body, sender, name, cut = header
-            at = data + position % size + _RECORD.size
+            at = data + position % size + RECORD.size
             end = at + body + sender
             taken.append(
                 RawMessage(
                     whole[at : at + body],
-                    whole[at + body : end].decode(),
+                    whole[at + body : end].decode("utf-8", "replace"),
                     received_us,
-                    whole[end : end + name].decode() if name else "",
+                    whole[end : end + name].decode("utf-8", "replace") if name else "",
                     bool(cut),
                 )
             )
@@ -314,22 +294,27 @@ class Taker(_Ring):
 
     def note_group_end(self, end: Place) -> None:
         """Note where the group ends that is about to be committed, for whoever may have to take over."""
-        self._cells[_TAKEN], self._cells[_TAKEN_COUNT] = end
+        self._cells[TAKEN], self._cells[TAKEN_COUNT] = end
 
     def beat(self, trouble: str | None = None) -> None:
         """The writer goes round; ``trouble``, where given, is what keeps it from storing."""
-        self._cells[_BEAT_NS] = time.monotonic_ns()
+        self._cells[BEAT_NS] = time.monotonic_ns()
         if trouble is not None:
-            raw = trouble.encode("utf-8", "replace")[: _TROUBLE_BYTES - 4]
-            self._map[_TROUBLE_AT : _TROUBLE_AT + 4 + len(raw)] = struct.pack("=I", len(raw)) + raw
+            raw = trouble.encode("utf-8", "replace")[: TROUBLE_BYTES - 4]
+            self._map[TROUBLE_AT : TROUBLE_AT + 4 + len(raw)] = struct.pack("=I", len(raw)) + raw
+
+    def tell_damage(self, why: str) -> None:
+        """The ring cannot be read: the SIP process ends, and the next start sets the ring aside."""
+        self.beat(why)
+        self._cells[DAMAGED] = 1
 
     def expect_no_more(self) -> None:
         """The SIP process will not come back: what is there is all."""
-        self._cells[_CLOSED] = 1
+        self._cells[CLOSED] = 1
 
     def set_ready(self) -> None:
         """The database is open: messages may come."""
-        self._cells[_READY] = 1
+        self._cells[READY] = 1
 
     def _received(self) -> int:
         return self._page.received()
@@ -337,19 +322,19 @@ class Taker(_Ring):
     def _give_room_back(self) -> None:
         """What is settled may be written over."""
         figures = self._page.figures()
-        self._cells[_TAIL] = figures["ring_position"]
-        self._cells[_TAIL_COUNT] = figures["ring_count"]
+        self._cells[TAIL] = figures["ring_position"]
+        self._cells[TAIL_COUNT] = figures["ring_count"]
 
     def _sleep(self, wanted: int, timeout_s: float) -> bool:
         """Wait for ``wanted`` messages; whether there are any."""
         until_s = time.monotonic() + timeout_s
         while self._received() - self._place.messages < wanted and not self.closed:
-            self._cells[_WAKE_AT] = self._place.messages + wanted
+            self._cells[WAKE_AT] = self._place.messages + wanted
             left_s = until_s - time.monotonic()
             if self._received() - self._place.messages >= wanted or left_s <= 0:
                 break
             self._wait(left_s)
-        self._cells[_WAKE_AT] = _NOBODY
+        self._cells[WAKE_AT] = NOBODY
         return self._received() > self._place.messages
 
     def _wait(self, left_s: float) -> None:
@@ -357,49 +342,3 @@ class Taker(_Ring):
             time.sleep(min(left_s, 0.01))
         elif select.select([self._wake], [], [], left_s)[0]:
             self._parent_gone = not os.read(self._wake, 4096)
-
-
-def _boot() -> bytes:
-    """What tells one boot of the machine from another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-
-
-def _size_for(most: int) -> int:
-    return max(most * _BYTES_A_MESSAGE, 4 * _LARGEST_RECORD) // _ALIGN * _ALIGN
-
-
-def _is_usable(path: Path, page: WorkerPage, most: int) -> bool:
-    """Whether the file is of this boot, of this size, and agrees with the account."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEADER_BYTES)
-            whole = path.stat().st_size == _HEADER_BYTES + _size_for(most)
-    except OSError:
-        return False
-    base, most_then = struct.unpack_from("=qq", head, _CELLS_AT + 8 * _BASE_COUNT) if whole else (0, 0)
-    figures = page.figures()
-    return (
-        whole
-        and head.startswith(_MAGIC + _boot())
-        and most_then == most
-        and base <= figures["received"]
-        and figures["ring_count"] <= figures["received"]
-    )
-
-
-def _make(path: Path, page: WorkerPage, most: int) -> None:
-    size = _size_for(most)
-    header = bytearray(_HEADER_BYTES)
-    header[: len(_MAGIC)] = _MAGIC
-    boot = _boot()
-    header[len(_MAGIC) : len(_MAGIC) + len(boot)] = boot
-    received = page.figures()["received"]
-    cells = {_SIZE: size, _BASE_COUNT: received, _MOST: most, _TAIL_COUNT: received, _WAKE_AT: _NOBODY}
-    for cell, value in cells.items():
-        struct.pack_into("=q", header, _CELLS_AT + 8 * cell, value)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with temporary.open("wb") as file:
-        # Every page has its block: a mapped page without one would end the process on a full disk.
-        os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + size)
-        file.write(header)
-    temporary.replace(path)

@@ -1,7 +1,8 @@
 """A receiver's writer process, as the SIP process sees it: started, watched, replaced, ended.
 
 It may die at any moment: what it had in hand is still in the ring, and its replacement goes on where
-the account ends. The pipe to it wakes it when it sleeps, and tells it when this process is gone.
+the account ends. The pipe to it wakes it when it sleeps, and tells it when this process is gone. When it
+is started again, and when it counts as hung, is decided by the supervisor's rules (restart_policy.py).
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ec_server.ingest.intake_ring import IntakeRing
+from ec_server.supervision.restart_policy import STABLE_S, Life, Limits, RestartHistory, why_hung
 from utilities.errors import ConfigurationError, EcServerError
-from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, text_of
 
 _ROOT = Path(__file__).resolve().parents[2]
-_STUCK_S = 15.0
-_SHORT_LIFE_S = 2.0
-_FIRST_PAUSE_S = 0.2
+_LIMITS = Limits(silent_s=15.0)
+_SILENT_TOLD_S = 5.0
+"""Silence that is told as a trouble, before it counts as hanging."""
+_UNREADY_TOLD_S = 3.0
+"""How long a replacement may take to be ready before that is told as a trouble."""
 _LONGEST_PAUSE_S = 5.0
+"""Somebody may have mended the reason meanwhile, and messages wait."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +38,17 @@ class WriterProcess:
     def __init__(self, ring: IntakeRing, number: int, configuration: Path | None) -> None:
         self._ring = ring
         self._command = [sys.executable, "-u", "-m", "ec_server.ingest", "--worker", str(number)]
+        self._command += ["--ring", str(ring.path)]
         if configuration is not None:
             self._command += ["-c", str(configuration)]
         self._child: subprocess.Popen[bytes] | None = None
+        self._history = RestartHistory()
         self._started_s = 0.0
-        self._pause_s = 0.0
-        self._not_before_s = 0.0
+        self._ready_s: float | None = None
+        self._unready_since_s = time.monotonic()
+        self._was_killed = False
+        self._due_s = 0.0
+        self._last_end = ""
 
     def start(self) -> None:
         """Start it; it becomes ready by itself (``ring.writer_is_ready``)."""
@@ -49,7 +59,7 @@ class WriterProcess:
         )
         assert self._child.stdin is not None
         self._ring.wakes(self._child.stdin.fileno())
-        self._started_s = time.monotonic()
+        self._started_s, self._ready_s, self._was_killed = time.monotonic(), None, False
 
     def refusal(self) -> EcServerError | None:
         """Why it ended before it was ready, where it says that starting it again is of no use."""
@@ -59,28 +69,53 @@ class WriterProcess:
             return ConfigurationError(reason)
         return EcServerError(reason) if code == EXIT_CANNOT_BOOT else None
 
-    def look_after(self) -> bool:
-        """Replace it where it died or hangs; whether it goes round. Asked about twice a second."""
+    def look_after(self) -> None:
+        """Replace it where it died or hangs. To be called about twice a second."""
         now_s = time.monotonic()
         if self._child is not None:
-            if self._child.poll() is None:
-                if self._ring.writer_silent_for_s() < _STUCK_S:
-                    return True
-                _log.error("the writer (pid %d) hangs: killed", self._child.pid)
-                self._child.kill()
-            self._bury(self._child, now_s)
-        if now_s >= self._not_before_s:
+            self._watch(self._child, now_s)
+        if self._child is None and now_s >= self._due_s:
             self.start()
-        return self._child is not None
 
-    def _bury(self, child: subprocess.Popen[bytes], now_s: float) -> None:
-        code = child.wait()
-        if self._ring.writer_is_ready:  # an accident: whoever sends is waiting
-            self._pause_s = _FIRST_PAUSE_S if now_s - self._started_s < _SHORT_LIFE_S else 0.0
-        else:
-            self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        self._not_before_s = now_s + self._pause_s
-        _log.error("the writer ended with %d; what it had in hand is still in the ring", code)
+    def trouble(self) -> str:
+        """Why what comes in is not being written at the moment; "" where it is, or soon will be."""
+        now_s = time.monotonic()
+        why = f": {self._ring.trouble}" if self._ring.trouble else ""
+        if self._ready_s is None:
+            if now_s - self._unready_since_s > _UNREADY_TOLD_S or self._history.failed_boots:
+                return f"the writer {self._last_end or 'is not ready'}{why}"
+            return ""
+        if self._ring.writer_silent_for_s() > _SILENT_TOLD_S:
+            return f"the writer has not answered for more than {_SILENT_TOLD_S:g} s{why}"
+        if self._history.pause_s() and now_s - self._ready_s < STABLE_S:
+            return f"the writer ends again and again; the last one {self._last_end}{why}"
+        return self._ring.trouble
+
+    def _watch(self, child: subprocess.Popen[bytes], now_s: float) -> None:
+        if self._ring.writer_is_ready and self._ready_s is None:
+            self._ready_s = now_s
+        code = child.poll()
+        if code is not None:
+            self._bury(child, code, now_s)
+        elif not self._was_killed:
+            state = "starting" if self._ready_s is None else "ready"
+            silent_s = self._ring.writer_silent_for_s()
+            hung = why_hung(state, self._ring.trouble, now_s - self._started_s, silent_s, _LIMITS)
+            if hung:
+                _log.error("the writer (process %d) %s: killed", child.pid, hung)
+                child.kill()  # one that waits for a disk ends when the disk answers
+                self._was_killed = True
+
+    def _bury(self, child: subprocess.Popen[bytes], code: int, now_s: float) -> None:
+        self._history = self._history.after(Life(self._started_s, self._ready_s, now_s))
+        if self._ready_s is not None:
+            self._unready_since_s = now_s
+        self._ready_s = None
+        self._last_end = text_of(code)
+        self._due_s = now_s + min(self._history.pause_s(), _LONGEST_PAUSE_S)
+        _log.error(
+            "the writer (process %d) %s; what it had in hand is still in the ring", child.pid, self._last_end
+        )
         self._let_go(child)
 
     def _let_go(self, child: subprocess.Popen[bytes]) -> None:

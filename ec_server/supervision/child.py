@@ -20,6 +20,7 @@ from time import monotonic
 
 from ec_server.supervision.plan import ChildPlan
 from ec_server.supervision.restart_policy import Life
+from utilities.exit_codes import text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,7 @@ class Outcome:
     @property
     def text(self) -> str:
         """For the log: ``was killed by SIGKILL`` or ``ended with exit code 1``."""
-        if self.code >= 0:
-            return f"ended with exit code {self.code}"
-        try:
-            return f"was killed by {signal.Signals(-self.code).name}"
-        except ValueError:
-            return f"was killed by signal {-self.code}"
+        return text_of(self.code)
 
     @property
     def lived_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -68,6 +69,24 @@ class Receiver:
             return ""
         with closing(page):
             return page.state()[0] if page.pid() == self.process.pid else ""
+
+    def reason(self) -> str:
+        with closing(self.page()) as page:
+            return page.state()[1]
+
+    def writer(self) -> int:
+        """Process id of the writer of the moment; 0 while there is none."""
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if (
+                parent == self.process.pid
+                and (process / "cmdline").read_bytes().find(b"ec_server.ingest") >= 0
+            ):
+                return int(process.name)
+        return 0
 
     def figures(self) -> dict[str, int]:
         with closing(self.page()) as page:
@@ -228,6 +247,106 @@ class TestFullQueue:
                 assert time.monotonic() - began < 18
         assert "for the next start" in receiver.log
         assert queued(receiver.figures()) == 5, "what is left is in the ring"
+
+
+class TestHealth:
+    """A receiver whose writer is not writing says so, with the reason, whatever the cause."""
+
+    def test_a_writer_that_cannot_start_again_makes_it_degraded_until_it_can(
+        self, start: Callable[..., Receiver], tmp_path: Path
+    ) -> None:
+        devices = tmp_path / "devices.ini"
+        devices.write_text("[meter-7]\n")
+        receiver = start(**{"devices.file": devices}).ready()
+        devices.write_text("[meter-7]\nnetworks = nowhere\n")
+        os.kill(receiver.writer(), signal.SIGKILL)
+        wait_until(lambda: receiver.state() == "degraded", "degraded")
+        wait_until(lambda: "devices.ini" in receiver.reason(), "the reason")
+        with Peer("UDP", receiver.port) as peer:
+            assert peer.ask(body(1)) == 200
+        assert queued(receiver.figures()) == 1, "what comes in is in the ring"
+        devices.write_text("[meter-7]\n")
+        wait_until(lambda: receiver.state() == "ready", "ready again")
+        wait_until(lambda: receiver.figures()["stored"] == 1, "stored")
+        assert receiver.stop() == 0
+
+    def test_a_frozen_writer_makes_it_degraded_and_is_replaced(self, start: Callable[..., Receiver]) -> None:
+        receiver = start().ready()
+        frozen = receiver.writer()
+        os.kill(frozen, signal.SIGSTOP)
+        wait_until(lambda: receiver.state() == "degraded", "degraded")
+        assert "has not answered" in receiver.reason()
+        with Peer("UDP", receiver.port) as peer:
+            assert peer.ask(body(1)) == 200
+        wait_until(lambda: receiver.figures()["stored"] == 1, "stored by another writer")
+        wait_until(lambda: receiver.state() == "ready", "ready again")
+        assert receiver.writer() != frozen
+
+
+class TestRing:
+    def test_a_second_receiver_of_the_same_number_ends_at_once_and_harms_nothing(
+        self, start: Callable[..., Receiver]
+    ) -> None:
+        first = start().ready()
+        with Peer("TCP", first.port) as peer:
+            assert peer.ask(body(0)) == 200
+            second = start(**{"storage.path": first.data})
+            assert second.ended() == 78
+            assert f"receiver-3 runs already, as process {first.process.pid}" in second.log
+            assert {peer.ask(body(us)) for us in range(1, 50)} == {200}
+        wait_until(lambda: first.figures()["stored"] == 50, "all stored")
+        assert first.state() == "ready"
+        assert first.stop() == 0
+
+    def test_a_damaged_ring_is_set_aside_counted_as_lost_and_the_start_goes_on(
+        self, start: Callable[..., Receiver], tmp_path: Path
+    ) -> None:
+        devices = tmp_path / "devices.ini"
+        devices.write_text("[meter-7]\n")
+        first = start(**{"devices.file": devices}).ready()
+        devices.write_text("[nobody")
+        os.kill(first.writer(), signal.SIGKILL)  # nothing leaves the ring from here on
+        with Peer("UDP", first.port) as peer:
+            assert {peer.ask(body(us)) for us in range(3)} == {200}
+        first.process.kill()
+        first.process.wait()
+        ring = first.data / RUN_FOLDER / "receiver-3.ring"
+        with ring.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xaa" * 64)
+        devices.write_text("[meter-7]\n")
+        second = start(**{"storage.path": first.data, "devices.file": devices})
+        second.data = first.data
+        second.ready()
+        assert "the ring is damaged" in second.log
+        with Peer("UDP", second.port) as peer:
+            assert peer.ask(body(9)) == 200
+        wait_until(lambda: queued(second.figures()) == 0, "settled")
+        figures = second.figures()
+        assert (figures["received"], figures["stored"], figures["lost"]) == (4, 1, 3)
+        assert ring.with_name("receiver-3.ring.damaged").exists()
+        assert second.stop() == 0
+
+    def test_damage_while_it_runs_ends_it_and_the_next_start_goes_on(
+        self, start: Callable[..., Receiver], tmp_path: Path
+    ) -> None:
+        devices = tmp_path / "devices.ini"
+        devices.write_text("[meter-7]\n")
+        first = start(**{"devices.file": devices}).ready()
+        devices.write_text("[nobody")
+        os.kill(first.writer(), signal.SIGKILL)
+        with Peer("UDP", first.port) as peer:
+            assert peer.ask(body(1)) == 200
+        with (first.data / RUN_FOLDER / "receiver-3.ring").open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xaa" * 64)
+        devices.write_text("[meter-7]\n")
+        assert first.ended() == 1
+        second = start(**{"storage.path": first.data})
+        second.data = first.data
+        second.ready()
+        wait_until(lambda: queued(second.figures()) == 0, "settled")
+        assert second.figures()["lost"] == 1
 
 
 class TestEnding:

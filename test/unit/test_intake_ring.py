@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,10 @@ from hypothesis import strategies as st
 from ec_server.account.figures import RECEIVER_FIGURES, queued
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.group_settlement import settle as settle_group
-from ec_server.ingest.intake_ring import IntakeRing, RingError, Taker
+from ec_server.ingest.intake_ring import IntakeRing, Taker
+from ec_server.ingest.receiver_lock import lock_receiver
+from ec_server.ingest.ring_file import RingError, is_usable, write_off
+from utilities.errors import EcServerError
 from utilities.model import RawMessage
 
 Make = Callable[..., tuple[IntakeRing, Taker, WorkerPage]]
@@ -195,6 +200,84 @@ def test_a_record_that_was_changed_is_never_taken_for_a_message(tmp_path: Path, 
         file.write(b"\x07" * 8)
     with pytest.raises(RingError, match="stands where 0 should"):
         begun(ring, page).take(10, 0)
+
+
+@pytest.mark.parametrize(("at", "damage"), [(4, b"\x07" * 8), (0, b"\xf8\xff\xff\x00"), (20, b"\xff" * 4)])
+def test_a_damaged_ring_is_set_aside_counted_as_lost_and_the_start_goes_on(
+    tmp_path: Path, page: WorkerPage, at: int, damage: bytes
+) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    for number in range(3):
+        ring.put(message(number))
+    with ring.path.open("r+b") as file:
+        file.seek(4096 + at)
+        file.write(damage)
+    again = IntakeRing(ring.path, page, 10)
+    again.put(message(3))
+    assert begun(again, page).take(10, 0) == [message(3)]
+    assert page.figures()["lost"] == 3
+    assert queued(page.figures()) == 1
+    assert [path.name for path in tmp_path.glob("ring.*")] == ["ring.damaged"]
+
+
+def test_damage_that_the_writer_meets_is_known_to_the_next_start(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    ring.put(message(0))
+    assert not ring.is_damaged
+    begun(ring, page).tell_damage("record 7 stands where 0 should")
+    assert ring.is_damaged
+    assert "record 7" in ring.trouble
+    assert not IntakeRing(ring.path, page, 10).is_damaged
+    assert (tmp_path / "ring.damaged").exists()
+
+
+def test_a_ring_that_nobody_goes_on_with_is_written_off(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    ring.put(message(0))
+    ring.path.write_bytes(b"rubbish")
+    assert not is_usable(ring.path, page)
+    write_off(ring.path, page, "rubbish")
+    assert (page.figures()["lost"], queued(page.figures())) == (1, 0)
+    ring = IntakeRing(ring.path, page, 10)
+    ring.put(message(1))
+    assert begun(ring, page).take(10, 0) == [message(1)]
+
+
+def test_a_ring_of_another_size_is_used_until_it_is_empty(tmp_path: Path, page: WorkerPage) -> None:
+    ring = IntakeRing(tmp_path / "ring", page, 10)
+    ring.put(message(0))
+    larger = IntakeRing(ring.path, page, 500)
+    taker = begun(larger, page)
+    assert taker.take(10, 0) == [message(0)]
+    settle(taker, page, 1)
+    before = ring.path.stat().st_size
+    IntakeRing(ring.path, page, 500)
+    assert ring.path.stat().st_size > before
+    assert page.figures()["lost"] == 0
+
+
+def test_a_receiver_s_lock_names_who_holds_it_and_goes_with_its_process(tmp_path: Path) -> None:
+    program = "import sys, pathlib; from ec_server.ingest.receiver_lock import lock_receiver;"
+    program += (
+        "lock_receiver(pathlib.Path(sys.argv[1]), 'receiver-0'); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert holder.stdout
+    assert holder.stdin
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(EcServerError, match=rf"process {holder.pid}\b"):
+        lock_receiver(tmp_path, "receiver-0")
+    os.close(lock_receiver(tmp_path, "receiver-1"))
+    holder.kill()
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    os.close(lock_receiver(tmp_path, "receiver-0"))
 
 
 def test_a_sleeping_taker_is_woken_and_sees_the_end_of_the_putting_process(

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ec_server/account": {"utilities"},
     "ec_server/packing": {"utilities"},
     "ec_server/storage": {"ec_server.ingest.spool"},
-    "ec_server/ingest": {"ec_server.storage"},
+    "ec_server/ingest": {"ec_server.storage", "ec_server.supervision.restart_policy"},
     "ec_server/synchronization": {"ec_server.storage", "ec_server.ingest.message_body"},
     "ec_server/export": {"ec_server.storage"},
     "ec_server/status": {"ec_server.storage", "ec_server.export"},
