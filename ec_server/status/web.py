@@ -42,6 +42,13 @@ _HEADERS = {
 
 def create_app(observer: Observer, data: StoredData, site: Site, history: History) -> ASGIApp:
     """The application, behind its token where there is one."""
+    handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
+    app = Starlette(routes=routes(observer, data, site, history), exception_handlers=handlers)
+    return _with_headers(with_token(app, site.token))
+
+
+def routes(observer: Observer, data: StoredData, site: Site, history: History) -> list[Route]:
+    """Every URL of the status port."""
     allowed_s = site.allowed_s
 
     async def healthz(_request: Request) -> Response:
@@ -71,7 +78,7 @@ def create_app(observer: Observer, data: StoredData, site: Site, history: Histor
     async def overview(_request: Request) -> Response:
         return JSONResponse(overview_object(await observer.snapshot(), allowed_s))
 
-    routes = [
+    return [
         *page_routes(observer, data, site, history),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -80,8 +87,6 @@ def create_app(observer: Observer, data: StoredData, site: Site, history: Histor
         *data_routes(data, serve_samples=site.serve_samples),
         Route("/api/overview", overview),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
-    return _with_headers(with_token(Starlette(routes=routes, exception_handlers=handlers), site.token))
 
 
 def device_object(device: DeviceStatus, now: float, site: Site) -> dict[str, object]:

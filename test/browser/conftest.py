@@ -18,8 +18,8 @@ from ec_server.account.worker_page import WorkerPage
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
+def chromium() -> Iterator[Any]:
+    program, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
     try:
         from selenium import webdriver
         from selenium.webdriver.chrome.options import Options
@@ -27,13 +27,21 @@ def browser() -> Iterator[Any]:
     except ImportError:
         unavailable("selenium is missing: pip install -r requirements-dev.txt")
     options = Options()
-    options.binary_location = chromium
+    options.binary_location = program
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = webdriver.Chrome(options=options, service=Service(driver))
     yield started
     started.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Any]:
+    """The browser, on an empty page and with an empty log before and after the test."""
+    yield chromium
+    chromium.get("about:blank")  # or it would go on asking a server that is no more
+    chromium.get_log("browser")
 
 
 @pytest.fixture
