@@ -68,25 +68,40 @@ def closed_before(now_s: float, rules: RoundRules) -> int:
     return minute_of(int(now_s - rules.grace_s))
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The minutes ``[start, stop)`` that a round covers."""
+
+    start: int
+    stop: int
+    """The first minute that is not closed."""
+    lowest: int
+    """No device's ``through`` lowers the coverage further than to here."""
+
+
 def round_span(
     record: DeviceRecord | None, earliest: int | None, oldest: int | None, now_s: float, rules: RoundRules
-) -> tuple[int, int]:
-    """``[start, stop)`` of a round's minutes, ``stop`` being the first one that is not closed.
+) -> Span:
+    """What a round covers at this moment.
 
     ``earliest`` is the device's first stored minute, ``oldest`` what it offers. Never further back
-    than the receivers take samples from and retention keeps them.
+    than the receivers take samples from and retention keeps them. A device that had finished less than
+    that when it was first asked has lowered the coverage (``record.covered_from``), by a day at most: a
+    device whose clock was reset to 1970 shall not make every later round begin there.
     """
     now = int(now_s)
     known = [minute for minute in (earliest, oldest) if minute is not None]
     if record is not None:
         known.append(minute_of(record.first_seen_us // 1_000_000))
-        known += [] if record.covered_from is None else [record.covered_from]
+    first = min([*known, closed_before(now_s, rules)]) if known else minute_of(now)
+    lowest = first - DAY_S
+    if record is not None and record.covered_from is not None:
+        first = min(first, max(record.covered_from, lowest))
     bounds = [minute_of(now - int(rules.back_days * DAY_S)) + MINUTE_S]
     if rules.retention_days:
         bounds.append(day_of(now) - rules.retention_days * DAY_S)
     stop = closed_before(now_s, rules)
-    start = max(min(known, default=minute_of(now)), *bounds)
-    return min(start, stop), stop
+    return Span(min(max(first, *bounds), stop), stop, lowest)
 
 
 def too_early(heard: Heard, last_round_s: float, rules: RoundRules) -> Heard:

@@ -54,6 +54,10 @@ class RoundTask:
     """What the connection's earlier rounds have found out."""
     recheck_from: int | None = None
     """From here on, what is on record as empty or not confirmable is asked about again; None: nowhere."""
+    covered_from: int | None = None
+    """Where the coverage begins on record; None before the first round."""
+    lowest: int = 0
+    """How far the device's ``through`` may lower it."""
     settled_to: int = 0
     """No minute from here on is on record as settled, however far ahead a clock was."""
     most_samples: int = 200_000
@@ -142,7 +146,10 @@ def whole_round(
         settled_to = max((record and record.verified_through) or 0, heard.rechecked_to or 0)
         checked = too_early(heard, now_s - since_last_s, rules)
         recheck = recheck_start(checked, oldest, now_s, rules)
-        return RoundTask(device_id, *span, checked, recheck, settled_to, rules.most_samples)
+        covered = (record.covered_from if record else None, span.lowest)
+        return RoundTask(
+            device_id, span.start, span.stop, checked, recheck, *covered, settled_to, rules.most_samples
+        )
 
     return (yield from compare((yield from use(task)), lambda: int(clock() * 1e6)))
 
@@ -164,12 +171,11 @@ def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
         if start < round_.stop:
             yield from _compare_window(round_, start, stop)
     settled_to, heard = yield from _settled(round_)
-    covered_from = min(task.start, settled_to)
-    if not task.audit:
+    covered_from = max(min(task.start, settled_to), task.lowest)
+    if not task.audit and covered_from != task.covered_from:
         yield from use(lambda store: store.note_coverage(task.device_id, covered_from))
-    verified = Verified(
-        covered_from, settled_to, round_.compared, round_.repaired, round_.unresolved, round_.extra
-    )
+    counts = (round_.compared, round_.repaired, round_.unresolved, round_.extra)
+    verified = Verified(min(task.start, settled_to), settled_to, *counts)
     return RoundResult(verified, heard, tuple(round_.reports), round_.unreadable)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sync_meter import NOON, Connection, MemoryMeter, batch, stored_samples, waveform
@@ -53,29 +54,34 @@ def states(store: Store, first: int, count: int) -> list[str]:
 
 
 class TestTheSpanOfARound:
+    @staticmethod
+    def span(record: DeviceRecord | None, earliest: int | None, oldest: int | None, now_s: float) -> Any:
+        found = round_span(record, earliest, oldest, now_s, RULES)
+        return found.start, found.stop
+
     def test_begins_where_the_device_was_first_seen_or_earlier_and_ends_with_the_last_closed_minute(
         self,
     ) -> None:
         record = DeviceRecord(DEVICE, (NOON + 65) * 1_000_000, (NOON + 65) * 1_000_000)
         now = NOON + 600
-        assert round_span(record, None, None, now + 9.9, RULES) == (NOON + 60, NOON + 540)
-        assert round_span(record, None, None, now + 10, RULES) == (NOON + 60, NOON + 600)
-        assert round_span(record, NOON, None, now + 10, RULES)[0] == NOON
-        assert round_span(record, NOON, NOON - 60, now + 10, RULES)[0] == NOON - 60
-        assert round_span(record, NOON, NOON + 600, now + 10, RULES)[0] == NOON
-        assert round_span(replace(record, covered_from=NOON - 120), None, None, now, RULES)[0] == NOON - 120
+        assert self.span(record, None, None, now + 9.9) == (NOON + 60, NOON + 540)
+        assert self.span(record, None, None, now + 10) == (NOON + 60, NOON + 600)
+        assert self.span(record, NOON, None, now + 10)[0] == NOON
+        assert self.span(record, NOON, NOON - 60, now + 10)[0] == NOON - 60
+        assert self.span(record, NOON, NOON + 600, now + 10)[0] == NOON
+        assert self.span(replace(record, covered_from=NOON - 120), None, None, now)[0] == NOON - 120
 
     def test_ends_with_the_last_closed_minute_also_where_nothing_lies_before_it(self) -> None:
-        assert round_span(None, None, None, NOON + 5, RULES) == (NOON - 60, NOON - 60)
+        assert self.span(None, None, None, NOON + 5) == (NOON - 60, NOON - 60)
 
     def test_is_not_moved_into_the_future_by_a_first_contact_under_a_fast_clock(self) -> None:
         record = DeviceRecord(DEVICE, (NOON + DAY_S) * 1_000_000, (NOON + DAY_S) * 1_000_000)
-        assert round_span(record, None, None, NOON + 610, RULES) == (NOON + 600, NOON + 600)
+        assert self.span(record, None, None, NOON + 610) == (NOON + 600, NOON + 600)
 
     def test_never_reaches_back_beyond_what_is_taken_or_kept(self) -> None:
-        start, _ = round_span(None, None, 0, NOON + 600, RULES)
+        start = round_span(None, None, 0, NOON + 600, RULES).start
         assert NOON - 400 * DAY_S <= start <= NOON - 400 * DAY_S + 660
-        start, _ = round_span(None, None, 0, NOON + 600, replace(RULES, retention_days=2))
+        start = round_span(None, None, 0, NOON + 600, replace(RULES, retention_days=2)).start
         assert start == NOON - DAY_S // 2 - 2 * DAY_S
 
     def test_rechecks_back_to_what_the_device_offers_else_some_hours_then_from_the_last_round(
@@ -116,6 +122,19 @@ class TestVerified:
         meter.unfinished = NOON
         verified, _ = Connection(store, meter, RULES).round(at(60))
         assert (offset(verified.start), offset(verified.through)) == (0, 0)
+
+    def test_of_a_device_whose_clock_was_reset_does_not_move_the_coverage_to_1970(self, store: Store) -> None:
+        meter = minutes(0, 5)
+        connection = Connection(store, meter, RULES)
+        connection.round(at(5))
+        meter.unfinished = 0
+        for now in (6, 7):
+            verified, _ = connection.round(at(now))
+            assert (verified.start, verified.through) == (0, 0)
+        meter.unfinished = None
+        verified, crossed = connection.round(at(8))
+        assert (offset(verified.start), offset(verified.through)) == (-DAY_S // MINUTE_S, 8)
+        assert len(crossed.requests) == 25
 
     def test_of_the_next_round_on_a_connection_goes_with_the_device(self, store: Store) -> None:
         meter = minutes(0, 30)
