@@ -29,6 +29,7 @@ from ec_server.supervision.parent_pipe import watch_parent
 from utilities import log
 from utilities.errors import ConfigurationError, EcServerError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
+from utilities.private_files import make_files_private
 from utilities.sip_config import Senders, SipOptions, SipReceiver
 from utilities.sip_registration import Registration
 from utilities.sip_tls import TlsFiles
@@ -49,6 +50,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     name = receiver_name(arguments.worker)
+    make_files_private()
     log.set_up(name)
     try:
         settings = read_settings(arguments.file, os.environ)

@@ -20,12 +20,14 @@ from ec_server.supervision.launcher import launch, refuse
 from utilities import log
 from utilities.errors import ConfigurationError
 from utilities.exit_codes import EXIT_CONFIGURATION
+from utilities.private_files import make_files_private
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code: 0 ended as asked, 1 not cleanly, 2 it must be set up otherwise."""
+    make_files_private()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.version:

@@ -31,6 +31,7 @@ from ec_server.synchronization.server import SyncServer
 from utilities import log
 from utilities.errors import ConfigurationError, RetryableStorageError, StorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.private_files import make_files_private
 from utilities.utc import MINUTE_S, parse_minute
 
 EXIT_NOT_PROVEN = 1
@@ -48,6 +49,7 @@ _log = logging.getLogger("sync_server")
 def main() -> int:
     """Read the command line and the configuration, then serve or ask; the exit code."""
     arguments = _parser().parse_args()
+    make_files_private()
     log.set_up(SYNC_NAME)
     try:
         settings = read_settings(arguments.file, os.environ)

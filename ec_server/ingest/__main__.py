@@ -40,6 +40,7 @@ from ec_server.storage.engines import open_store
 from utilities import log
 from utilities.errors import ConfigurationError, EcServerError, RetryableStorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
+from utilities.private_files import make_files_private
 from utilities.utc import DAY_S
 
 _STORE_AGAIN_S = 0.5
@@ -61,6 +62,7 @@ def main() -> int:
     name = receiver_name(arguments.worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    make_files_private()
     log.set_up(f"{name}/writer")
     try:
         settings = read_settings(arguments.file, os.environ)
@@ -71,7 +73,7 @@ def main() -> int:
             _tell(arguments.ring, " ".join(str(error).split()))
         return EXIT_CONFIGURATION
     run_folder = settings.storage_path / RUN_FOLDER
-    lock = os.open(run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    lock = os.open(run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # a writer before this one may have a group in hand
     page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
     ring = ring_path(run_folder, name)

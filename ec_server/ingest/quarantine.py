@@ -40,7 +40,7 @@ class Quarantine:
         """Append one message; whether the file took it. Never raises for what the disk says."""
         line = _line(message, reason)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed
                 return self._append(descriptor, line)

@@ -30,6 +30,7 @@ from ec_server.storage.engines import open_store
 from utilities import log
 from utilities.errors import ConfigurationError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.private_files import make_files_private
 
 _ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,7 @@ def main() -> int:
     """Serve until told to stop; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ec_server.status", description=__doc__)
     parser.add_argument("-c", dest="file", type=Path, help="configuration file")
+    make_files_private()
     log.set_up(STATUS_NAME)
     try:
         settings = read_settings(parser.parse_args().file, os.environ)

@@ -41,6 +41,7 @@ from utilities import log
 from utilities.checksum_util import md5_hex
 from utilities.errors import ConfigurationError, StorageError
 from utilities.model import Digest, MinuteRecord, MinuteState, StoredRow, Verdict
+from utilities.private_files import make_files_private
 from utilities.utc import DAY_S, MINUTE_S, minute_of, minute_text, parse_minute
 
 _ENGINES = ("sqlite", "cassandra")
@@ -70,6 +71,7 @@ class Difference:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module."""
     options = _parser().parse_args(arguments)
+    make_files_private()
     log.set_up("move_data")
     try:
         settings = read_settings(options.config, os.environ)

@@ -9,6 +9,7 @@ workers    started, kept running, ended (supervisor.py)
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from ec_server.supervision.former_run import drain_left_rings, mark_dead
 from ec_server.supervision.plan import child_environment, server_plans, up_line
 from ec_server.supervision.port_probe import probe, server_ports
 from ec_server.supervision.run_lock import RunLock
+from ec_server.supervision.sd_notify import ServiceState
 from ec_server.supervision.stop_signals import StopSignals
 from ec_server.supervision.supervisor import Supervisor
 from utilities.errors import ConfigurationError
@@ -68,6 +70,7 @@ def _ready_to_run(
         signals,
         up_line=up_line(settings),
         keep_open=(lock.descriptor,),
+        service=ServiceState.of(environ, os.getpid()),
     )
 
 

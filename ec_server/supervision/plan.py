@@ -21,6 +21,7 @@ from ec_server.account.figures import (
     SYNC_NAME,
     receiver_name,
 )
+from ec_server.supervision.sd_notify import WITHOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[C
 def child_environment(environ: Mapping[str, str], root: Path) -> dict[str, str]:
     """What the workers' environment is: the launcher's, that they are supervised, and where the code is."""
     path = os.pathsep.join(filter(None, (str(root), environ.get("PYTHONPATH", ""))))
-    return {**environ, "EC_SUPERVISED": "1", "PYTHONPATH": path}
+    inherited = {name: value for name, value in environ.items() if name not in WITHOUT}
+    return {**inherited, "EC_SUPERVISED": "1", "PYTHONPATH": path}
 
 
 def up_line(settings: Settings) -> str:

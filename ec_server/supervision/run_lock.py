@@ -42,7 +42,7 @@ class RunLock:
         ``pause(seconds)`` waits and says whether to go on. Raises ConfigurationError where another
         server lives on it, or where waiting for the remains of one was given up.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(descriptor, path, pause, wait_s)
         except BaseException:

@@ -30,6 +30,7 @@ from ec_server.supervision.restart_policy import (
     cannot_boot,
     why_hung,
 )
+from ec_server.supervision.sd_notify import ServiceState
 from ec_server.supervision.stop_plan import StopPlan
 from ec_server.supervision.stop_signals import StopSignals
 from utilities.exit_codes import EXIT_CONFIGURATION
@@ -88,12 +89,14 @@ class Supervisor:
         *,
         up_line: str,
         keep_open: Sequence[int] = (),
+        service: ServiceState | None = None,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
         """Raises OSError where a page cannot be made."""
         self._workers = [Worker(plan) for plan in plans]
         self._environ, self._signals, self._keep_open = environ, signals, tuple(keep_open)
         self._up_line, self._limits = up_line, limits
+        self._service = service or ServiceState(None)
         self._up = False
         self._stop: StopPlan | None = None
         self._exit_code = 0
@@ -108,14 +111,17 @@ class Supervisor:
         while True:
             now = monotonic()
             self._note_gap(now)
+            self._service.alive(now)
             self._hear_signals(now)
             self._reap(now)
             if self._stop is None:
                 self._watch(now)
                 self._start_due(now)
                 self._announce()
-            elif self._go_on_stopping(self._stop, now):
-                return self._exit_code
+            else:
+                self._service.stopping()
+                if self._go_on_stopping(self._stop, now):
+                    return self._exit_code
             self._signals.wait(self._pause_s())
 
     # --- one look -------------------------------------------------------------------------
@@ -173,6 +179,7 @@ class Supervisor:
     def _announce(self) -> None:
         if not self._up and all(worker.was_ready for worker in self._workers):
             self._up = True
+            self._service.ready(self._up_line)
             _log.info("%s", self._up_line)
 
     def _pause_s(self) -> float:

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # What everything stands on; the rest of utilities/ are adapters to what is outside.
-FOUNDATION = {f"utilities.{name}" for name in ("errors", "exit_codes", "utc", "model", "log")}
+FOUNDATION = {
+    f"utilities.{name}" for name in ("errors", "exit_codes", "utc", "model", "log", "private_files")
+}
 BELOW_ALL = {"utilities", "configuration", "ec_server.account", "ec_server.packing"}
 
 # What each part may import of ours, besides itself and BELOW_ALL.

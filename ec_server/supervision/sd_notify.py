@@ -1,0 +1,84 @@
+"""Tells systemd how the launcher is: the protocol of sd_notify(3), which is one datagram per message.
+
+Rules:
+
+1. READY when every worker has been ready (or degraded) once; STOPPING when the stop begins.
+2. WATCHDOG from READY on, at most half the asked interval apart, from the supervisor's own loop: it says
+   that this loop goes round. What hangs below it is the supervisor's to kill.
+3. Nothing here ends or delays the server. Where systemd does not read, READY and STOPPING are sent
+   again in the next turn, and a WATCHDOG is dropped. Where systemd is not there, there is nobody to tell.
+
+Workers do not get the socket (``WITHOUT``): only the launcher speaks for the service.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+WITHOUT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables of the environment that are for the launcher alone."""
+
+
+class ServiceState:
+    """What systemd was told, and what it still has to be told; times are of time.monotonic."""
+
+    def __init__(self, send: Callable[[str], bool] | None, watchdog_s: float | None = None) -> None:
+        """``send`` returns whether it was possible; None: nobody asks. ``watchdog_s`` None: no watchdog."""
+        self._send = send
+        self._every_s = watchdog_s / 2 if watchdog_s else None
+        self._next_s = 0.0
+        self._told: set[str] = set()
+        self._waiting: list[str] = []
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], pid: int) -> ServiceState:
+        """As the service manager's variables say; a watchdog that is meant for another process is none."""
+        address = environ.get("NOTIFY_SOCKET", "")
+        if not address.startswith(("/", "@")):
+            return cls(None)
+        return cls(lambda text: _send(address, text), _watchdog_s(environ, pid))
+
+    def ready(self, status: str) -> None:
+        """Every worker has been ready."""
+        self._tell_once("READY=1", " ".join(status.split()))
+
+    def stopping(self) -> None:
+        """The stop has begun."""
+        self._tell_once("STOPPING=1", "stopping; receivers drain first")
+
+    def alive(self, now: float) -> None:
+        """The loop goes round; call it in each turn."""
+        self._send_waiting()
+        if self._send and self._every_s and "READY=1" in self._told and now >= self._next_s:
+            self._next_s = now + self._every_s
+            self._send("WATCHDOG=1")
+
+    def _tell_once(self, word: str, status: str) -> None:
+        if word not in self._told:
+            self._told.add(word)
+            self._waiting.append(f"{word}\nSTATUS={status}")
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._send and self._waiting and self._send(self._waiting[0]):
+            del self._waiting[0]
+
+
+def _watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
+    asked, meant = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not asked.isascii() or not asked.isdigit() or int(asked) == 0 or (meant and meant != str(pid)):
+        return None
+    return int(asked) / 1_000_000
+
+
+def _send(address: str, text: str) -> bool:
+    name = "\0" + address[1:] if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as service:
+            service.setblocking(False)
+            service.sendto(text.encode(), os.fsencode(name))
+    except OSError:
+        return False
+    return True
