@@ -31,7 +31,7 @@ from ec_server.storage.contract import FinishedMinute, ReplacedRow
 from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import all_rows, connect, the_row, the_value, transaction
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage, rows_of
-from ec_server.storage.sqlite_rank import rank_of
+from ec_server.storage.sqlite_rank import is_shared, rank_of
 from utilities.checksum_util import join_rows, md5_hex, minute_digest, second_digest
 from utilities.errors import PermanentStorageError
 from utilities.model import SETTLED, Batch, Digest, StoredRow
@@ -170,9 +170,9 @@ class DayFile:
         with snapshot(self.db):
             loose = self._loose_rows(device_id, first, last)
             if self.blocks.exist(device_id, first, last):
-                yield from merge(loose, self.blocks.rows(device_id, first, last), key=_second_and_rowid)
-            else:
-                yield from loose
+                loose = merge(loose, self.blocks.rows(device_id, first, last), key=_second_and_rowid)
+            for _, second in groupby(loose, key=lambda row: row[1].batch.second):
+                yield from _in_order(second)
 
     def _loose_rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
         found = self.db.execute(
@@ -254,7 +254,7 @@ class DayFile:
                 [(b.start_us, b.end_us, b.values, b.checksum.encode()) for _, (b, _, _) in loose],
             )
         packed = list(rows_of(block)) if block is not None else []
-        batches = [row.batch for _, row in sorted([*packed, *loose], key=_rowid)]
+        batches = [row.batch for _, row in _in_order(sorted([*packed, *loose], key=_rowid))]
         return join_rows(((b.start_us, b.end_us, b.values) for b in batches), trusted=trusted)
 
     def _loose_texts(
@@ -262,13 +262,16 @@ class DayFile:
     ) -> Iterator[tuple[int, str]]:
         found = self.db.execute(
             "SELECT ec_time, CAST(start_us AS INTEGER), CAST(end_us AS INTEGER),"  # noqa: S608
-            " CAST(ec_consumption_values AS BLOB), CAST(values_checksum AS BLOB)"
+            " CAST(ec_consumption_values AS BLOB), CAST(values_checksum AS BLOB), rowid"
             f" FROM ec_consumption WHERE {_SPAN} ORDER BY ec_time, rowid",
             (device_id, self.date, first, last),
         )
         for time_text, group in groupby(found, key=lambda row: row[0]):
             second = parse_ec(self.date, time_text)
-            rows = [(a, b, _readable(text), md5) for _, a, b, text, md5 in group]
+            stored = list(group)
+            if any(is_shared(row[5]) for row in stored):
+                stored.sort(key=lambda row: (rank_of(row[5]), row[1], row[2]))
+            rows = [(a, b, _readable(text), md5) for _, a, b, text, md5, _ in stored]
             if not trusted:
                 self._hold_against_checksums(device_id, second, rows)
             text = join_rows((row[:3] for row in rows), trusted=trusted)
@@ -470,6 +473,14 @@ def snapshot(db: apsw.Connection) -> Iterator[None]:
     else:
         with transaction(db, "DEFERRED"):
             yield
+
+
+def _in_order(second: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
+    """The rows of one second, ascending in the rowid; those of the same rank by their key."""
+    rows = list(second)
+    if any(is_shared(rowid) for rowid, _ in rows):
+        rows.sort(key=lambda row: (rank_of(row[0]), row[1].batch.start_us, row[1].batch.end_us))
+    return rows
 
 
 def _rowid(row: tuple[int, StoredRow]) -> int:

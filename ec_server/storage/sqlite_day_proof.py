@@ -163,9 +163,13 @@ class DayProof:
         cursor.execute("DELETE FROM ec_settled WHERE device_id = ?", (device_id,))
         cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in settled])
 
-    def with_rows(self, device_id: str, start: int, stop: int) -> list[int]:
-        """Minutes of ``[start, stop)`` that have rows."""
-        return [minute for minute, _, _ in self._file.row_counts(device_id, start, stop)]
+    def with_line(self, device_id: str, start: int, stop: int) -> list[int]:
+        """Minutes of ``[start, stop)`` that have a line, and so have or had rows."""
+        found = self._file.db.execute(
+            "SELECT ec_time FROM ec_minute WHERE device_id = ? AND ec_time BETWEEN ? AND ?",
+            (device_id, *self._file.span(start, stop)),
+        )
+        return [parse_ec(self._file.date, t) for (t,) in all_rows(found)]
 
     def in_states(
         self, device_id: str, start: int, stop: int, states: Collection[MinuteState]

@@ -99,7 +99,11 @@ class DayWrites:
             effects: list[_Effect] = []
             for row in rows:
                 effects += self._insert(
-                    cursor, [row.batch], [row.inserted_us], [self._free_rowid(cursor, row)]
+                    cursor,
+                    [row.batch],
+                    [row.inserted_us],
+                    [self._free_rowid(cursor, row)],
+                    merged_rowid=self._rowids(cursor, max(row.inserted_us, row.rank), 1)[0],
                 )
             return self._account(cursor, [row.batch for row in rows], effects)
 
@@ -169,15 +173,20 @@ class DayWrites:
         batches: Sequence[Batch],
         moments_us: Sequence[int],
         rowids: Sequence[int],
+        merged_rowid: int | None = None,
     ) -> list[_Effect]:
-        """Insert rows, but for those that are packed already."""
+        """Insert rows, but for those that are packed already; ``merged_rowid`` as in ``_settle``."""
         again = self._packed_already(cursor, batches)
         if not again:
-            return self._insert_loose(cursor, batches, moments_us, rowids)
+            return self._insert_loose(cursor, batches, moments_us, rowids, merged_rowid)
         new = [i for i in range(len(batches)) if i not in again]
         effects = [_NOTHING] * len(batches)
         inserted = self._insert_loose(
-            cursor, [batches[i] for i in new], [moments_us[i] for i in new], [rowids[i] for i in new]
+            cursor,
+            [batches[i] for i in new],
+            [moments_us[i] for i in new],
+            [rowids[i] for i in new],
+            merged_rowid,
         )
         for i, effect in zip(new, inserted, strict=True):
             effects[i] = effect
@@ -206,6 +215,7 @@ class DayWrites:
         batches: Sequence[Batch],
         moments_us: Sequence[int],
         rowids: Sequence[int],
+        merged_rowid: int | None,
     ) -> list[_Effect]:
         bindings = self._bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
@@ -213,28 +223,34 @@ class DayWrites:
         if self._file.db.total_changes() - before == len(bindings):
             return [(True, 1, batch.count) for batch in batches]
         return [
-            self._settle(cursor, StoredRow(batch, moment_us, rank_of(binding[0])), binding)
-            for batch, moment_us, binding in zip(batches, moments_us, bindings)
+            self._settle(cursor, StoredRow(batch, moment_us, rank_of(at[0])), at, merged_rowid or int(at[0]))
+            for batch, moment_us, at in zip(batches, moments_us, bindings)
         ]
 
-    def _settle(self, cursor: apsw.Cursor, row: StoredRow, binding: tuple[Any, ...]) -> _Effect:
-        """After an insert that may have met its key: what the row did, merged where it must be."""
-        found, stored = self._of_key(row.batch)
+    def _settle(
+        self, cursor: apsw.Cursor, row: StoredRow, binding: tuple[Any, ...], merged_rowid: int
+    ) -> _Effect:
+        """After an insert that may have met its key: what the row did, merged where it must be.
+
+        A merged row gets ``merged_rowid``. Rows above it follow in the same call, and are not seen yet.
+        """
+        found = the_value(cursor.execute(f"SELECT rowid FROM ec_consumption WHERE {_KEY}", binding[1:6]))  # noqa: S608
         if found == binding[0]:
             return True, 1, row.batch.count
-        if found is None or stored is None:  # a key that cannot be read: what arrived takes its place
-            cursor.execute(f"DELETE FROM ec_consumption WHERE {_KEY}", binding[1:6])  # noqa: S608
+        second = dict(self._file.rows_with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
+        stored = second.get(found)
+        if stored is None:  # its key or time cannot be read: what arrived takes its place
+            self._replace(cursor, found, "message")
             cursor.execute(_INSERT, binding)
             return True, 0, 0
         if stored.batch.values == row.batch.values or self._was_replaced(cursor, binding):
             return _NOTHING
-        after = merged(self._second(row.batch), stored, row)
+        after = merged([one for at, one in second.items() if at < merged_rowid], stored, row)
         if after is None:
             return _NOTHING
-        (rowid,) = self._rowids(cursor, row.inserted_us, 1)
         self._replace(cursor, found, "message")
-        merged_row = StoredRow(after, row.inserted_us, rank_of(rowid))
-        cursor.execute(_INSERT, self._binding(merged_row, rowid))
+        merged_row = StoredRow(after, row.inserted_us, rank_of(merged_rowid))
+        cursor.execute(_INSERT, self._binding(merged_row, merged_rowid))
         return True, 0, after.count - stored.batch.count
 
     def _repair(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[_Effect]:
@@ -278,15 +294,6 @@ class DayWrites:
             if any(batch.key in packed for batch in batches):
                 self._file.blocks.restore(cursor, device_id, time_text, block)
         return lost
-
-    def _second(self, batch: Batch) -> list[StoredRow]:
-        return list(self._file.rows(batch.device_id, batch.second, batch.second + 1))
-
-    def _of_key(self, batch: Batch) -> tuple[int | None, StoredRow | None]:
-        for rowid, row in self._file.rows_with_rowid(batch.device_id, batch.second, batch.second + 1):
-            if row.batch.key == batch.key:
-                return rowid, row
-        return None, None
 
     @staticmethod
     def _replace(cursor: apsw.Cursor, rowid: int, reason: str) -> None:

@@ -3,7 +3,8 @@
 Rules:
 
 1. A file that another took the place of (retention, somebody's restore) is noticed by its inode and
-   opened anew.
+   opened anew. Each opened file gets a writer id of its own: what this process once wrote to another file
+   in the same place is not in this one, so it must not publish digests of it.
 2. A file that SQLite cannot read is set aside: renamed to ``<name>.damaged-<n>``, never deleted. From
    then on the day is as if its file were missing, so that it costs nobody anything but the day. What
    can be read of it is put back by the sync server (``salvage``).
@@ -14,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,9 +48,8 @@ class Day:
 class DayFiles:
     """Opens and closes the files of one store."""
 
-    def __init__(self, folder: Path, writer: str, *, read_only: bool, synchronous: str) -> None:
+    def __init__(self, folder: Path, *, read_only: bool, synchronous: str) -> None:
         self.folder = folder
-        self._writer = writer
         self._read_only = read_only
         self._synchronous = synchronous
         self._open: OrderedDict[int, Day] = OrderedDict()
@@ -110,7 +111,7 @@ class DayFiles:
             day,
             read_only=self._read_only,
             synchronous=self._synchronous,
-            writer=self._writer,
+            writer=uuid.uuid4().hex,
             on_damage=self.on_damage,
         )
         proof = DayProof(file)

@@ -5,7 +5,10 @@ the rows of different devices that have the same one. Rules:
 
 1. Rowids below LAYOUT_2 were given by files of layout 1, one after the other: they rank as they are,
    below all later ones.
-2. Another tool that inserts a row gets the highest rowid plus one, so its row ranks last.
+2. Another tool that inserts a row gets the highest rowid plus one, which a trigger raises to the next
+   rank, so its row ranks last.
+3. Rows of one second that have the same rank (two servers can produce them) rank by their key, as in every
+   engine.
 """
 
 from __future__ import annotations
@@ -17,6 +20,11 @@ LAYOUT_2 = 2**50
 def rank_of(rowid: int) -> int:
     """The rank of a stored row."""
     return rowid // _PER_MICROSECOND if rowid >= LAYOUT_2 else rowid
+
+
+def is_shared(rowid: int) -> bool:
+    """Whether other rows may have the same rank."""
+    return rowid % _PER_MICROSECOND != 0 and rowid >= LAYOUT_2
 
 
 def first_rowid(rank: int) -> int:

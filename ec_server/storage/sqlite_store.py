@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -66,6 +65,14 @@ class _DayView:
     notable: Mapping[str, Sequence[Notable]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """Days whose files may be believed, and ranges of which nothing that is on record counts."""
+
+    days: Sequence[int]
+    void: Sequence[Range]
+
+
 _NO_VIEW = _DayView({}, {})
 
 
@@ -84,7 +91,7 @@ class SqliteStore(Store):
         self._read_only = read_only
         self._synchronous = synchronous
         self._min_free_bytes = min_free_bytes
-        self._days = DayFiles(folder, uuid.uuid4().hex, read_only=read_only, synchronous=synchronous)
+        self._days = DayFiles(folder, read_only=read_only, synchronous=synchronous)
         self._days.on_damage = self._note_damaged_row
         self._progress: ProgressFile | None = None
         self._known: set[int] = set()
@@ -318,9 +325,12 @@ class SqliteStore(Store):
         if not self._has_progress():
             return []
         lines = self._in_progress("reading", lambda progress: progress.devices())
-        views = {day: self._view(day) for day in self._trusted(self._days.stored())}
+        trust = self._trust(self._days.stored())
+        views = {day: self._view(day) for day in trust.days}
         empty = self._in_progress("reading", lambda progress: progress.empty_ranges_of_all())
-        return [self._record(line, views, empty.get(line[0], [])) for line in lines]
+        return [
+            self._record(line, views, ranges.subtract(empty.get(line[0], []), trust.void)) for line in lines
+        ]
 
     def device(self, device_id: str) -> DeviceRecord | None:
         """See the contract."""
@@ -329,10 +339,10 @@ class SqliteStore(Store):
         lines = self._in_progress("reading", lambda progress: progress.devices(device_id))
         if not lines:
             return None
-        views = {day: self._view(day, device_id) for day in self._trusted(self._days.stored())}
-        return self._record(
-            lines[0], views, self._in_progress("reading", lambda p: p.empty_ranges(device_id))
-        )
+        trust = self._trust(self._days.stored())
+        views = {day: self._view(day, device_id) for day in trust.days}
+        empty = self._in_progress("reading", lambda progress: progress.empty_ranges(device_id))
+        return self._record(lines[0], views, ranges.subtract(empty, trust.void))
 
     def _record(
         self, line: DeviceLine, views: Mapping[int, _DayView], empty: Sequence[Range]
@@ -377,14 +387,18 @@ class SqliteStore(Store):
 
     # --- proof ----------------------------------------------------------------------------
 
-    def _trusted(self, days: Sequence[int]) -> list[int]:
-        """Those of the days whose files did not go back; rule 2 of the module for the others."""
+    def _trust(self, days: Sequence[int]) -> _Trust:
+        """Which of the days' files did not go back; rule 2 of the module for the others."""
         if not self._has_progress():
-            return list(days)
+            return _Trust(list(days), [])
         known = self._in_progress("reading", lambda progress: progress.known_days())
-        for day in known.keys() - set(self._days.stored()):
+        void = sorted(known.keys() - set(self._days.stored()))
+        for day in void:
             self._day_is_gone(day)
-        return [day for day in days if self._is_trusted(day, known.get(day))]
+        trusted = [day for day in days if self._is_trusted(day, known.get(day))]
+        # A store that may write has put this on record by now; another one has to know it itself.
+        void += set(days).difference(trusted)
+        return _Trust(trusted, [(day, day + DAY_S) for day in void])
 
     def _day_is_gone(self, day: int) -> None:
         if not self._read_only:
@@ -413,8 +427,9 @@ class SqliteStore(Store):
 
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
         """See the contract."""
-        settled = list(self._empty(device_id, start, stop))
-        for day in self._trusted(self._days.between(start, stop)):
+        trust = self._trust(self._days.between(start, stop))
+        settled = self._empty(device_id, start, stop, trust)
+        for day in trust.days:
             settled += self._view(day, device_id).settled.get(device_id, ())
         return ranges.subtract([(start, stop)], settled)
 
@@ -422,29 +437,30 @@ class SqliteStore(Store):
         self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
     ) -> list[tuple[int, int]]:
         """See the contract."""
-        found = list(self._empty(device_id, start, stop)) if MinuteState.EMPTY in states else []
-        for day in self._trusted(self._days.between(start, stop)):
+        trust = self._trust(self._days.between(start, stop))
+        found = self._empty(device_id, start, stop, trust) if MinuteState.EMPTY in states else []
+        for day in trust.days:
             first, last = max(start, day), min(stop, day + DAY_S)
             found += list(
                 self._of_days(first, last, lambda d, a, b: d.proof.in_states(device_id, a, b, states))
             )
         return ranges.union(found)
 
-    def _empty(self, device_id: str, start: int, stop: int) -> list[Range]:
-        """Ranges of minutes on record as empty that have no rows now."""
+    def _empty(self, device_id: str, start: int, stop: int, trust: _Trust) -> list[Range]:
+        """Ranges of minutes on record as empty that never had rows."""
         if not self._has_progress():
             return []
-        self._trusted([])  # days that are gone take their empty minutes along
         found = self._in_progress("reading", lambda progress: progress.empty_ranges(device_id))
-        return self._without_rows(device_id, ranges.clip(found, start, stop))
+        clipped = ranges.subtract(ranges.clip(found, start, stop), trust.void)
+        return self._without_rows(device_id, clipped)
 
     def _without_rows(self, device_id: str, empty: Sequence[Range]) -> list[Range]:
-        with_rows = [
+        with_line = [
             minute
             for start, stop in empty
-            for minute in self._of_days(start, stop, lambda d, a, b: d.proof.with_rows(device_id, a, b))
+            for minute in self._of_days(start, stop, lambda d, a, b: d.proof.with_line(device_id, a, b))
         ]
-        return ranges.subtract(empty, ranges.of_minutes(with_rows))
+        return ranges.subtract(empty, ranges.of_minutes(with_line))
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
         """See the contract."""
@@ -452,6 +468,7 @@ class SqliteStore(Store):
         empty: list[int] = []
         for day, group in groupby(sorted(verdicts, key=_minute), key=lambda v: day_of(v.minute)):
             of_day = list(group)
+            self._trust(self._days.between(day, day + 1))  # what went back is revoked before, not after
             if self._days.path(day).exists() or any(v.state is MinuteState.UNRESOLVED for v in of_day):
                 self._know(day)
                 elsewhere, moved, generation = self._on_day(
@@ -477,12 +494,13 @@ class SqliteStore(Store):
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
-        self._trusted(self._days.between(start, stop))
+        trust = self._trust(self._days.between(start, stop))
         found = list(self._of_days(start, stop, lambda d, a, b: d.proof.minutes(device_id, a, b)))
+        found = [one if day_of(one.minute) in trust.days else replace(one, state=None) for one in found]
         have = {record.minute for record in found}
         found += [
             MinuteRecord(minute, None, MinuteState.EMPTY)
-            for minute in ranges.minutes_in(self._empty(device_id, start, stop))
+            for minute in ranges.minutes_in(self._empty(device_id, start, stop, trust))
             if minute not in have
         ]
         return sorted(found, key=_minute)
@@ -541,8 +559,7 @@ class SqliteStore(Store):
         """See the contract."""
         removed = []
         for old in [d for d in self._days.stored() if d < day]:
-            self._in_progress("writing to", lambda progress, d=old: progress.forget_day(d))  # type: ignore[misc]
-            self._known.discard(old)
+            self._day_is_gone(old)
             try:
                 self._days.remove(old)
             except DamagedFileError:

@@ -179,6 +179,21 @@ class StoreSuite:
         ]
         assert store.second_text("m", NOON) == "000010,1;000020,2;000030,2"
 
+    def test_rows_of_the_same_rank_rank_by_their_key(self, store: Store) -> None:
+        high, low = batch("m", NOON, {10: "2", 20: "2"}), batch("m", NOON, {0: "1", 10: "1"})
+        rank = 1_772_000_000_000_000
+        store.replay([StoredRow(high, 1, rank), StoredRow(low, 1, rank)])
+        assert store.second_text("m", NOON) == "000000,1;000010,2;000020,2"
+        assert [row.batch for row in store.rows("m", NOON, NOON + 1)] == [low, high]
+
+    def test_within_one_call_messages_count_in_the_order_given(self, store: Store) -> None:
+        store.ingest([batch("m", NOON, {0: "1", 10: "1", 20: "1"})])
+        overlapping = batch("m", NOON, {10: "3"})
+        store.ingest([batch("m", NOON, {0: "2", 10: "2", 20: "2"}), overlapping])
+        merged = batch("m", NOON, {0: "2", 10: "2", 20: "2"})
+        assert [row.batch for row in store.rows("m", NOON, NOON + 1)] == [merged, overlapping]
+        assert store.second_text("m", NOON) == "000000,2;000010,3;000020,2"
+
     # --- digests --------------------------------------------------------------------------
 
     def test_digests_are_those_of_the_contract(self, store: Store) -> None:

@@ -21,6 +21,7 @@ from contract.store_suite import (
 )
 from foreign_sqlite import by_hand
 
+from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError, StorageError
 from utilities.model import CommitMark, MinuteState
@@ -178,6 +179,58 @@ class TestFilesThatGoBack:
         for name in tmp_path.glob("ec-20260301.sqlite*"):
             name.unlink()
         assert store.unproven_ranges("m", NOON, NOON + 180) == [(NOON, NOON + 180)]
+
+    @pytest.mark.parametrize("by", ["read-only reader", "retention", "another program"])
+    def test_minutes_once_empty_do_not_count_as_empty_again_when_their_rows_are_gone(
+        self, opens: Opens, tmp_path: Path, foreign: Foreign, by: str
+    ) -> None:
+        store = opens()
+        check(store, "m", NOON, MinuteState.EMPTY)
+        store.ingest([run_of("m", NOON, 0)])
+        if by == "retention":
+            store.remove_before(MIDNIGHT + DAY_S)
+        elif by == "another program":
+            foreign("DELETE FROM ec_consumption")
+        else:
+            for name in tmp_path.glob("ec-20260301.sqlite*"):
+                name.unlink()
+            with SqliteStore(tmp_path, read_only=True) as reader:
+                assert reader.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+                assert reader.minutes("m", NOON, NOON + 60) == []
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
+    def test_what_is_proven_right_after_a_file_was_lost_stays_proven(
+        self, opens: Opens, tmp_path: Path, proven: Path
+    ) -> None:
+        for name in tmp_path.glob("ec-20260301.sqlite*"):
+            name.unlink()
+        store = opens()
+        store.ingest([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+
+    def test_a_ledger_of_rows_that_a_restore_took_away_is_not_published(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        path, backup, store = tmp_path / "ec-20260301.sqlite", tmp_path / "backup", opens()
+        store.ingest([run_of("m", NOON, 0)])
+        by_hand(path, f"VACUUM INTO '{backup}'")
+        store.ingest([run_of("m", NOON, 1000)])
+        for name in tmp_path.glob("ec-20260301.sqlite*"):
+            name.unlink()
+        shutil.copy(backup, path)
+        seen = expected_second({us + off: "1.5" for us in (0, 1000) for off in (0, 10, 20, 30)})
+        store.publish([FinishedMinute("m", NOON, ((NOON, seen),), complete=True)])
+        assert store.second_digests("m", NOON)[0][1].count == 4
+
+    def test_a_file_that_another_program_vacuumed_keeps_its_order(
+        self, opens: Opens, foreign: Foreign
+    ) -> None:
+        store = opens()
+        store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000)])
+        before = list(store.rows("m", NOON, NOON + 1))
+        foreign("VACUUM")
+        assert list(opens().rows("m", NOON, NOON + 1)) == before
 
     def test_a_file_that_is_gone_and_made_anew_by_a_commit_proves_nothing(
         self, opens: Opens, tmp_path: Path, proven: Path

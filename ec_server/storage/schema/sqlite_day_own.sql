@@ -116,10 +116,13 @@ CREATE TRIGGER ec_consumption_inserted AFTER INSERT ON ec_consumption BEGIN
             row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
     UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
-    -- SQLite gave it a rowid above those of the table; packed rows may have higher ones.
-    UPDATE ec_consumption SET rowid = (SELECT last_rowid FROM ec_block_total) + 1
-        WHERE rowid = NEW.rowid AND rowid <= (SELECT last_rowid FROM ec_block_total);
-    UPDATE ec_block_total SET last_rowid = last_rowid + 1 WHERE last_rowid >= NEW.rowid;
+    -- SQLite gave it the table's last rowid plus one, and packed rows may have higher ones: give the row a
+    -- rank of its own, above all.
+    UPDATE ec_consumption
+        SET rowid = (max(NEW.rowid, (SELECT last_rowid FROM ec_block_total)) / 1024 + 1) * 1024
+        WHERE rowid = NEW.rowid AND (rowid <= (SELECT last_rowid FROM ec_block_total)
+                                     OR rowid >= 1 << 50 AND rowid % 1024 <> 0);
+    UPDATE ec_block_total SET last_rowid = (last_rowid / 1024 + 1) * 1024 WHERE last_rowid >= NEW.rowid;
 END;
 
 CREATE TRIGGER ec_consumption_deleted AFTER DELETE ON ec_consumption BEGIN
