@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from ec_server.ingest.live_figures import LiveFigures
+from ec_server.ingest.live_figures import MOST_DEVICES, LiveFigures
 from ec_server.ingest.published_minutes import PublishedMinutes
 from ec_server.ingest.spooling import Spooling
 from ec_server.ingest.store_handle import StoreHandle
@@ -15,6 +15,10 @@ from utilities.errors import StorageError
 from utilities.log import RateLimit
 
 _INTERVAL_S = 1.0
+_MOST_KNOWN = 2 * MOST_DEVICES
+"""Device ids that are remembered as heard; with more they are forgotten and looked up again."""
+_MOST_TOLD = 50
+"""Newcomers of one interval that are looked up, to be logged; invented ids may come by the thousand."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +67,10 @@ class Housekeeping:
 
     def _tell_newcomers(self, store: Store, seen: Iterable[str]) -> None:
         """Log the first contact of each device that is not on record, at a limited rate."""
-        for device_id in sorted(set(seen) - self._known):
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
+        newcomers = sorted(set(seen) - self._known)
+        self._known.update(newcomers)
+        for device_id in newcomers[:_MOST_TOLD]:
             if store.device(device_id) is None and self._newcomers.allow("newcomer")[0]:
                 _log.info("heard for the first time", extra={"device": device_id})
-            self._known.add(device_id)

@@ -2,10 +2,15 @@
 
 ``<storage.path>/run/<worker>.devices.json``: ``{"written": epoch_s, "devices": {device_id:
 {"last_seen": epoch_s, "samples_per_second": rate}}}``, with the devices of the last minute.
+
+Bounded: at most ``most`` devices are listed, those that sent the most samples in the window; of others that
+come in one interval, at most as many again are counted. So invented ids cost no more than that, and never
+push out a device that keeps sending.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
 from collections import deque
@@ -14,6 +19,7 @@ from pathlib import Path
 
 from utilities.model import Batch
 
+MOST_DEVICES = 10_000
 _WINDOW = 5
 """Intervals over which a rate is taken."""
 _KEEP_S = 60.0
@@ -25,19 +31,26 @@ class LiveFigures:
     Times are of the wall clock, epoch seconds, but intervals are measured by ``now_s`` of a steady one.
     """
 
-    def __init__(self, path: Path, now_s: float, interval_s: float = 2.0) -> None:
+    def __init__(self, path: Path, now_s: float, interval_s: float = 2.0, most: int = MOST_DEVICES) -> None:
         self._path = path
         self._interval_s = interval_s
+        self._most = most
         self._began_s = now_s
         self._samples: dict[str, int] = {}
-        self._intervals: deque[tuple[float, dict[str, int]]] = deque(maxlen=_WINDOW)
+        self._intervals: deque[tuple[float, dict[str, int]]] = deque()
+        self._totals: dict[str, int] = {}
+        """Samples of each device in all intervals."""
         self._last_seen_s: dict[str, float] = {}
 
     def count(self, batches: Iterable[Batch]) -> None:
         """These were received just now."""
         samples = self._samples
         for batch in batches:
-            samples[batch.device_id] = samples.get(batch.device_id, 0) + batch.count
+            device_id = batch.device_id
+            if device_id in samples:
+                samples[device_id] += batch.count
+            elif len(samples) < self._most or device_id in self._last_seen_s:
+                samples[device_id] = batch.count
 
     def write_when_due(self, now_s: float) -> dict[str, float] | None:
         """Write the file once an interval; returns the devices seen in it, with their moment.
@@ -48,22 +61,35 @@ class LiveFigures:
         if length_s < self._interval_s:
             return None
         wall_s = time.time()
-        self._intervals.append((length_s, self._samples))
-        seen = dict.fromkeys(self._samples, wall_s)
-        self._last_seen_s |= seen
+        samples, self._samples, self._began_s = self._samples, {}, now_s
+        self._add_interval(length_s, samples)
+        self._last_seen_s |= dict.fromkeys(samples, wall_s)
         self._last_seen_s = {d: s for d, s in self._last_seen_s.items() if wall_s - s < _KEEP_S}
-        self._samples, self._began_s = {}, now_s
+        if len(self._last_seen_s) > self._most:
+            busiest = heapq.nlargest(self._most, self._last_seen_s, key=lambda d: self._totals.get(d, 0))
+            self._last_seen_s = {d: self._last_seen_s[d] for d in busiest}
         self._write(wall_s)
-        return seen
+        return {d: wall_s for d in samples if d in self._last_seen_s}
+
+    def _add_interval(self, length_s: float, samples: dict[str, int]) -> None:
+        totals = self._totals
+        self._intervals.append((length_s, samples))
+        for device_id, count in samples.items():
+            totals[device_id] = totals.get(device_id, 0) + count
+        if len(self._intervals) > _WINDOW:
+            for device_id, count in self._intervals.popleft()[1].items():
+                left = totals[device_id] - count
+                if left:
+                    totals[device_id] = left
+                else:
+                    del totals[device_id]
 
     def _write(self, wall_s: float) -> None:
         span_s = sum(length_s for length_s, _ in self._intervals)
         devices = {
             device_id: {
                 "last_seen": round(last_seen_s, 3),
-                "samples_per_second": round(
-                    sum(samples.get(device_id, 0) for _, samples in self._intervals) / span_s, 1
-                ),
+                "samples_per_second": round(self._totals.get(device_id, 0) / span_s, 1),
             }
             for device_id, last_seen_s in self._last_seen_s.items()
         }

@@ -87,7 +87,7 @@ def parse(body: bytes, limits: Limits, now_s: int, *, cut: bool = False) -> Batc
             samples, limits.max_samples
         )
     except _RefusedError as refused:
-        return Rejection(refused.reason, refused.detail, device_id or _device_id_of(body))
+        return Rejection(refused.reason, refused.detail, device_id or device_id_of(body))
     checksum = hashlib.md5(values.encode("ascii"), usedforsecurity=False).hexdigest()
     return Batch(device_id, second, start_us, end_us, values, count, checksum)
 
@@ -140,7 +140,8 @@ def _fields(content: bytes, limits: Limits, now_s: int) -> tuple[str, int, bytes
     return device_id.decode("ascii"), second, samples
 
 
-def _device_id_of(body: bytes) -> str:
+def device_id_of(body: bytes) -> str:
+    """The device that a body names, whatever else is in it; "" where it names none."""
     device_id, bar, _ = body.partition(b"|")
     return device_id.decode("ascii") if bar and _DEVICE_ID.fullmatch(device_id) else ""
 

@@ -1,21 +1,18 @@
-"""From messages to batches: parsed, admitted, or rejected with reason, count and a line in the log."""
+"""From messages to batches: admitted and parsed, or rejected with reason, count and a line in the log."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ec_server.account.figures import REJECTED
 from ec_server.ingest.message_body import Limits
-from ec_server.ingest.message_group import GroupParser
+from ec_server.ingest.message_group import Admits, GroupParser
 from ec_server.ingest.quarantine import Quarantine
 from utilities.log import RateLimit
 from utilities.model import Batch, RawMessage, Rejection, RejectReason
-
-Admits = Callable[[str, RawMessage], Rejection | None]
-"""Whether a message may come in the name of a device id: None, or why not."""
 
 _SAMPLES_KEPT_FOR = frozenset((RejectReason.TIME_TOO_FAR_AHEAD, RejectReason.TIME_TOO_FAR_BACK))
 
@@ -26,9 +23,8 @@ class MessageCheck:
     """One thread."""
 
     def __init__(self, limits: Limits, admits: Admits, quarantine: Quarantine) -> None:
-        self._admits = admits
         self._quarantine = quarantine
-        self._parser = GroupParser(limits)
+        self._parser = GroupParser(limits, admits)
         self._log_limit = RateLimit()
 
     def check(self, messages: Sequence[RawMessage]) -> tuple[list[Batch], Counter[str]]:
@@ -37,16 +33,12 @@ class MessageCheck:
         rejected: Counter[str] = Counter()
         for message, found in zip(messages, self._parser.parse(messages, int(time.time()))):
             if isinstance(found, Batch):
-                refusal = self._admits(found.device_id, message)
-                if refusal is None:
-                    batches.append(found)
-            else:
-                refusal = found
-            if refusal is not None:
-                rejected[REJECTED[refusal.reason]] += 1
-                if refusal.reason in _SAMPLES_KEPT_FOR and self._quarantine.keep(message, refusal.reason):
-                    rejected["quarantined"] += 1
-                self._report(message, refusal)
+                batches.append(found)
+                continue
+            rejected[REJECTED[found.reason]] += 1
+            if found.reason in _SAMPLES_KEPT_FOR and self._quarantine.keep(message, found.reason):
+                rejected["quarantined"] += 1
+            self._report(message, found)
         return batches, rejected
 
     def _report(self, message: RawMessage, rejection: Rejection) -> None:

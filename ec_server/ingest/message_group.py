@@ -1,37 +1,42 @@
 """Many message bodies at once: what ``message_body.parse`` says of each, for a fraction of the cost; pure.
 
 The result is that of ``parse``, message by message, always. What stands here only finds, for a whole
-group, the messages that are surely good: known devices, seconds in range, and samples of which
-`text_group` or `binary_group` is sure. Every other message goes to ``parse`` itself.
+group, the messages that are surely good: seconds in range, and samples of which `text_group` or
+`binary_group` is sure. Every other message goes to ``parse`` itself.
+
+Admission comes first: a message that names a device and may not come in its name is refused before
+anything else of it is looked at. Nothing is remembered from one group to the next.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ec_server.ingest import binary_group, text_group
-from ec_server.ingest.message_body import STRIDE, Limits, parse
+from ec_server.ingest.message_body import STRIDE, Limits, device_id_of, parse
 from utilities.model import Batch, RawMessage, Rejection
 
 _WORTH_IT = 8
 """Messages from which on the arrays cost less than they save."""
-_KNOWN_IDS = 10_000
+
+Admits = Callable[[str, RawMessage], Rejection | None]
+"""Whether a message may come in the name of a device id: None, or why not."""
 
 _Candidate = tuple[int, str, int, bytes]
 """A message's place in the group, device id, second, SAMPLES."""
 
 
 class GroupParser:
-    """``parse`` for groups of messages; remembers the device ids it has seen. One thread."""
+    """Admission and ``parse`` for groups of messages."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, admits: Admits = lambda _device_id, _message: None) -> None:
         self._limits = limits
-        self._device_ids: dict[bytes, str] = {}
+        self._admits = admits
 
     def parse(self, messages: Sequence[RawMessage], now_s: int) -> list[Batch | Rejection]:
         """The batch of each message, or why it is none; ``now_s`` is the receiver's clock."""
-        found: list[Batch | None] = [None] * len(messages)
+        found: list[Batch | Rejection | None] = [None] * len(messages)
         if len(messages) >= _WORTH_IT:
             self._find_good(messages, now_s, found)
         return [
@@ -40,14 +45,15 @@ class GroupParser:
         ]
 
     def _parse_one(self, message: RawMessage, now_s: int) -> Batch | Rejection:
-        found = parse(message.body, self._limits, now_s, cut=message.cut)
-        if isinstance(found, Batch) and len(self._device_ids) < _KNOWN_IDS:
-            self._device_ids[found.device_id.encode("ascii")] = found.device_id
-        return found
+        device_id = device_id_of(message.body)
+        refusal = self._admits(device_id, message) if device_id else None
+        return refusal or parse(message.body, self._limits, now_s, cut=message.cut)
 
-    def _find_good(self, messages: Sequence[RawMessage], now_s: int, found: list[Batch | None]) -> None:
-        """Fill in the messages that are surely good."""
-        texts, binaries = self._candidates(messages, now_s)
+    def _find_good(
+        self, messages: Sequence[RawMessage], now_s: int, found: list[Batch | Rejection | None]
+    ) -> None:
+        """Fill in the messages that are surely good, and those that are refused before they are parsed."""
+        texts, binaries = self._candidates(messages, now_s, found)
         md5, max_samples = hashlib.md5, self._limits.max_samples
         for kind, candidates in ((text_group, texts), (binary_group, binaries)):
             for some in _portions(candidates, kind.BYTES_AT_ONCE):
@@ -61,11 +67,11 @@ class GroupParser:
                         )
 
     def _candidates(
-        self, messages: Sequence[RawMessage], now_s: int
+        self, messages: Sequence[RawMessage], now_s: int, found: list[Batch | Rejection | None]
     ) -> tuple[list[_Candidate], list[_Candidate]]:
         """Messages of which all but SAMPLES is good: those that look like text, and surely binary ones."""
         earliest, latest = now_s - self._limits.max_back_s, now_s + self._limits.max_ahead_s
-        device_ids, seconds = self._device_ids, dict[bytes, int]()
+        device_ids, seconds = dict[bytes, str](), dict[bytes, int]()
         texts: list[_Candidate] = []
         binaries: list[_Candidate] = []
         for place, message in enumerate(messages):
@@ -73,10 +79,17 @@ class GroupParser:
             if len(fields) != 3 or fields[2][-2:] != b"||":
                 continue
             device_id = device_ids.get(fields[0])
+            if device_id is None:
+                device_id = device_ids[fields[0]] = device_id_of(message.body)
+            if not device_id:
+                continue
+            if refusal := self._admits(device_id, message):
+                found[place] = refusal
+                continue
             second = seconds.get(fields[1])
             if second is None and fields[1].isdigit() and len(fields[1]) <= 12:
                 second = seconds[fields[1]] = int(fields[1])
-            if device_id is None or second is None or not earliest <= second <= latest:
+            if second is None or not earliest <= second <= latest:
                 continue
             samples = fields[2][:-2]
             if samples[6:7] == b",":

@@ -152,6 +152,7 @@ class MinuteLedger:
             if entry is not None:
                 entry.add(second, of_second)
                 entry.touched_s = now_s
+                self._devices.move_to_end(device_id)
                 if second - minute >= _LINGER_S:
                     ended_before[device_id] = max(minute, ended_before.get(device_id, minute))
         return [

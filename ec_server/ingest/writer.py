@@ -27,7 +27,8 @@ from ec_server.ingest.intake_ring import Taker
 from ec_server.ingest.live_figures import LiveFigures
 from ec_server.ingest.locked_page import LockedPage
 from ec_server.ingest.message_body import Limits
-from ec_server.ingest.message_check import Admits, MessageCheck
+from ec_server.ingest.message_check import MessageCheck
+from ec_server.ingest.message_group import Admits
 from ec_server.ingest.published_minutes import PublishedMinutes
 from ec_server.ingest.quarantine import Quarantine
 from ec_server.ingest.spool import Spool

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ec_server.ingest import binary_group, message_group
 from ec_server.ingest.message_body import Limits, parse
 from ec_server.ingest.message_group import GroupParser
-from utilities.model import Batch, RawMessage
+from utilities.model import Batch, RawMessage, Rejection, RejectReason
 
 NOW = 1_772_366_400
 LIMITS = Limits(86_400, 86_400, 50)
@@ -32,7 +32,7 @@ def check(bodies: list[bytes], parser: GroupParser | None = None) -> list[object
 
 
 def knowing(*devices: str) -> GroupParser:
-    """A parser that has seen these devices, so that it takes the short way at once."""
+    """A parser that has seen these devices."""
     parser = GroupParser(LIMITS)
     parser.parse([raw(f"{d}|{NOW}|000000,1||".encode()) for d in devices], NOW)
     return parser
@@ -76,6 +76,34 @@ def test_good_messages_take_the_short_way(body: bytes, monkeypatch: pytest.Monke
     monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: asked.append(body))
     bodies = [body.replace(b"%d" % NOW, b"%d" % (NOW + i)) for i in range(20)]
     assert all(isinstance(b, Batch) for b in parser.parse([raw(b) for b in bodies], NOW))
+    assert asked == []
+
+
+def test_who_is_not_admitted_is_refused_before_anything_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def admits(device_id: str, _message: RawMessage) -> Rejection | None:
+        return None if device_id == "m" else Rejection(RejectReason.UNKNOWN_DEVICE, "", device_id)
+
+    parsed: list[bytes] = []
+    monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: parsed.append(body))
+    strangers = [b"x" + GOOD.encode()[1:], b"x|%d|no samples" % NOW, b"x|5|000000,1||", b"x|"]
+    parser = GroupParser(LIMITS, admits)
+    for group in (strangers, strangers * 4, [*strangers, *[GOOD.encode()] * 10]):
+        found = parser.parse([raw(b) for b in group], NOW)
+        refused = [one for one in found if isinstance(one, Rejection)]
+        assert {one.reason for one in refused} == {RejectReason.UNKNOWN_DEVICE}
+        assert len(refused) == len([b for b in group if b[:1] == b"x"])
+    assert parsed == []
+
+
+def test_ten_thousand_invented_devices_take_nothing_from_the_short_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parser = GroupParser(LIMITS)
+    for first in range(0, 12_000, 1000):
+        parser.parse([raw(b"d%d|%d|000000,1||" % (n, NOW)) for n in range(first, first + 1000)], NOW)
+    asked: list[bytes] = []
+    monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: asked.append(body))
+    parser.parse([raw(GOOD.encode())] * 20, NOW)
     assert asked == []
 
 

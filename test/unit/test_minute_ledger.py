@@ -112,6 +112,15 @@ def test_open_minutes_are_bounded_and_the_longest_silent_go_first() -> None:
     assert sorted(f.device_id for f in ledger.end_all()) == ["m2", "m3", "m4"]
 
 
+def test_a_device_that_keeps_sending_is_not_given_up_for_invented_ones() -> None:
+    ledger = MinuteLedger(max_minutes=3)
+    ledger.add([run_of("meter", NOON, 0)], {("meter", NOON)}, 0.0)
+    for n in range(20):
+        ledger.add([run_of(f"invented{n}", NOON, 0)], {(f"invented{n}", NOON)}, 0.0)
+        ledger.add([run_of("meter", NOON + 1 + n, 0)], (), 0.0)
+    assert "meter" in {f.device_id for f in ledger.end_all()}
+
+
 def test_memory_of_a_device_in_order_is_constant() -> None:
     ledger = MinuteLedger()
 
