@@ -80,4 +80,4 @@ def decode(block):
         md5 = hashlib.md5(text.encode()).hexdigest()
         found.append((us[at], us[at + count - 1], text, count, md5, moment, moment + rank, tie))
         at += count
-    return device.decode(), second, sorted(found, key=lambda row: row[-2:])
+    return device.decode(), second, sorted(found, key=lambda row: (row[6], row[0], row[1], row[7]))

@@ -9,7 +9,7 @@ A block is::
         counts    samples of each row, a column of whole numbers
         inserted  each row's moment of insertion
         ranks     each row's rank less its moment of insertion
-        ties      the order among rows of equal rank, 0 for most
+        ties      what tells apart rows of equal rank where the engine does, else 0
         clock     each sample's microsecond; see packing/clock.py
         values    each sample's value; see packing/value_column.py
     md5       16 bytes: the MD5 of everything before
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     """Moment of insertion, epoch microseconds."""
     rank: int
     tie: int = 0
-    """Orders rows of equal rank, where the engine has an order of its own."""
+    """Tells apart rows of equal rank, where the engine does; among themselves they rank by their key."""
 
 
 _VERSION = 1
@@ -76,7 +76,7 @@ class Block(NamedTuple):
     """Where each sample begins in the text; the last one is the text's end plus 1."""
 
     def rows(self) -> list[Row]:
-        """The rows as they were stored, in order of rank, then tie."""
+        """The rows as they were stored, in order of rank, then of their key."""
         md5, text = hashlib.md5, self.text
         last = np.cumsum(self.counts)
         first = last - self.counts
@@ -170,7 +170,7 @@ def _decode(body: bytes) -> Block:
 
 
 def _by_rank(row: Row) -> tuple[int, int, int, int]:
-    return row.rank, row.tie, row.batch.start_us, row.batch.end_us
+    return row.rank, row.batch.start_us, row.batch.end_us, row.tie
 
 
 def _by_start(row: Row) -> tuple[int, int, int]:

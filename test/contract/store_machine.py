@@ -187,6 +187,11 @@ class StoreMachine(RuleBasedStateMachine):
         seen = tuple(own if complete else own[:1])
         self.stores[0].publish([FinishedMinute(*place, seen, complete)])
 
+    @rule(handle=handles, device=devices, minute=st.sampled_from(MINUTES))
+    def pack(self, handle: int, device: str, minute: int) -> None:
+        """Which changes nothing that is compared."""
+        self.stores[handle].pack_minute(device, minute)
+
     @rule(days=st.integers(-400, 400))
     def step_the_clock(self, days: int) -> None:
         self.now_us = max(EARLY_RANK * 8, self.now_us + days * DAY_S * 1_000_000)

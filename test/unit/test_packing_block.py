@@ -29,7 +29,7 @@ from utilities.errors import BlockError
 
 
 def oldest_first(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: row[2:])
+    return sorted(rows, key=lambda row: (row.rank, row.batch.start_us, row.batch.end_us, row.tie))
 
 
 def text_of(rows: list[Row]) -> str:
