@@ -4,7 +4,8 @@ Rules:
 
 1. A round at once, then one every interval; audits as they are asked for, between rounds.
 2. Where the database fails, the connection stays, the page says degraded, and the round is tried again
-   a little later. Only the same device's success ends that trouble.
+   a little later. Only the same device's success ends that trouble. What is unreadable in one minute or
+   day is no such trouble: the round goes on, and the storage's health names the file.
 3. What the rounds of this connection found out of the device (coverage.py) is kept from one to the
    next, and ends with the connection.
 """
@@ -89,10 +90,6 @@ class DeviceRounds:
         steps = whole_round(link.device_id, link.oldest, around.rules, self._heard, around.wall, since_last_s)
         result = await link.perform(steps)
         self._heard, self._last_begun = result.heard, begun
-        if result.unreadable:
-            around.troubles.set(link.device_id, "unreadable", result.unreadable)
-        else:
-            around.troubles.clear(link.device_id, "unreadable")
         took_s = around.monotonic() - begun
         around.count({"rounds": 1, **ROUND_DURATION.noted(took_s)})
         note_round(around.run_folder, _journal_line(link.device_id, result, around.wall(), took_s))

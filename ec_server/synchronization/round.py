@@ -76,7 +76,7 @@ class RoundResult:
     reports: tuple[MinuteReport, ...]
     """Of an audit: a report for each minute; otherwise empty."""
     unreadable: str = ""
-    """What the database could not read, where there was anything."""
+    """What the database could not read, where there was anything; for the log."""
 
 
 @dataclass(slots=True)
