@@ -76,7 +76,7 @@ def _export(asked: argparse.Namespace, span: Span) -> int:
 def _nothing(store: Store, span: Span) -> str:
     known = [record.device_id for record in store.devices()]
     where = f"from {utc.second_text(span.start)} to {utc.second_text(span.stop)}"
-    if span.device_id in known:
+    if span.device_id in known or store.earliest_minute(span.device_id) is not None:
         return f"nothing is stored of {span.device_id} {where}"
     names = ", ".join(known[:_MOST_NAMED]) + (", ..." if len(known) > _MOST_NAMED else "")
     return f"device {span.device_id} was never seen" + (f", only {names}" if known else "; no device was")

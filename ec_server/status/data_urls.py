@@ -121,7 +121,8 @@ def _bad(text: str) -> HTTPException:
 
 
 def _known(store: Store, span: Span) -> Store:
-    if store.device(span.device_id) is None:
+    # A device is put on record a moment after its first rows: those count as well.
+    if store.device(span.device_id) is None and store.earliest_minute(span.device_id) is None:
         raise NoSuchDeviceError(f"device {span.device_id} is not on record: see /api/devices")
     return store
 

@@ -226,6 +226,14 @@ def test_a_device_that_is_not_on_record_is_404(client: httpx.Client, name: str) 
     assert client.head(f"/api/devices/{DEVICE}/{name}?{RANGE}").status_code == 200
 
 
+def test_what_is_stored_is_served_before_its_device_is_on_record(tmp_path: Path) -> None:
+    with SqliteStore(tmp_path / "data") as store:
+        store_second(store, "meter-new", M, ["000000,1"])
+    with status_server(tmp_path / "data") as client:
+        assert client.get(f"/api/devices/meter-new/power?{RANGE}").json() == [[M * US, 1.0, 1.0, 1.0]]
+        assert client.get(f"/api/devices/meter-other/power?{RANGE}").status_code == 404
+
+
 def test_clients_that_go_away_leave_room_for_others(client: httpx.Client) -> None:
     port = client.base_url.port
     for _ in range(8):
