@@ -139,6 +139,7 @@ def _figures(device: DeviceStatus, state: str) -> list[dict[str, str]]:
         ("proven through", "not compared yet" if through is None else _text(through * 10**6)),
         ("minutes unresolved", f"{record.unresolved_minutes:,}"),
         ("minutes unconfirmable", f"{record.unconfirmable_minutes:,}"),
+        ("minutes empty on both sides", f"{record.empty_minutes:,}"),
         ("conflicts", f"{record.conflicts:,}"),
         ("extra samples", f"{record.extra:,}"),
     )

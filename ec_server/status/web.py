@@ -103,6 +103,7 @@ def device_object(device: DeviceStatus, now: float, site: Site) -> dict[str, obj
         "unresolved_minutes": record.unresolved_minutes,
         "samples_per_second": round(device.samples_per_second, 1),
         "unconfirmable_minutes": record.unconfirmable_minutes,
+        "empty_minutes": record.empty_minutes,
         "conflicts": record.conflicts,
         "extra": record.extra,
     }
