@@ -121,6 +121,8 @@ class Synchronization(RuleBasedStateMachine):
         self.server_off_s = self.meter_off_s = 0
         self.late: list[tuple[int, Samples_]] = []
         self.connection: Connection | None = None
+        self.stated_to = 0.0
+        """Before it the meter may have been asked about everything."""
         self.stated: dict[int, dict[int, Samples_] | Digest] = {}
         """By minute, what the meter last stated: its seconds, or only a digest where it lied."""
 
@@ -149,9 +151,8 @@ class Synchronization(RuleBasedStateMachine):
     @rule(samples=SECOND, arrives=st.sampled_from(["all", "some", "late", "twice", "not"]))
     def record(self, samples: Samples_, arrives: str) -> None:
         second = self.meter_s
-        if self.meter.seconds.get(second, samples) != samples:
-            again = minute_of(second)
-            self.meter.recorded_again = min(again, self.meter.recorded_again or again)
+        if second < self.stated_to:
+            self.record_again(minute_of(second))
         self.meter.seconds[second] = samples
         if arrives == "late":
             self.late.append((second, samples))
@@ -161,6 +162,10 @@ class Synchronization(RuleBasedStateMachine):
             for _ in range(1 + (arrives == "twice")):
                 self.deliver(second, samples)
         self.pass_time(1)
+
+    def record_again(self, minute: int) -> None:
+        """What was stated of a minute does not hold any more: an honest meter says so by ``through``."""
+        self.meter.recorded_again = min(minute, self.meter.recorded_again or minute)
 
     def deliver(self, second: int, samples: Samples_) -> None:
         self.store.ingest([batch(DEVICE, second, samples)])
@@ -197,8 +202,7 @@ class Synchronization(RuleBasedStateMachine):
     def lose_a_second_at_the_meter(self, which: Any) -> None:
         second = which.choice(sorted(self.meter.seconds))
         del self.meter.seconds[second]
-        again = minute_of(second)
-        self.meter.recorded_again = min(again, self.meter.recorded_again or again)
+        self.record_again(minute_of(second))
 
     @rule()
     def restart_server(self) -> None:
@@ -230,6 +234,7 @@ class Synchronization(RuleBasedStateMachine):
             return told
 
         told_through = self.meter.through()
+        self.stated_to = max(self.stated_to, self.true_s + self.server_off_s)
         verified, crossed = self.connection.round(
             self.true_s + self.server_off_s, true_s=self.true_s, distort=heard
         )
