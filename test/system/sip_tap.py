@@ -1,7 +1,8 @@
 """A program: one SIP receiver as JSON options say; prints ``ready``, then each message as a JSON line.
 
 ``python sip_tap.py OPTIONS``, OPTIONS being the fields of SipOptions as JSON, and optionally ``devices``: a
-list, the only devices that may send, and ``network``: a prefix, the only addresses that they may send from.
+list, the only devices that may send; ``network``: a prefix, the only addresses that they may send from;
+``files``: how many files it may have open.
 SIGTERM ends it. A body that starts with ``WAIT`` blocks the callback until a line comes on standard input;
 one that starts with ``RAISE`` raises in it, and one with ``SHUT`` is not taken.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -74,6 +76,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     tap = Tap()
     given = json.loads(sys.argv[1])
+    if files := given.pop("files", 0):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     allowed = senders(given.pop("devices", None), given.pop("network", ""))
     receiver = SipReceiver(options(given), tap.take, allowed)
     receiver.start()
