@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ from utilities.sip_tls import TlsFiles
 _FULL_RING_AT_STOP_S = 3.0
 _DRAIN_S = 10.0
 _WRITER_BEHIND_S = 0.7
+_ORDERS_STORES = frozenset({"x86_64", "amd64", "i686", "i386"})
 
 _log = logging.getLogger("data_receiver")
 
@@ -58,6 +60,9 @@ def main() -> int:
         _log.error("%s", error)
         return EXIT_CONFIGURATION
     log.set_up(name, logging.getLevelNamesMapping()[settings.log_level.upper()])
+    if fault := processor_fault(platform.machine()):
+        _log.error("%s", fault)
+        return EXIT_CONFIGURATION
     try:
         receiver = Receiver(settings, arguments.worker, arguments.file)
     except OSError as error:
@@ -67,6 +72,20 @@ def main() -> int:
         _log.error("%s", error)
         return EXIT_CANNOT_BOOT
     return receiver.run()
+
+
+def processor_fault(machine: str) -> str:
+    """Why this processor cannot run a receiver; "" where it can.
+
+    The ring and the pages are read by one process while another writes them, without a lock: what was written
+    first has to be seen first. x86 promises that; others, such as aarch64, do not.
+    """
+    if machine.lower() in _ORDERS_STORES:
+        return ""
+    return (
+        f"processor {machine}: the queue between SIP process and writer needs one that keeps the order of "
+        "stores to memory; run the server on x86-64"
+    )
 
 
 class Receiver:

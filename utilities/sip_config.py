@@ -27,17 +27,19 @@ from functools import lru_cache
 from utilities.errors import ConfigurationError, EcServerError
 from utilities.log import RateLimit
 from utilities.model import RawMessage
-from utilities.sip_connection import Reply
+from utilities.sip_connection import Reply, Request
 from utilities.sip_gate import Action, Origin, answer, answer_port, decide, notify
 from utilities.sip_port import PortFigures, SipPort
 from utilities.sip_registration import Contact, Registration, RegistrationThread
-from utilities.sip_request import Head, address
+from utilities.sip_request import address, read_head
+from utilities.sip_shape import Shape, shape_of
 from utilities.sip_tls import TlsFiles, server_context
 
 _SOCKET_BUFFER_BYTES = 512 << 10
 """Over UDP what waits longer than the sender's retransmission timer, 0.5 s, is answered for nothing."""
 _POLL_S = 0.05
-_SERVER_ERROR = 500
+_TAKEN, _FAILED = b"SIP/2.0 200 OK", b"SIP/2.0 500 Server Internal Error"
+_NOTHING = Reply()
 _KNOWN_SENDERS = 4096
 
 _log = logging.getLogger(__name__)
@@ -85,12 +87,11 @@ class SipReceiver:
         self._options, self._take = options, take
         senders = senders or Senders()
         self._device_may_send = lru_cache(_KNOWN_SENDERS)(senders.device_may_send)
-        self._port = SipPort(
-            self._handle, self._told_address, lru_cache(_KNOWN_SENDERS)(senders.some_may_send)
-        )
+        self._port = SipPort(self, self._told_address, lru_cache(_KNOWN_SENDERS)(senders.some_may_send))
         self._registration: RegistrationThread | None = None
         self._limit = RateLimit()
         self._sequence = 0
+        self._shapes: dict[str, Shape] = {}
 
     @property
     def figures(self) -> PortFigures:
@@ -137,30 +138,46 @@ class SipReceiver:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _handle(self, head: Head, body: bytes, origin: Origin) -> Reply:
-        """What a request brings about. Whatever ``take`` raises stays here."""
+    def read(self, raw: bytes, origin: Origin) -> Request | None:
+        """Read and judge a head: by the shape of the sender's last one, or by the gate."""
+        shape = self._shapes.get(origin.name)
+        if shape is not None and (plain := shape.fits(raw, origin.transport)) is not None:
+            return Request(plain.length, shape.port, plain.answer)
+        head = read_head(raw)
+        if head is None:
+            return None
         row = decide(head, origin)
-        action, status, valid = row.action, 0, False
-        if action is Action.TAKE:
-            cut = head.length is not None and head.length > len(body)
-            message = RawMessage(body, origin.name, time.time_ns() // 1000, origin.peer_name, cut)
-            try:
-                if self._take(message) is False:
-                    return Reply()
-                valid = origin.transport != "UDP" and self._is_valid(body, origin)
-            except Exception:
-                write, held_back = self._limit.allow("taken")
-                if write:
-                    _log.exception("a request could not be taken (%d more before)", held_back)
-                status = _SERVER_ERROR
-        elif action is Action.DROP:
-            self.figures.dropped += 1
-            return Reply()
-        elif action is Action.REFUSE:
-            self.figures.refused += 1
-        text = answer(head, origin, row, status)
-        told = notify(head, origin, self._next_sequence()) if action is Action.PRESENT else b""
-        return Reply(text, answer_port(head, origin), told, valid)
+        if (shape := shape_of(raw, head, row, origin)) is not None:
+            if len(self._shapes) >= _KNOWN_SENDERS:
+                self._shapes.clear()
+            self._shapes[origin.name] = shape
+        return Request(head.length, answer_port(head, origin), b"", head, row)
+
+    def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
+        """What a request brings about. Whatever ``take`` raises stays here."""
+        text, head, row = request.answer, request.head, request.row
+        if head is not None and row is not None:
+            if row.action is Action.DROP:
+                self.figures.dropped += 1
+                return _NOTHING
+            text = answer(head, origin, row)
+            if row.action is Action.REFUSE:
+                self.figures.refused += 1
+                return Reply(text, request.port)
+            if row.action is Action.PRESENT:
+                return Reply(text, request.port, notify(head, origin, self._next_sequence()))
+        cut = request.length is not None and request.length > len(body)
+        message = RawMessage(body, origin.name, time.time_ns() // 1000, origin.peer_name, cut)
+        try:
+            if self._take(message) is False:
+                return _NOTHING
+        except Exception:
+            write, held_back = self._limit.allow("taken")
+            if write:
+                _log.exception("a request could not be taken (%d more before)", held_back)
+            return Reply(_FAILED + text.removeprefix(_TAKEN), request.port)
+        valid = origin.transport != "UDP" and self._is_valid(body, origin)
+        return Reply(text, request.port, b"", valid)
 
     def _is_valid(self, body: bytes, origin: Origin) -> bool:
         """Whether a body begins with the id of a device that may send from there."""

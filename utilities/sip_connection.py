@@ -15,13 +15,12 @@ from __future__ import annotations
 import selectors
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from utilities.sip_gate import Origin
-from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, Head, content_length, read_head
+from utilities.sip_gate import Origin, Row
+from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, Head, content_length
 from utilities.sip_tls import common_name
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -58,8 +57,28 @@ class Reply(NamedTuple):
     """Whether it was a valid message: it proves its connection."""
 
 
-Handle = Callable[[Head, bytes, Origin], Reply]
-"""Given head, body and origin of a request: what it brings about. May block; that is the back-pressure."""
+class Request(NamedTuple):
+    """A request whose head has been read and judged."""
+
+    length: int | None
+    """Content-Length; None where there is none, or none that can be used."""
+    port: int
+    """Over UDP: the port of the source address that its answer goes to."""
+    answer: bytes = b""
+    """The 200 of a MESSAGE that is to be taken, where it is written already."""
+    head: Head | None = None
+    """Else: the head, and the row of the table that decides."""
+    row: Row | None = None
+
+
+class Handler(Protocol):
+    """What is done with requests."""
+
+    def read(self, raw: bytes, origin: Origin) -> Request | None:
+        """Read and judge a head; None where it is no request that could be answered."""
+
+    def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
+        """What a request brings about. May block; that is the back-pressure."""
 
 
 class Ended(Exception):  # noqa: N818  (not an error: how a connection tells its owner)
@@ -74,15 +93,15 @@ class Connection:
     """Owned by one thread. Methods raise Ended where the connection is over; the owner then closes it."""
 
     __slots__ = (
-        "_handle", "_left", "_moved", "_names_peers", "_needed", "_shaking", "_socket", "_unsent", "heard_s",
+        "_handler", "_left", "_moved", "_names_peers", "_needed", "_shaking", "_socket", "_unsent", "heard_s",
         "origin", "stuck_since_s", "valid_s",
     )  # fmt: skip
 
     def __init__(
-        self, accepted: socket.socket, origin: Origin, handle: Handle, now_s: float, *, names_peers: bool
+        self, accepted: socket.socket, origin: Origin, handler: Handler, now_s: float, *, names_peers: bool
     ) -> None:
         """``accepted`` does not block; ``names_peers``: its peer had to show a certificate."""
-        self._socket, self.origin, self._handle = accepted, origin, handle
+        self._socket, self.origin, self._handler = accepted, origin, handler
         self._names_peers = names_peers
         self._shaking = isinstance(accepted, ssl.SSLSocket)
         self._left = b""
@@ -186,12 +205,12 @@ class Connection:
                 if size - at >= MESSAGE_LIMIT_BYTES:
                     raise Ended(End.TOO_LONG)
                 return at
-            head = read_head(raw := waiting[at:end])
+            request = self._handler.read(raw := waiting[at:end], self.origin)
             end += len(END_OF_HEAD)
-            length = content_length(raw) if head is None else head.length
+            length = content_length(raw) if request is None else request.length
             if length is None:
-                if head is not None:
-                    self._answer(head, b"", answers, now_s)
+                if request is not None:
+                    self._answer(request, b"", answers, now_s)
                 raise Ended(End.STREAM)
             if end - at + length > MESSAGE_LIMIT_BYTES:
                 raise Ended(End.TOO_LONG)
@@ -199,11 +218,11 @@ class Connection:
                 self._needed = end - at + length
                 return at
             at = end + length
-            if head is not None:
-                self._answer(head, waiting[end:at], answers, now_s)
+            if request is not None:
+                self._answer(request, waiting[end:at], answers, now_s)
 
-    def _answer(self, head: Head, body: bytes, answers: list[bytes], now_s: float) -> None:
-        reply = self._handle(head, body, self.origin)
+    def _answer(self, request: Request, body: bytes, answers: list[bytes], now_s: float) -> None:
+        reply = self._handler.handle(request, body, self.origin)
         self._moved = True
         if reply.valid:
             self.valid_s = now_s

@@ -41,7 +41,6 @@ _REASONS = {
     420: b"Bad Extension",
     481: b"Call/Transaction Does Not Exist",
     489: b"Bad Event",
-    500: b"Server Internal Error",
     505: b"Version Not Supported",
 }
 _CONTACT = re.compile(
@@ -196,17 +195,16 @@ def answer_port(head: Head, origin: Origin) -> int:
     return origin.port if head.via_rport else head.via_port
 
 
-def answer(head: Head, origin: Origin, row: Row, status: int = 0) -> bytes:
-    """The answer of a row, or with another status."""
-    status = status or row.status
-    more = row.more if status == row.status else b""
-    if row.action is Action.PRESENT and status == row.status:
+def answer(head: Head, origin: Origin, row: Row) -> bytes:
+    """The answer that a row has for a request."""
+    status, more = row.status, row.more
+    if row.action is Action.PRESENT:
         more = b"Contact: <%s>\r\nExpires: %d\r\n" % (_own_uri(origin), expires_s(head))
     elif status == 420:
         more = b"Unsupported: %s\r\n" % head.headers[b"require"]
     headers = head.headers
     to = headers[b"to"]
-    if status != 100 and not tag_of(to):
+    if not tag_of(to):
         to = b"%s;tag=%s" % (to, own_tag(head))
     reason = head.fault.encode() if status == 400 and head.fault else _REASONS[status]
     return (
@@ -288,7 +286,12 @@ def own_tag(head: Head) -> bytes:
     if head.method == b"SUBSCRIBE":
         text = head.headers[b"call-id"] + b"\0" + tag_of(head.headers[b"from"])
         return hashlib.blake2b(text, key=_SECRET, digest_size=8).hexdigest().encode()
-    return b"%x" % (hash((head.headers[b"call-id"], head.headers[b"cseq"])) & 0xFFFFFFFFFFFFFFFF)
+    return message_tag(head.headers[b"call-id"], head.headers[b"cseq"])
+
+
+def message_tag(call_id: bytes, cseq: bytes) -> bytes:
+    """The tag of the answer to a MESSAGE: the same for one that is sent again."""
+    return b"%x" % (hash(call_id + cseq) & 0xFFFFFFFFFFFFFFFF)
 
 
 def _own_uri(origin: Origin) -> bytes:

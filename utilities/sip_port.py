@@ -24,9 +24,9 @@ from functools import partial
 
 from utilities.connection_budget import ConnectionBudget
 from utilities.log import RateLimit
-from utilities.sip_connection import Connection, End, Ended, Handle
+from utilities.sip_connection import Connection, End, Ended, Handler
 from utilities.sip_gate import Origin
-from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, address, read_head
+from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, address
 
 MOST_CONNECTIONS = 1000
 """Of one receiver, over TCP and TLS together."""
@@ -59,9 +59,11 @@ class PortFigures:
 class SipPort:
     """For one thread: ``listen_...`` for each transport, then ``serve`` in a loop, then ``close``."""
 
-    def __init__(self, handle: Handle, local: Callable[[str], str], may_send: Callable[[str], bool]) -> None:
+    def __init__(
+        self, handler: Handler, local: Callable[[str], str], may_send: Callable[[str], bool]
+    ) -> None:
         """``local`` gives this server's ``ip:port`` for a transport, as subscribers are told it."""
-        self._handle, self._local, self._may_send = handle, local, may_send
+        self._handler, self._local, self._may_send = handler, local, may_send
         self._selector = selectors.DefaultSelector()
         self._listening: list[socket.socket] = []
         self._budget: ConnectionBudget[Connection] = ConnectionBudget(*_limits())
@@ -136,14 +138,14 @@ class SipPort:
 
     def _datagram(self, one: socket.socket, data: bytes, source: tuple[str, int], origin: Origin) -> None:
         end = data.find(END_OF_HEAD)
-        head = read_head(data[:end].lstrip(b"\r\n")) if end >= 0 else None
-        if head is None:
+        request = self._handler.read(data[:end].lstrip(b"\r\n"), origin) if end >= 0 else None
+        if request is None:
             self.figures.dropped += bool(data.strip(b"\r\n\0"))  # less is a keep-alive
             return
         body = data[end + len(END_OF_HEAD) :]
-        if head.length is not None:
-            body = body[: head.length]
-        reply = self._handle(head, body, origin)
+        if request.length is not None:
+            body = body[: request.length]
+        reply = self._handler.handle(request, body, origin)
         try:
             if reply.answer:
                 one.sendto(reply.answer, (source[0], reply.port, *source[2:]))
@@ -195,7 +197,7 @@ class SipPort:
         ip, port = source[:2]
         origin = Origin(ip, port, transport, self._local(transport), address(ip, port), "", self._may_send)
         names_peers = context is not None and context.verify_mode == ssl.CERT_REQUIRED
-        connection = Connection(accepted, origin, self._handle, now_s, names_peers=names_peers)
+        connection = Connection(accepted, origin, self._handler, now_s, names_peers=names_peers)
         self._connections[connection] = selectors.EVENT_READ
         self._selector.register(connection, selectors.EVENT_READ)
         for evicted in self._budget.opened(connection, ip):
