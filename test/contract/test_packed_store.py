@@ -15,6 +15,7 @@ from independent_block import decode
 from ec_server.storage.contract import Packed, Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
+from utilities.errors import RetryableStorageError
 from utilities.model import Batch, MinuteState, StoredRow
 from utilities.utc import DAY_S
 
@@ -296,6 +297,15 @@ class TestSpace:
         while store.return_space(AFTER):
             pass
         assert size() < full / 3
+
+    def test_a_disk_too_full_for_rows_is_packed_all_the_same(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
+        filled(store)
+        with SqliteStore(tmp_path, min_free_bytes=2**60) as full:
+            with pytest.raises(RetryableStorageError):
+                full.ingest([run_of("m", NOON, 5000)])
+            assert pack_all(full).rows == 4
 
     def test_bytes_of_rows_and_blocks_are_told(self, store: SqliteStore) -> None:
         store.ingest([_full(NOON, start) for start in range(0, 900_000, 1000)])
