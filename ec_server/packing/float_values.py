@@ -135,8 +135,10 @@ def _from_order(bits: _Bits) -> _Floats:
 def _printed(floats: _Floats, odd: Exceptions) -> Values:
     wide = floats.astype(np.float64)
     sizes = np.abs(wide)
-    by_hand: Numbers = np.flatnonzero(~_prints_in_arrays(sizes))
-    sizes[by_hand] = 0.0
+    by_hand: Numbers = np.empty(0, np.int64)
+    if float(sizes.min(initial=1.0)) < LEAST_FLOAT or float(sizes.max(initial=0.0)) >= FLOAT_END:
+        by_hand = np.flatnonzero(~_prints_in_arrays(sizes))
+        sizes[by_hand] = 0.0
     words = value_words(float_digits(sizes), np.signbit(wide))
     singly = dict(zip(by_hand.tolist(), map(_print_one, wide[by_hand].tolist())))
     return exceptions.printed_but_for(words, sorted((singly | dict(odd)).items()))
