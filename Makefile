@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast soak bench lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
+.PHONY: demo test test-fast soak bench fuzz lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,6 +26,9 @@ soak: $(VENV)/dev debian ## the long tests
 
 bench: $(VENV)/dev debian ## speed and memory as ratios within one run; see docs/performance.md
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+fuzz: $(VENV)/dev ## fuzz what reads strangers' bytes, a minute per target (FUZZ_ARGS="--seconds 600 body")
+	@$(BIN)/python test/fuzz $(FUZZ_ARGS)
 
 lint: $(VENV)/dev ## style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

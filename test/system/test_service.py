@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -75,6 +76,20 @@ def test_the_launcher_tells_when_it_is_ready_alive_and_stopping(
         assert manager.hears("STOPPING=1")
     assert manager.heard.count("READY=1") == manager.heard.count("STOPPING=1") == 1
     assert any(line.startswith("STATUS=up") for line in manager.heard)
+
+
+def test_openssl_of_the_interpreter_does_not_loop_on_a_crafted_certificate() -> None:
+    # CVE-2022-0778, reachable where strangers are asked for certificates: mended in 1.1.1n and 3.0.2.
+    version = re.search(r"OpenSSL (\d+)\.(\d+)\.(\d+)([a-z]*)", ssl.OPENSSL_VERSION)
+    assert version, ssl.OPENSSL_VERSION
+    numbers = tuple(int(number) for number in version.groups()[:3])
+    assert numbers >= (3, 0, 2) or (numbers == (1, 1, 1) and version[4] >= "n"), ssl.OPENSSL_VERSION
+
+
+def test_every_file_that_security_md_names_is_there() -> None:
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_.]+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 8
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_a_start_that_fails_is_never_ready(tmp_path: Path, manager: ServiceManager) -> None:

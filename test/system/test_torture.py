@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fuzz.mutation import mutated
 from system.sip_peer import Peer, request
 from system.test_data_receiver import Receiver, wait_until
 from system.torture_messages import MESSAGES, RESPONSE, Torture, built
@@ -150,38 +151,6 @@ class HonestMeter:
         self._stop.set()
         self._thread.join()
         self._peer.close()
-
-
-PIECES = (b"\r\n", b"\0", b"|", b";", b"||", b"\r\n\r\n", b"%s", b"\xff", b"<", b'"')
-VALUES = (b"99999999999999999999", b"-1", b"0", b"nan", b"maddr=slow.invalid")
-
-
-def mutated(chance: random.Random, message: bytes) -> bytes:
-    """A message with a few bytes changed, moved, doubled or gone."""
-    data = bytearray(message)
-    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
-        at, length = chance.randrange(len(data) + 1), chance.choice((1, 1, 2, 8, 64))
-        piece = bytes(data[at : at + length])
-        kind = chance.randrange(6)
-        if kind == 0:
-            data[at : at + length] = b""
-        elif kind == 1:
-            data[at:at] = piece
-        elif kind == 2:
-            data[at : at + len(piece)] = chance.randbytes(len(piece))
-        elif kind == 3:
-            data[at:at] = chance.choice(
-                (b"\r\n", b"\0", b"|", b";", b"||", b"\r\n\r\n", b"%s", b"\xff", b"<", b'"')
-            )
-        elif kind == 4:
-            data[at : at + length] = chance.choice(
-                (b"99999999999999999999", b"-1", b"0", b"nan", b"maddr=slow.invalid")
-            )
-        else:
-            to = chance.randrange(len(data) + 1)
-            data[at : at + length] = b""
-            data[to:to] = piece
-    return bytes(data)
 
 
 class Flood:
