@@ -4,6 +4,11 @@ from __future__ import annotations
 
 _ADVICE = (
     ("is starting", "Wait a few seconds. If it stays, its log lines say what it waits for."),
+    (
+        "is slow",
+        "Look for what else uses the disk or the processors; senders wait until writes are quick again.",
+    ),
+    ("is locked", "Another program holds the database; the work is tried again by itself."),
     ("takes no writes", "Make room on the disk, or see that the database is up; senders wait meanwhile."),
     ("disk", "Make room on the disk of storage.path, or lower storage.retention_days."),
     ("cassandra", "See that the nodes are up and reachable; what arrives waits in the spool."),

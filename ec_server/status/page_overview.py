@@ -24,7 +24,7 @@ from ec_server.status.health import Health, worker_fault
 from ec_server.status.history import History
 from ec_server.status.snapshot import Account, Snapshot
 from ec_server.status.templates import TEMPLATES, render
-from ec_server.status.verdict import count, judge, span_text
+from ec_server.status.verdict import Tone, count, judge, span_text
 from utilities import utc
 
 _COLUMNS = (
@@ -135,7 +135,9 @@ class Overview:
                 "What is proven cannot be said until it does.",
             )
         verdict = judge(self._now.devices, self._now.now, self._allowed_s)
-        return verdict.headline, verdict.tone.value, verdict.explanation
+        # Complete or not, a server that is not well is not shown in the colour of all being well.
+        tone = verdict.tone if self._health.good else Tone.ATTENTION
+        return verdict.headline, tone.value, verdict.explanation
 
     @cached_property
     def _account(self) -> Account:
