@@ -93,7 +93,7 @@ class WorkerPage:
     # --- figures --------------------------------------------------------------------------
 
     def count_received(self) -> None:
-        """One more message taken from the SIP stack; called by the receiving thread alone."""
+        """One more message taken at the SIP port; called by the receiving thread alone."""
         self._cells[self._RECEIVED] += 1
 
     def add_port_figures(self, amounts: Sequence[int]) -> None:
@@ -102,7 +102,7 @@ class WorkerPage:
             self._cells[cell] += amount
 
     def received(self) -> int:
-        """Messages taken from the SIP stack so far."""
+        """Messages taken at the SIP port so far."""
         return self._cells[self._RECEIVED]
 
     def apply(self, changes: Mapping[str, int]) -> None:

@@ -26,7 +26,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Metric (without _total), the figure that is summed over all pages, help.
 _COUNTERS = (
-    ("ec_messages_received", "received", "Messages taken from the SIP stack."),
+    ("ec_messages_received", "received", "Messages taken at the SIP port."),
     ("ec_batches_stored", "stored", "Batches committed that changed stored data."),
     ("ec_batches_duplicate", "duplicate", "Batches that changed nothing."),
     ("ec_batches_lost", "lost", "Received by a process that died before it stored or spooled them."),
