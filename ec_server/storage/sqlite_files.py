@@ -6,8 +6,7 @@ Rules:
    opened anew. Each opened file gets a writer id of its own: what this process once wrote to another file
    in the same place is not in this one, so it must not publish digests of it.
 2. A file that SQLite cannot read is set aside: renamed to ``<name>.damaged-<n>``, never deleted. From
-   then on the day is as if its file were missing, so that it costs nobody anything but the day. What
-   can be read of it is put back by the sync server (``salvage``).
+   then on the day is as if its file were missing, so that it costs nobody anything but the day.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from ec_server.storage.sqlite_day_writes import DayWrites
 from utilities.utc import DAY_S, ec_date, parse_ec
 
 _DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
-_DAMAGED = re.compile(r"ec-(\d{8})\.sqlite\.damaged-\d+")
 _OPEN_DAYS = 32
 
 
@@ -77,10 +75,6 @@ class DayFiles:
     def between(self, start: int, stop: int) -> list[int]:
         """Days with a file that have a part in ``[start, stop)``, ascending."""
         return [day for day in self.stored() if day < stop and day + DAY_S > start]
-
-    def set_aside(self) -> list[tuple[int, Path]]:
-        """Files that were set aside and have not been salvaged."""
-        return sorted(self._named(_DAMAGED))
 
     def _named(self, form: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
         try:

@@ -7,7 +7,8 @@ program's changes, older files put back, files deleted) is in ``FileMachine``. R
 2. A minute is settled only if nothing about its rows changed since the verdict (``_may``); where nobody
    took files away, each such minute is (``_must``).
 
-``python test/contract/store_machine.py ENGINE STEPS`` runs many steps; see docs/testing.md.
+``python test/contract/test_store_machine.py ENGINE STEPS`` (with ``PYTHONPATH=test:.``) runs many steps, a
+hundred per example; ``--shrink`` makes what fails as short as it can be.
 """
 
 from __future__ import annotations
