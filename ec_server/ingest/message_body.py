@@ -42,6 +42,9 @@ _PLAIN_TEXT = re.compile(r"(?:;[0-9]{6},[+-]?[0-9]{1,200}+\.?[0-9]{0,100}+)++")
 _SURELY_FINITE = r"[+-]?(?:[0-9]{1,200}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,2}+)?"
 _TEXT = re.compile(rf"(?:;[0-9]{{6}},{_SURELY_FINITE})++")
 _VALUE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
+_WELL_FORMED = re.compile(
+    r"(?:;[0-9]{6},[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?(?=;|\Z))*+"
+)
 _MICROSECOND = re.compile(r"[0-9]{6}")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]++")
 _INTENDED_AS_TEXT = re.compile(rb"[0-9]{6},[ -~]*+")
@@ -165,8 +168,14 @@ def _from_text(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
 
 
 def _check_each(text: str) -> None:
-    """Find the first sample that is none, or find them all right."""
-    for number, sample in enumerate(text.split(";"), 1):
+    """Find the first sample that is none, or find them all right; looks closely at that one alone."""
+    match = _WELL_FORMED.match(";" + text)
+    well_formed = match.group() if match else ""
+    samples, first = text.split(";"), well_formed.count(";")
+    values = well_formed.replace(";", ",").split(",")[2::2]
+    if not all(map(math.isfinite, map(float, values))):
+        first = next(place for place, value in enumerate(values) if not math.isfinite(float(value)))
+    for number, sample in enumerate(samples[first:], first + 1):
         microsecond, comma, value = sample.partition(",")
         where = f"sample {number}, {_show(sample.encode())}"
         if not comma or "," in value:

@@ -1,21 +1,25 @@
 """Which of many text bodies are surely good; pure.
 
-Surely good are plain decimal numbers at ascending microseconds, decided on the bytes between the digits.
-Of all samples of all bodies, joined and each ended by ``;``, only the bytes that are no digits are kept.
-Each such byte, the one before it, and how many digits stand between them must be a step of this table;
-together the steps leave nothing but ``UUUUUU,VALUE;`` again and again, VALUE being
-``[+-]?digits(.digits)?``. Of every other body (exponents, anything odd or wrong) this says nothing::
+Decided on the bytes between the digits. Of all samples of all bodies, joined and each ended by ``;``, only
+the bytes that are no digits are kept. Each such byte, the one before it, and how far it stands behind that
+one must be a step of a table; together the steps leave nothing but ``UUUUUU,VALUE;`` again and again.
+
+Two tables. The first is for what devices send, VALUE being ``[+-]?digits(.digits)?``::
 
     before  byte    digits between
     ;       ,       6
     ,       + -     0
     , + -   .       1 or more
     , + - . ;       1 or more
+
+Bodies of which it is not sure meet the second, which has every form of a number: exponents, ``.5`` and
+``5.``. Of what is left (anything wrong, samples of more than 200 bytes) this says nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,41 +35,137 @@ _LONGEST_SAMPLE = 200
 
 _Numbers = npt.NDArray[np.int64]
 
-# Classes of bytes that are not digits; 0 is any other byte.
-_OTHER, _COMMA, _SIGN, _POINT, _END = range(5)
-_CLASS = np.zeros(256, dtype=np.uint8)
-_CLASS[[ord(","), ord("+"), ord("-"), ord("."), ord(";")]] = [_COMMA, _SIGN, _SIGN, _POINT, _END]
+_Bytes = npt.NDArray[np.uint8]
 
-# Which distances from one such byte to the next are wrong, by 5 * class before + class; _FAR is that or more.
 _FAR = 15
+"""A distance to the byte before; this or more is one."""
 _ANY = _FAR
-_WRONG = np.ones((25, _FAR + 1), dtype=np.bool_)
-_STEPS = (
-    (_END, _COMMA, 7, 7),
-    (_COMMA, _SIGN, 1, 1),
-    (_COMMA, _POINT, 2, _ANY),
-    (_SIGN, _POINT, 2, _ANY),
-    (_COMMA, _END, 2, _ANY),
-    (_SIGN, _END, 2, _ANY),
-    (_POINT, _END, 2, _ANY),
+_Step = tuple[int, int, int, int]
+"""Class of the byte before, class of the byte, least and largest distance."""
+
+
+def _wrong(classes: int, steps: Sequence[_Step]) -> npt.NDArray[np.bool_]:
+    """By class before, class and distance: whether that is no step."""
+    wrong = np.ones((classes, classes, _FAR + 1), dtype=np.bool_)
+    for before, byte, least, most in steps:
+        wrong[before, byte, least : most + 1] = False
+    return wrong.reshape(-1)
+
+
+def _class_of(**classes: int) -> _Bytes:
+    """By byte: its class; 0 is any byte that no number has."""
+    table = np.zeros(256, dtype=np.uint8)
+    for text, number in classes.items():
+        table[[ord(_BYTES[name]) for name in text.split("_")]] = number
+    return table
+
+
+_BYTES = {"comma": ",", "plus": "+", "minus": "-", "point": ".", "end": ";", "e": "e", "E": "E"}
+
+# --- what devices send ------------------------------------------------------------------------
+
+_OTHER, _COMMA, _SIGN, _POINT, _END = range(5)
+_CLASS = _class_of(comma=_COMMA, plus_minus=_SIGN, point=_POINT, end=_END)
+_WRONG = _wrong(
+    5,
+    (
+        (_END, _COMMA, 7, 7),
+        (_COMMA, _SIGN, 1, 1),
+        (_COMMA, _POINT, 2, _ANY),
+        (_SIGN, _POINT, 2, _ANY),
+        (_COMMA, _END, 2, _ANY),
+        (_SIGN, _END, 2, _ANY),
+        (_POINT, _END, 2, _ANY),
+    ),
 )
-for _before, _byte, _least, _most in _STEPS:
-    _WRONG[5 * _before + _byte, _least : _most + 1] = False
-_WRONG_AT = _WRONG.reshape(-1)
+
+
+def _wrong_in_plain(_joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """Where a step is wrong, and where samples end."""
+    classes = _CLASS.take(raw.take(marks))
+    steps = classes[:-1] * np.uint8(5) + classes[1:]
+    distances = np.minimum(marks[1:] - marks[:-1], _FAR)
+    wrong = marks[1:][_WRONG.take(steps.astype(np.int64) * (_FAR + 1) + distances)]
+    return wrong, marks.compress(classes == _END)
+
+
+# --- every form of a number -------------------------------------------------------------------
+
+_PLUS, _MINUS, _DOT, _STOP, _EXPONENT, _LEADING_DOT, _EXPONENT_PLUS, _EXPONENT_MINUS = range(2, 10)
+_FULL_CLASS = _class_of(comma=_COMMA, plus=_PLUS, minus=_MINUS, point=_DOT, end=_STOP, e_E=_EXPONENT)
+_BEFORE_DIGITS = (_COMMA, _PLUS, _MINUS)
+_SURE_DIGITS = 3
+"""Distance to the end with which an exponent is below 100: with so few digits no double overflows."""
+_FULL_WRONG = _wrong(
+    10,
+    (
+        (_STOP, _COMMA, 7, 7),
+        (_COMMA, _PLUS, 1, 1),
+        (_COMMA, _MINUS, 1, 1),
+        *((before, _DOT, 2, _ANY) for before in _BEFORE_DIGITS),
+        *((before, _LEADING_DOT, 1, 1) for before in _BEFORE_DIGITS),
+        *((before, byte, 2, _ANY) for before in _BEFORE_DIGITS for byte in (_STOP, _EXPONENT)),
+        *((_DOT, byte, 1, _ANY) for byte in (_STOP, _EXPONENT)),
+        *((_LEADING_DOT, byte, 2, _ANY) for byte in (_STOP, _EXPONENT)),
+        (_EXPONENT, _EXPONENT_PLUS, 1, 1),
+        (_EXPONENT, _EXPONENT_MINUS, 1, 1),
+        *((before, _STOP, 2, _ANY) for before in (_EXPONENT, _EXPONENT_PLUS, _EXPONENT_MINUS)),
+    ),
+)
+
+
+def _wrong_in_any(joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """As ``_wrong_in_plain``; numbers with a large exponent are looked at one by one."""
+    classes = _FULL_CLASS.take(raw.take(marks))
+    distances = np.minimum(marks[1:] - marks[:-1], _FAR)
+    before, byte = classes[:-1], classes[1:]
+    next_to = distances == 1
+    leading = next_to & (byte == _DOT) & (before >= _COMMA) & (before <= _MINUS)
+    signs = next_to & (before == _EXPONENT) & ((byte == _PLUS) | (byte == _MINUS))
+    byte[leading] = _LEADING_DOT
+    byte[signs] += _EXPONENT_PLUS - _PLUS
+    steps = before.astype(np.int64) * 10 + byte
+    is_wrong = _FULL_WRONG.take(steps * (_FAR + 1) + distances)
+    large = (byte == _STOP) & (distances > _SURE_DIGITS)
+    large &= ((before == _EXPONENT) | (before == _EXPONENT_PLUS)) & ~is_wrong
+    ends = marks[1:].compress(large)
+    infinite = [end for end in ends.tolist() if not math.isfinite(_value_before(joined, end))]
+    wrong = np.concatenate((marks[1:][is_wrong], np.array(infinite, np.int64)))
+    return wrong, marks.compress(classes == _STOP)
+
+
+def _value_before(joined: bytes, end: int) -> float:
+    """The value of the sample that ends there; NaN where it is none, or too long for the short way."""
+    comma = joined.rfind(b",", max(0, end - _LONGEST_SAMPLE), end)
+    try:
+        return math.nan if comma < 0 else float(joined[comma + 1 : end])
+    except ValueError:
+        return math.nan
+
+
+# --- both -------------------------------------------------------------------------------------
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
     """Each body as it came, with what is known of it; None where it is not sure."""
+    found = _checked(bodies, _wrong_in_plain)
+    odd = [place for place, one in enumerate(found) if one is None]
+    if odd:
+        for place, one in zip(odd, _checked([bodies[place] for place in odd], _wrong_in_any), strict=True):
+            found[place] = one
+    return found
+
+
+def _checked(
+    bodies: Sequence[bytes],
+    wrong_in: Callable[[bytes, _Bytes, _Numbers], tuple[_Numbers, _Numbers]],
+) -> list[Canonical | None]:
     joined = b";" + b";".join(bodies) + b";" + bytes(8)
     raw = np.frombuffer(joined, dtype=np.uint8)[: len(joined) - 8]
     ends = np.cumsum(np.fromiter(map(len, bodies), dtype=np.int64, count=len(bodies)) + 1)
     marks = np.flatnonzero((raw - 48) >= 10)  # bytes that are no digits (unsigned, so below "0" too)
-    classes = _CLASS.take(raw.take(marks))
-    steps = classes[:-1] * np.uint8(5) + classes[1:]
-    digits = np.minimum(marks[1:] - marks[:-1], _FAR)
-    wrong = marks[1:][_WRONG_AT.take(steps.astype(np.int64) * (_FAR + 1) + digits)]
+    wrong, sample_ends = wrong_in(joined, raw, marks)
 
-    sample_ends = marks.compress(classes == _END)
     starts = sample_ends[:-1] + 1
     wrong_samples = starts[sample_ends[1:] - sample_ends[:-1] > _LONGEST_SAMPLE]
     # The eight bytes at each sample's start, as one number that ranks as its first six do.

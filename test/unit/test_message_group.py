@@ -79,6 +79,20 @@ def test_good_messages_take_the_short_way(body: bytes, monkeypatch: pytest.Monke
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    "value",
+    [b"1e5", b"-1.5E-3", b"+2e+07", b".5", b"5.", b"-.5e1", b"5.e2", b"1e-300", b"1e308", b"1e0000001"],
+)
+def test_every_form_of_a_number_takes_the_short_way(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b"m|%d|000000,%s;000001,1;000002,%s||" % (NOW, value, value)
+    (expected,) = {parse(body, LIMITS, NOW)}
+    assert isinstance(expected, Batch)
+    asked: list[bytes] = []
+    monkeypatch.setattr(message_group, "parse", lambda body, *a, **k: asked.append(body))
+    assert GroupParser(LIMITS).parse([raw(body)] * 9, NOW) == [expected] * 9
+    assert asked == []
+
+
 def test_who_is_not_admitted_is_refused_before_anything_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     def admits(device_id: str, _message: RawMessage) -> Rejection | None:
         return None if device_id == "m" else Rejection(RejectReason.UNKNOWN_DEVICE, "", device_id)
@@ -115,7 +129,24 @@ ODD = [
     b"m|%d|000000,1.2.3||" % NOW, b"m|%d|000000,--1||" % NOW, b"m|%d|000000,1-||" % NOW,
     b"m|%d|000000,1-2||" % NOW, b"m|%d|000000,-.5||" % NOW, b"m|%d|000000,+||" % NOW,
     b"m|%d|000000,1,2||" % NOW, b"m|%d|000000,1e5||" % NOW, b"m|%d|000000,1e999||" % NOW,
-    b"m|%d|000000,nan||" % NOW, b"m|%d|000000, 1||" % NOW, b"m|%d|000000,1|000001,1||" % NOW,
+    b"m|%d|000000,E000||" % NOW,
+    b"m|%d|000000,1e||" % NOW,
+    b"m|%d|000000,1e-||" % NOW,
+    b"m|%d|000000,1e5.||" % NOW,
+    b"m|%d|000000,.||" % NOW,
+    b"m|%d|000000,1e5e5||" % NOW,
+    b"m|%d|000000,e5||" % NOW,
+    b"m|%d|000000,-.e5||" % NOW,
+    b"m|%d|000000,1e+-5||" % NOW,
+    b"m|%d|000000,1e309||" % NOW,
+    b"m|%d|000000,1e-999||" % NOW,
+    b"m|%d|000000,1e1e||" % NOW,
+    b"m|%d|000000,.5.||" % NOW,
+    b"m|%d|000000,1;000001,1e400;000002,x||" % NOW, b"m|%d|000000,1;000001,x;000002,1e400||" % NOW,
+    b"m|%d|000000,%se10||" % (NOW,
+    b"9" * 299), b"m|%d|000000,nan||" % NOW,
+    b"m|%d|000000, 1||" % NOW,
+    b"m|%d|000000,1|000001,1||" % NOW,
     b"m|%d|000000,%s||" % (NOW, b"9" * 400), b"m|%d|000000,1\xff||" % NOW, b"m|%d|000000,1\x00||" % NOW,
     b"m|%d|000000,1" % NOW, b"m|%d|000000,1|" % NOW, b"m|%d|000000,1|| \r\n" % NOW,
     b"m|+%d|000000,1||" % NOW, b"m|%d|000000,1||" % (NOW + 90_000), b"m|%d|000000,1||" % (NOW - 90_000),
@@ -150,6 +181,7 @@ def test_all_odd_messages_together() -> None:
 numbers = st.one_of(
     st.from_regex(rb"[+-]?[0-9]{1,8}(\.[0-9]{1,8})?", fullmatch=True),
     st.from_regex(rb"[0-9+\-.eE,;|]{0,6}", fullmatch=True),
+    st.from_regex(rb"[+-]?([0-9]{0,3}\.?[0-9]{0,3})([eE][+-]?[0-9]{0,3})?", fullmatch=True),
 )
 
 
