@@ -43,6 +43,10 @@ SETTLED = "/settled"
 """Ends the name of a line that settles another writer's."""
 
 
+NEEDS_ROWS = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE)
+"""States that say something of stored rows, and so have to stand with them."""
+
+
 @dataclass(frozen=True, slots=True)
 class WriterLine:
     """What a writer says of one minute."""
@@ -74,7 +78,8 @@ class MinuteLines:
     @property
     def needs_proof(self) -> bool:
         """Whether the record says something that only what stands with the rows can confirm."""
-        return self.fingerprint in (self.digest_version, self.state_version)
+        versions = (self.digest_version, self.state_version if self.state in NEEDS_ROWS else None)
+        return self.fingerprint in versions
 
     @property
     def was_written(self) -> bool:
@@ -126,7 +131,8 @@ class MinuteLines:
         """The state that holds; None: not compared since the minute was last written."""
         if self.state is None or self.state_version != self.fingerprint or self.abandoned(now_us):
             return None
-        return self.state if self.state_proof == state_proof(self.fingerprint, self.state) else None
+        is_confirmed = self.state_proof == state_proof(self.fingerprint, self.state)
+        return self.state if is_confirmed or self.state not in NEEDS_ROWS else None
 
     def record(self, now_us: int) -> MinuteRecord:
         """What the rest of the server knows a minute by."""

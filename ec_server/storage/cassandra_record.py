@@ -17,6 +17,7 @@ from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, REMOVED
 from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_minutes import (
     LEASE_S,
+    NEEDS_ROWS,
     SETTLED,
     MinuteLines,
     digest_proof,
@@ -244,7 +245,9 @@ class Records:
             key = (*where[:2], ec_time(second), row.ec_type)
             statements.append(Statement(_CHECKED, (ttl_s, stamp, moment, times, *key)))
         proof = (ttl_s, stamp, state_proof(lines.fingerprint, verdict.state), *where[:2], where[2][:4])
-        mutations = [statements, [Statement(_PROVE_STATE, proof)]]
+        mutations = [statements]
+        if verdict.state in NEEDS_ROWS or verdict.seen is not None:
+            mutations.append([Statement(_PROVE_STATE, proof)])
         if verdict.extra or conflicts or verdict.state is not MinuteState.PROVEN:
             note = (*where, verdict.state.value, verdict.extra, conflicts, ttl_s, stamp)
             return [*mutations, [Statement(_NOTE, note)]]

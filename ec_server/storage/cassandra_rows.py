@@ -48,8 +48,14 @@ _KEEP_REPLACED = (
     " ec_consumption_values, values_count, values_checksum, insert_time, replaced_time, reason)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
 )
+_PARTITIONS = {
+    table: f"SELECT DISTINCT device_id, ec_date, ec_minute FROM {table}"  # noqa: S608
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
+    for table in ("ec_consumption", "ec_replaced")
+}
+_PARTITIONS_AT_ONCE = 60
 _COUNT = (
-    "SELECT count(*) AS rows, sum(values_count) AS samples FROM ec_consumption"
+    "SELECT count(ec_time) AS rows, sum(values_count) AS samples FROM ec_consumption"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
 )
 _ANY_ROW = "SELECT ec_time FROM ec_consumption WHERE device_id = ? AND ec_date = ? AND ec_minute = ? LIMIT 1"
@@ -164,7 +170,7 @@ class Rows:
         """The rows of seconds ``[start, stop)`` that others took the place of, oldest replacement first."""
         spans = [
             (*partition(device_id, minute), ec_time(max(start, minute)), ec_time(min(stop - 1, minute + 59)))
-            for minute in range(minute_of(start), stop, MINUTE_S)
+            for minute in self._present("ec_replaced", device_id, start, stop)
         ]
         found = [
             ReplacedRow(
@@ -179,10 +185,23 @@ class Rows:
 
     def between(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
         """Rows of seconds ``[start, stop)``, ascending in the second, then in the rank."""
-        for minute in range(minute_of(start), stop, MINUTE_S):
+        for minute in self._present("ec_consumption", device_id, start, stop):
             first, last = max(start, minute), min(stop, minute + MINUTE_S) - 1
             for second, rows in self.seconds(device_id, first, last):
                 yield from in_rank(_stored(device_id, second, row) for row in rows)
+
+    def _present(self, table: str, device_id: str, start: int, stop: int) -> Iterable[int]:
+        """The minutes of ``[start, stop)`` that may have rows in a table: hours are asked for at once."""
+        minutes = range(minute_of(start), stop, MINUTE_S)
+        if len(minutes) <= 1:
+            return minutes
+        pieces: list[tuple[str, str, list[str]]] = []
+        for date, of_day in groupby(minutes, key=ec_date):
+            texts = [ec_time(minute)[:4] for minute in of_day]
+            steps = range(0, len(texts), _PARTITIONS_AT_ONCE)
+            pieces += [(device_id, date, texts[i : i + _PARTITIONS_AT_ONCE]) for i in steps]
+        found = self._db.read_each(_PARTITIONS[table], pieces)
+        return sorted(parse_ec(row.ec_date, row.ec_minute + "00") for rows in found for row in rows)
 
     def seconds(self, device_id: str, first: int, last: int) -> Iterator[tuple[int, list[Any]]]:
         """``(second, its rows in any order)``, non-empty seconds ``first`` to ``last`` of one minute."""
@@ -193,13 +212,14 @@ class Rows:
 
     def counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
         """``(minute, rows, samples)`` of the non-empty minutes; the nodes count."""
-        minutes = range(minute_of(start), stop, MINUTE_S)
+        minutes = self._present("ec_consumption", device_id, start, stop)
         counted = self._db.read_each(_COUNT, [partition(device_id, minute) for minute in minutes])
         return [(m, row.rows, row.samples) for m, (row,) in zip(minutes, counted) if row.rows]
 
     def has_any(self, device_id: str, minute: int) -> bool:
         """Whether the minute has a row."""
-        return bool(list(self._db.read(_ANY_ROW, *partition(device_id, minute))))
+        found = self._db.read(_ANY_ROW, *partition(device_id, minute))
+        return any(row.ec_time is not None for row in found)  # static columns alone give a row of nulls
 
     def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
         """Delete every row of a day of a device that was written before ``ceiling``."""

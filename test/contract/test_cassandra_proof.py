@@ -64,11 +64,16 @@ class TestRowsThatDisappear:
         check(store, "m", NOON + 120, MinuteState.EMPTY)
         by_hand(store, f"TRUNCATE {KEYSPACE}.ec_consumption")
         for reader in (store, opens()):
-            assert reader.unproven_ranges("m", NOON, NOON + 180) == [(NOON, NOON + 180)]
-            assert reader.ranges_in("m", NOON, NOON + 180, list(MinuteState)) == []
+            assert reader.unproven_ranges("m", NOON, NOON + 180) == [(NOON, NOON + 120)]
+            assert reader.ranges_in("m", NOON, NOON + 120, list(MinuteState)) == []
             assert reader.minute_digests("m", NOON, NOON + 180) == []
             assert reader.second_digests("m", NOON) == []
-            assert [r.state for r in reader.minutes("m", NOON, NOON + 180)] == [None, None, None]
+            states = [r.state for r in reader.minutes("m", NOON, NOON + 180)]
+            assert states == [
+                None,
+                None,
+                MinuteState.EMPTY,
+            ]  # nothing was stored of it, and so nothing is gone
 
     def test_a_published_digest_goes_with_its_rows(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
@@ -124,6 +129,18 @@ class TestRowsThatDisappear:
         assert opens().unproven_ranges("m", evening, evening + 120) == [(evening, evening + 120)]
         monkeypatch.setattr(cassandra_settled, "REREAD_AFTER_S", 0.0)
         assert store.unproven_ranges("m", evening, evening + 120) == [(evening, evening + 120)]
+
+    def test_a_minute_without_rows_is_not_counted_as_one_with_a_row(self, opens: Opens) -> None:
+        store = opens()
+        for minute, state in ((NOON, MinuteState.UNRESOLVED), (NOON + 60, MinuteState.EMPTY)):
+            check(store, "m", minute, state)
+        store.ingest([run_of("m", NOON + 120, 0)], MARK)
+        check(store, "m", NOON + 120, MinuteState.PROVEN)
+        by_hand(store, f"DELETE FROM {KEYSPACE}.ec_consumption WHERE {PARTITION}".replace("1200", "1202"))
+        store.minute_digests("m", NOON, NOON + 180)
+        assert store.row_counts("m", NOON, NOON + 180) == []
+        assert list(store.rows("m", NOON, NOON + 180)) == []
+        assert store.earliest_minute("m") is None
 
 
 class TestRowsOfOneKey:

@@ -102,8 +102,7 @@ def test_clocks_within_the_stated_difference_do_not_bury_a_living_writer() -> No
 
 
 def test_an_empty_minute_may_be_on_record_without_writers() -> None:
-    beside = state_proof("", MinuteState.EMPTY)
-    empty = MinuteLines(NOON, {}, state=MinuteState.EMPTY, state_version="", state_proof=beside)
+    empty = MinuteLines(NOON, {}, state=MinuteState.EMPTY, state_version="")
     assert empty.verdict(NOW_US) is MinuteState.EMPTY
     assert not empty.was_written
 
