@@ -97,6 +97,7 @@ class SqliteStore(Store):
         self._known: set[int] = set()
         self._last_insert_us = 0
         self._views: dict[int, tuple[tuple[int, ...], _DayView]] = {}
+        self._generations: dict[int, tuple[tuple[int, ...], int]] = {}
         self._sizes: dict[int, tuple[tuple[int, ...], StoredBytes]] = {}
         self._unreadable: dict[str, str] = {}
         if not read_only:
@@ -406,9 +407,20 @@ class SqliteStore(Store):
             self._in_progress("writing to", lambda progress: progress.forget_day(day))
             self._known.discard(day)
 
+    def _generation(self, day: int) -> int:
+        """The generation that stands in the day's file; remembered once the file rests."""
+        stamp = self._days.stamp(day)
+        kept = self._generations.get(day)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        generation = self._on_day("reading", day, lambda d: d.file.generation())
+        if time.time() - stamp[1] / 1e9 >= _UNCHANGED_FOR_S and self._days.stamp(day) == stamp:
+            self._generations[day] = (stamp, generation)
+        return generation
+
     def _is_trusted(self, day: int, known: int | None) -> bool:
         try:
-            generation = self._on_day("reading", day, lambda d: d.file.generation())
+            generation = self._generation(day)
         except DamagedFileError as error:
             self._unreadable[self._days.path(day).name] = str(error)
             return False
