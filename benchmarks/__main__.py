@@ -32,6 +32,7 @@ from benchmarks import (
     receiver_counts,
     storage,
     sync_cost,
+    worst_messages,
 )
 from benchmarks.effort import Effort, Recorded
 from benchmarks.machine import OtherPrograms
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "storage": storage.run,
     "digests": digests.run,
     "idle": idle.run,
+    "worst-messages": worst_messages.run,
     "instructions": instructions.run,
     "sync-clean": sync_cost.clean,
     "sync-outage": sync_cost.catch_up,
