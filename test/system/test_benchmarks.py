@@ -62,10 +62,11 @@ def test_a_missing_a_changed_and_a_foreign_row_are_found(effort: Effort):
             report, sent, elapsed_s = offer(program, renewed(PLAN, port=port, messages=1000))
         assert (report.answered, elapsed_s > 0) == (1000, True)
         assert count_rows(program.storage, [sent]) == RowCount(1000, 1000, 0, 0)
-        found = rows_after("DELETE FROM ec_consumption WHERE rowid = 500", program.storage, sent)
+        row = "rowid = (SELECT rowid FROM ec_consumption ORDER BY rowid LIMIT 1 OFFSET {})"
+        found = rows_after("DELETE FROM ec_consumption WHERE " + row.format(499), program.storage, sent)
         assert found == RowCount(1000, 999, 1, 0)
         assert found.faults() == ["1 of 1000 acknowledged batches are not stored"]
-        changed = "UPDATE ec_consumption SET ec_consumption_values = '000000,1' WHERE rowid = 1"
+        changed = "UPDATE ec_consumption SET ec_consumption_values = '000000,1' WHERE " + row.format(0)
         found = rows_after(changed, program.storage, sent)
         assert found == RowCount(1000, 999, 2, 1)
         assert len(found.faults()) == 2
