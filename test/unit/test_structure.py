@@ -81,6 +81,16 @@ def test_a_library_is_imported_where_the_architecture_says(library: str, home: s
     assert {f for f in found if not any(f == h or f.startswith(h + "/") for h in home)} == set()
 
 
+def test_no_program_of_the_server_uses_the_sip_library() -> None:
+    programs = [ROOT / f"{name}.py" for name in ("ec_server_main", "data_receiver", "sync_server")]
+    own = [*programs, *(ROOT / "ec_server").rglob("*.py"), *(ROOT / "configuration").rglob("*.py")]
+    library = {"utilities.sip_client", "utilities.sip_library", "pjsua2"}
+    assert [str(path) for path in own if library & set(imports(path))] == []
+    for path in (ROOT / "utilities").glob("*.py"):
+        if path.stem not in {"sip_client", "sip_library"}:
+            assert not library & set(imports(path)), path
+
+
 def test_no_file_is_a_drawer() -> None:
     drawers = {"helper", "helpers", "common", "misc", "manager", "base"}
     files = [p for folder in OWN for p in (ROOT / folder).rglob("*.py")]
