@@ -118,7 +118,9 @@ class DayFiles:
         for name in (path, path.with_name(path.name + "-wal")):
             try:
                 found = name.stat()
-                stamp += [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]
+                # An empty -wal is there whenever somebody has the file open: as good as none.
+                said = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+                stamp += said if found.st_size else (0, 0, 0, 0)
             except FileNotFoundError:
                 stamp += [0, 0, 0, 0]
         return tuple(stamp)
