@@ -25,6 +25,8 @@ Key = tuple[str, int]
 
 IDLE_S = 3.0
 """A held minute that nothing was written to for so long is released."""
+LOOKED_S = 1.0
+"""For so long it is taken for granted that nobody has begun to repair a minute that is over."""
 _RELEASED_AT_ONCE = 256
 """Idle minutes of one upkeep: ingest waits for as long as these take."""
 _KEPT = 20_000
@@ -80,6 +82,10 @@ class _Held:
     is_reported: bool = False
     is_whole: bool = True
     """Every row is this writer's, sent once and acknowledged: its digests may be published."""
+    looked_s: float = -LOOKED_S
+    """When its lines were last read after its end, in boot time."""
+    others: bool = False
+    """Somebody else had a line then."""
     is_in_doubt: bool = False
     """Rows may be stored for which no new version followed: the lease must not end with the old one."""
 
@@ -96,24 +102,38 @@ class Claims:
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._looked: dict[Key, MinuteLines] = {}
 
-    def look(self, keys: Iterable[Key]) -> None:
+    def look(self, keys: Collection[Key]) -> None:
         """Before ``is_sole`` and ``hold`` of these minutes: read the lines of those where it matters.
 
         That is where this writer holds no lease, and in minutes that are over, which others may repair.
         """
         now_s, wall_s = boot_time_s(), time.time()
-        unsure = [key for key in keys if self._lease_left_s(key, now_s) <= 0 or key[1] + MINUTE_S <= wall_s]
-        self._looked = self.read(unsure) if unsure else {}
-        days = {(device_id, ec_date(minute)) for device_id, minute in unsure}
+        new = [key for key in keys if self._lease_left_s(key, now_s) <= 0]
+        over = [
+            key
+            for key in keys
+            if key[1] + MINUTE_S <= wall_s
+            and self._lease_left_s(key, now_s) > 0
+            and self._is_stale(key, now_s)
+        ]
+        self._looked = self.read([*new, *over]) if new or over else {}
+        for key in over:
+            self._held[key].looked_s = now_s
+            self._held[key].others |= not self._looked[key].writers.keys() <= {self.writer}
+        days = {(device_id, ec_date(minute)) for device_id, minute in new}
         for removed in self._db.read_each(_REMOVED_UNTIL, days):
             self._stamps.saw(max((row.version for row in removed), default=0))
+
+    def _is_stale(self, key: Key, now_s: float) -> bool:
+        return now_s - self._held[key].looked_s > LOOKED_S
 
     def is_sole(self, key: Key) -> bool:
         """Whether nobody else wrote to the minute, as far as ``look`` saw."""
         held, looked = self._held.get(key), self._looked.get(key)
         if held is None:
             return looked is not None and not looked.was_written
-        return held.opened and (looked is None or looked.writers.keys() <= {self.writer})
+        has_others = held.others or (looked is not None and not looked.writers.keys() <= {self.writer})
+        return held.opened and not has_others
 
     def hold(self, keys: Collection[Key]) -> None:
         """Make sure that the line of each minute is stored, and its lease long enough for a write."""
@@ -221,9 +241,15 @@ class Claims:
             held = self._held.pop(key, None)
             opened = held.opened if held else not found[key].was_written
             whole = held.is_whole if held else True
-            in_doubt = held is not None and held.is_in_doubt
             self._held[key] = _Held(
-                0, 0.0, opened, now_s, held is not None and held.is_reported, whole, in_doubt
+                0,
+                0.0,
+                opened,
+                now_s,
+                is_reported=held is not None and held.is_reported,
+                is_whole=whole,
+                others=held is not None and held.others,
+                is_in_doubt=held is not None and held.is_in_doubt,
             )
         self._renew(keys, now_s, found)
         days = {(device_id, ec_date(minute)): self._ttl_s(minute) for device_id, minute in keys}
