@@ -66,7 +66,8 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     if not read_only:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: its space can be returned
+        if not the_value(connection.execute("PRAGMA page_count")):  # in an existing file it would only write
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that its space can be returned
         connection.execute("PRAGMA journal_mode = WAL")
         _keep_log(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
