@@ -21,7 +21,7 @@ import apsw
 
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, batch_of, merged
-from ec_server.storage.sqlite_connection import the_row, the_value, transaction
+from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
 from ec_server.storage.sqlite_day import REMOVED, DayFile, is_whole
 from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_proof import DayProof
@@ -222,8 +222,15 @@ class DayWrites:
         cursor.executemany(_INSERT, bindings)
         if self._file.db.total_changes() - before == len(bindings):
             return [(True, 1, batch.count) for batch in batches]
+        statement = "SELECT rowid FROM ec_consumption WHERE rowid BETWEEN ? AND ?"
+        within = (min(rowids), max(rowids))
+        inserted = {rowid for (rowid,) in all_rows(cursor.execute(statement, within))}
         return [
-            self._settle(cursor, StoredRow(batch, moment_us, rank_of(at[0])), at, merged_rowid or int(at[0]))
+            (True, 1, batch.count)
+            if at[0] in inserted
+            else self._settle(
+                cursor, StoredRow(batch, moment_us, rank_of(at[0])), at, merged_rowid or int(at[0])
+            )
             for batch, moment_us, at in zip(batches, moments_us, bindings)
         ]
 
@@ -237,13 +244,16 @@ class DayWrites:
         found = the_value(cursor.execute(f"SELECT rowid FROM ec_consumption WHERE {_KEY}", binding[1:6]))  # noqa: S608
         if found == binding[0]:
             return True, 1, row.batch.count
+        same = "SELECT 1 FROM ec_consumption WHERE rowid = ? AND ec_consumption_values = ?"
+        if the_value(cursor.execute(same, (found, row.batch.values))):
+            return _NOTHING
         second = dict(self._file.rows_with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
         stored = second.get(found)
         if stored is None:  # its key or time cannot be read: what arrived takes its place
             self._replace(cursor, found, "message")
             cursor.execute(_INSERT, binding)
             return True, 0, 0
-        if stored.batch.values == row.batch.values or self._was_replaced(cursor, binding):
+        if self._was_replaced(cursor, binding):
             return _NOTHING
         after = merged([one for at, one in second.items() if at < merged_rowid], stored, row)
         if after is None:
