@@ -12,11 +12,14 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 
 from utilities.checksum_util import Samples, format_canonical, md5_hex, parse_canonical
 from utilities.model import Batch, StoredRow
 from utilities.utc import day_of
+
+_NO_MICROSECOND = 1_000_000
 
 
 def in_rank(rows: Iterable[StoredRow]) -> list[StoredRow]:
@@ -50,29 +53,66 @@ def merged(second: Sequence[StoredRow], stored: StoredRow, arrived: StoredRow) -
 
 
 class RepairedSecond:
-    """One second's rows while a repair changes them: each repaired row ranks above all others."""
+    """One second's rows while a repair changes them: each repaired row ranks above all others.
+
+    A repair that overlaps no row, as where a meter's message was lost, is taken without being parsed.
+    """
 
     def __init__(self, rows: Iterable[StoredRow]) -> None:
-        listed = list(rows)
-        self._values = winners(listed)
-        self._texts = {row.batch.key: row.batch.values for row in listed}
+        self._rows = in_rank(rows)
+        self._texts = {row.batch.key: row.batch.values for row in self._rows}
+        self._values: Samples | None = None
+        self._parsed: set[tuple[str, int, int, int]] = set()
+        self._spans: list[tuple[int, int]] = []
+        for row in self._rows:
+            self._cover(row.batch)
 
     def after(self, repair: Batch) -> Batch | None:
         """The row that makes the repair's values win; None where they win already.
 
         It has the repair's key: a stored row of that key is the one whose place it takes.
         """
-        came = parse_canonical(repair.values)
-        if all(self._values.get(us) == value for us, value in came.items()):
+        after = repair if self._is_apart(repair) else self._over(repair)
+        if after is not None:
+            self._texts[after.key] = after.values
+            self._cover(after)
+        return after
+
+    def _is_apart(self, batch: Batch) -> bool:
+        """Whether no row has a microsecond within the batch's span."""
+        at = bisect_right(self._spans, (batch.end_us, _NO_MICROSECOND))
+        return at == 0 or self._spans[at - 1][1] < batch.start_us
+
+    def _cover(self, batch: Batch) -> None:
+        """Keep the spans of rows disjoint and ascending."""
+        if self._is_apart(batch):
+            insort(self._spans, (batch.start_us, batch.end_us))
+            return
+        touching = [s for s in self._spans if s[0] <= batch.end_us and s[1] >= batch.start_us]
+        whole = (min(batch.start_us, touching[0][0]), max(batch.end_us, touching[-1][1]))
+        self._spans = sorted({*self._spans}.difference(touching) | {whole})
+
+    def _over(self, repair: Batch) -> Batch | None:
+        came, values = parse_canonical(repair.values), self._winning()
+        if all(values.get(us) == value for us, value in came.items()):
             return None
-        self._values |= came
+        values |= came
         stored = self._texts.get(repair.key)
-        if stored is not None:
-            microseconds = parse_canonical(stored).keys() | came.keys()
-            text = format_canonical({us: self._values[us] for us in microseconds})
-            repair = batch_of(repair.device_id, repair.second, text)
-        self._texts[repair.key] = repair.values
-        return repair
+        if stored is None:
+            return repair
+        microseconds = parse_canonical(stored).keys() | came.keys()
+        text = format_canonical({us: values[us] for us in microseconds})
+        return batch_of(repair.device_id, repair.second, text)
+
+    def _winning(self) -> Samples:
+        """The winning values; what was taken unparsed overlaps nothing that came before it."""
+        if self._values is None:
+            self._values = winners(self._rows)
+            self._parsed = {row.batch.key for row in self._rows}
+        for text in [text for key, text in self._texts.items() if key not in self._parsed]:
+            self._values |= parse_canonical(text)
+        self._parsed = set(self._texts)
+        return self._values
 
 
 def batch_of(device_id: str, second: int, values: str) -> Batch:

@@ -275,12 +275,11 @@ class DayWrites:
         }
         second = RepairedSecond(row for _, row in stored.values())
         effects: list[_Effect] = []
-        for batch in batches:
+        for batch, rowid in zip(batches, self._rowids(cursor, now_us, len(batches))):
             after = second.after(batch)
             if after is None:
                 effects.append(_NOTHING)
                 continue
-            (rowid,) = self._rowids(cursor, now_us, 1)
             row = StoredRow(after, now_us, rank_of(rowid))
             if batch.key in stored:
                 old_rowid, old = stored[batch.key]
