@@ -141,11 +141,15 @@ class HonestMeter:
     def _run(self) -> None:
         while not self._stop.wait(0.02):
             begin = time.monotonic()
-            status = self._peer.ask(body(self.sent % 1_000_000, "honest"))
+            try:
+                status = self._peer.ask(body(self.sent % 1_000_000, "honest"))
+            except OSError:
+                status = 0
             self.worst_s = max(self.worst_s, time.monotonic() - begin)
             self.sent += 1
             if status != 200:
                 self.refused.append(status)
+                return
 
     def stop(self) -> None:
         self._stop.set()
@@ -214,15 +218,20 @@ class Flood:
 
 
 def memory_bytes(pid: int) -> int:
+    """What a receiver and its writer have of their own; the ring is a file, whose pages do not count."""
     process = psutil.Process(pid)
-    return int(sum(p.memory_info().rss for p in (process, *process.children(recursive=True))))
+    found = [p.memory_info() for p in (process, *process.children(recursive=True))]
+    return int(sum(memory.rss - memory.shared for memory in found))
 
 
 @pytest.mark.parametrize(
     "count", [4_000, pytest.param(1_000_000, marks=(pytest.mark.soak, pytest.mark.timeout(3_600)))]
 )
 def test_mutated_messages_end_slow_or_fill_nothing(tmp_path: Path, count: int) -> None:
-    receiver = Receiver(tmp_path).ready()
+    # Devices that a mutation invents would be state that grows with the test.
+    devices = tmp_path / "devices.ini"
+    devices.write_text("[honest]\n[mutant]\n")
+    receiver = Receiver(tmp_path, **{"devices.file": devices}).ready()
     try:
         flood, honest = Flood(receiver.port, seed=4475), HonestMeter(receiver.port)
         try:
@@ -240,7 +249,7 @@ def test_mutated_messages_end_slow_or_fill_nothing(tmp_path: Path, count: int) -
         assert receiver.process.poll() is None
         assert honest.sent > 0
         assert honest.refused == []
-        assert after < 1.5 * before + (16 << 20)
+        assert after < 1.1 * before + (8 << 20)
         wait_until(
             lambda: len([device for device, _ in receiver.rows() if device == "honest"]) == honest.sent,
             "every message of the honest meter as a row",
