@@ -84,11 +84,13 @@ class Writes:
                 met.append(i)
         self._claims.look(new.keys() | {_minute(batches[i]) for i in met})
         met += self._look_up(batches, new, changed)
+        if met:  # what arrives ranks above what is stored
+            self._saw(self._rows.of_seconds(_seconds([batches[i] for i in met])).values())
         rows = self._rows_of(batches, replayed)
         groups = {key: [rows[i] for i in of_minute] for key, of_minute in new.items() if of_minute}
         opened = self._store(groups)
         if met:
-            opened |= self._meet({i: rows[i] for i in sorted(met)}, changed)
+            opened |= self._meet({i: rows[i] for i in sorted(met)}, changed, keep_ranks=replayed is None)
         return WriteResult(tuple(changed), opened)
 
     def _look_up(self, batches: Sequence[Batch], new: dict[Key, list[int]], changed: list[bool]) -> list[int]:
@@ -131,13 +133,19 @@ class Writes:
             self._known.add(key, [row.batch for row in rows])
         return opened
 
-    def _meet(self, arrived: dict[int, StoredRow], changed: list[bool]) -> frozenset[Key]:
-        """Rule 2, for rows whose key is stored, most likely with other samples."""
+    def _meet(
+        self, arrived: dict[int, StoredRow], changed: list[bool], *, keep_ranks: bool
+    ) -> frozenset[Key]:
+        """Rule 2, for rows whose key is stored, most likely with other samples.
+
+        ``keep_ranks``: they are messages, above all that was stored before their call and in its order;
+        otherwise what a replay changes ranks above all.
+        """
         batches = [row.batch for row in arrived.values()]
         stored = self._rows.of_seconds(_seconds(batches))
         self._saw(stored.values())
         met = {
-            at: _MetSecond(rows, self._rows.replaced(*at, at[1] + 1), self._stamps)
+            at: _MetSecond(rows, self._rows.replaced(*at, at[1] + 1), self._stamps, keep_ranks=keep_ranks)
             for at, rows in stored.items()
         }
         for i, row in arrived.items():
@@ -165,7 +173,16 @@ class Writes:
 class _MetSecond:
     """A second's rows while batches arrive that meet some of them."""
 
-    def __init__(self, rows: Sequence[StoredRow], replaced: Sequence[ReplacedRow], stamps: Stamps) -> None:
+    def __init__(
+        self,
+        rows: Sequence[StoredRow],
+        replaced: Sequence[ReplacedRow],
+        stamps: Stamps,
+        *,
+        keep_ranks: bool,
+    ) -> None:
+        """``keep_ranks``: a merged row takes the rank of what arrived, if it is above the stored one's."""
+        self._keep_ranks = keep_ranks
         self._rows = {row.batch.key: row for row in rows}
         self._replaced = {(one.row.batch.key, one.row.batch.checksum) for one in replaced}
         self._stamps = stamps
@@ -179,12 +196,15 @@ class _MetSecond:
             return self._put(arrived)
         if batch.checksum == before.batch.checksum or (batch.key, batch.checksum) in self._replaced:
             return False
-        after = merged(list(self._rows.values()), before, arrived) if is_whole(before.batch) else batch
+        keeps_rank = self._keep_ranks and before.rank < arrived.rank
+        earlier = [row for row in self._rows.values() if not keeps_rank or row.rank < arrived.rank]
+        after = merged(earlier, before, arrived) if is_whole(before.batch) else batch
         if after is None:
             return False
         self._replaced.add((batch.key, before.batch.checksum))
         self.change.replaced.append(before)
-        return self._put(StoredRow(after, arrived.inserted_us, self._stamps.next()))
+        rank = arrived.rank if keeps_rank else self._stamps.next()
+        return self._put(StoredRow(after, arrived.inserted_us, rank))
 
     def _put(self, row: StoredRow) -> bool:
         self._rows[row.batch.key] = row
