@@ -108,19 +108,28 @@ class ProgressFile:
     # --- days -----------------------------------------------------------------------------
 
     def known_days(self) -> dict[int, int]:
-        """Days that have had a file, with the latest generation known of each."""
+        """Days that have had a file, with the latest generation known of each; negative: it is gone."""
         if self._layout != LAYOUT:
             return {day: 0 for (day,) in self._db.execute("SELECT day FROM known_day")}
         return dict(self._db.execute("SELECT day, generation FROM known_day"))
 
-    def know_day(self, day: int, generation: int) -> None:
-        """Put on record that a day has a file of at least this generation."""
+    def know_day(self, day: int, generation: int) -> int:
+        """Put on record that a day has a file of at least this generation; the latest one that is known."""
         with transaction(self._db) as cursor:
-            cursor.execute(
-                "INSERT INTO known_day VALUES (?, ?) ON CONFLICT DO UPDATE SET"
-                " generation = max(generation, excluded.generation)",
-                (day, generation),
+            return int(
+                the_value(
+                    cursor.execute(
+                        "INSERT INTO known_day VALUES (?, ?) ON CONFLICT DO UPDATE SET"
+                        " generation = max(abs(generation), excluded.generation) RETURNING generation",
+                        (day, generation),
+                    )
+                )
             )
+
+    def day_is_gone(self, day: int) -> None:
+        """The day's file is not there: what comes in its place must be above what it was."""
+        with transaction(self._db) as cursor:
+            cursor.execute("UPDATE known_day SET generation = -1 - abs(generation) WHERE day = ?", (day,))
 
     def day_went_back(self, day: int) -> None:
         """A day's file is gone or of an older state: what is known of the day's empty minutes is void."""
@@ -132,7 +141,7 @@ class ProgressFile:
                 self._put_empty(cursor, device_id, ranges.subtract(before, [(day, day + DAY_S)]))
 
     def forget_day(self, day: int) -> None:
-        """The day has no file any more."""
+        """The day has been removed, and is not expected to come back."""
         with transaction(self._db) as cursor:
             cursor.execute("DELETE FROM known_day WHERE day = ?", (day,))
 

@@ -210,7 +210,9 @@ class SqliteStore(Store):
             if written is None:
                 self._days.forget(day)
         if written.generation is not None:
-            self._tell_generation(day, written.generation)
+            known = self._tell_generation(day, written.generation)
+            if known > written.generation:  # it went back: that must be on record before it is lost again
+                self._is_trusted(day, known)
         return written.result
 
     def _know(self, day: int) -> None:
@@ -219,8 +221,8 @@ class SqliteStore(Store):
             self._tell_generation(day, 0)
             self._known.add(day)
 
-    def _tell_generation(self, day: int, generation: int) -> None:
-        self._in_progress("writing to", lambda progress: progress.know_day(day, generation))
+    def _tell_generation(self, day: int, generation: int) -> int:
+        return self._in_progress("writing to", lambda progress: progress.know_day(day, generation))
 
     def _guard_space(self) -> None:
         writable, detail, _ = self._space()
@@ -393,7 +395,8 @@ class SqliteStore(Store):
         if not self._has_progress():
             return _Trust(list(days), [])
         known = self._in_progress("reading", lambda progress: progress.known_days())
-        void = sorted(known.keys() - set(self._days.stored()))
+        stored = set(self._days.stored())
+        void = [day for day, generation in known.items() if generation >= 0 and day not in stored]
         for day in void:
             self._day_is_gone(day)
         trusted = [day for day in days if self._is_trusted(day, known.get(day))]
@@ -404,7 +407,7 @@ class SqliteStore(Store):
     def _day_is_gone(self, day: int) -> None:
         if not self._read_only:
             self._in_progress("writing to", lambda progress: progress.day_went_back(day))
-            self._in_progress("writing to", lambda progress: progress.forget_day(day))
+            self._in_progress("writing to", lambda progress: progress.day_is_gone(day))
             self._known.discard(day)
 
     def _generation(self, day: int) -> int:
@@ -424,6 +427,7 @@ class SqliteStore(Store):
         except DamagedFileError as error:
             self._unreadable[self._days.path(day).name] = str(error)
             return False
+        known = abs(known) if known is not None else None
         if known is None and generation:
             known = generation + 1  # somebody else's file, or progress.db was lost
         if known is None or generation >= known:
@@ -545,6 +549,8 @@ class SqliteStore(Store):
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
         """See the contract. Also where space is short: packing makes more than it needs."""
+        if not self._days.path(day_of(minute)).exists():
+            return Packed()
         return self._on_day("packing", day_of(minute), lambda d: d.packing.pack_minute(device_id, minute))
 
     def return_space(self, before: int) -> bool:
@@ -571,6 +577,7 @@ class SqliteStore(Store):
         removed = []
         for old in [d for d in self._days.stored() if d < day]:
             self._day_is_gone(old)
+            self._in_progress("writing to", lambda progress, d=old: progress.forget_day(d))  # type: ignore[misc]
             try:
                 self._days.remove(old)
             except DamagedFileError:

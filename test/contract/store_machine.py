@@ -65,6 +65,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = MemoryStore()
         self.now_us = _START_US
         self.sent: list[Batch] = []
+        self.lost: set[int] = set()
         self.must: dict[Place, MinuteState] = {}
         self.may: dict[Place, MinuteState] = {}
         self.ledger: dict[Place, MemoryStore] = {}
@@ -88,11 +89,23 @@ class StoreMachine(RuleBasedStateMachine):
             self.must.pop(place, None)
             self.may.pop(place, None)
 
+    def _made_anew(self, day: int) -> None:
+        """A lost day gets a file again, which may cost minutes that were found empty meanwhile."""
+        if day in self.lost:
+            self.lost.remove(day)
+            self._forget_verdicts(day)
+
+    def _forget_verdicts(self, day: int) -> None:
+        """Nothing of a day has to be settled any more."""
+        for place in [place for place in self.must if day_of(place[1]) == day]:
+            del self.must[place]
+
     def _write(
         self, handle: int, name: str, batches: Sequence[Batch], *arguments: object
     ) -> frozenset[Place]:
         """The same call on both; ``arguments`` for the engine and for the model. The opened minutes."""
         engine, model = arguments or (batches, batches)
+        self._made_anew(day_of(batches[0].second))
         with self._at_this_time():
             result = getattr(self.stores[handle], name)(engine)
             expected = getattr(self.model, name)(model)
@@ -159,6 +172,8 @@ class StoreMachine(RuleBasedStateMachine):
             state = MinuteState.PROVEN
         if seen is None and state in (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE):
             state = MinuteState.EMPTY
+        if state is MinuteState.UNRESOLVED:
+            self._made_anew(day_of(minute))
         verdict = Verdict(minute, state, Digest(1, "0" * 32) if is_late else seen, 1, 0)
         changed = self.stores[handle].record_verdicts(device, [verdict], self.now_us)
         assert changed == self.model.record_verdicts(device, [verdict], self.now_us)
@@ -287,6 +302,7 @@ class FileMachine(StoreMachine):
 
     def _day_becomes(self, day: int, saved: object | None, model: MemoryStore) -> None:
         self.put_back(day, saved)
+        self.lost.add(day)
         there = copy.deepcopy(model)
         for device in DEVICES:
             mine = self.model._rows.setdefault(device, {})
@@ -303,15 +319,11 @@ class FileMachine(StoreMachine):
             self.model._replaced[device] = kept + back
         self._forget_verdicts(day)
 
-    def _forget_verdicts(self, day: int) -> None:
-        """A day that may have gone back: nothing of it has to be settled any more."""
-        for place in [place for place in self.must if day_of(place[1]) == day]:
-            del self.must[place]
-
     @rule(device=devices, second=seconds)
     def delete_rows_by_hand(self, device: str, second: int) -> None:
         if self.model._rows.get(device, {}).get(second):
-            self.by_hand(day_of(second), f"DELETE FROM ec_consumption WHERE {_where(device, second)}")
+            for table in ("ec_consumption", "ec_block"):
+                self.by_hand(day_of(second), f"DELETE FROM {table} WHERE {_where(device, second)}")
             self.model._rows[device][second] = {}
             self.model._verdicts.get(device, {}).pop(minute_of(second), None)
             self._changed([(device, minute_of(second))])
@@ -332,6 +344,8 @@ class FileMachine(StoreMachine):
         )
         self.model.ingest([new])
         self._changed([(device, minute_of(second))])
+        # What comes and goes between two looks of the server, nobody can know.
+        self.stores[1].unproven_ranges(device, *SPAN)
 
     def copy_exists(self, day: int) -> bool:
         """Whether the day has a file."""

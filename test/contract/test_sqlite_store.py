@@ -232,6 +232,24 @@ class TestFilesThatGoBack:
         foreign("VACUUM")
         assert list(opens().rows("m", NOON, NOON + 1)) == before
 
+    @pytest.mark.parametrize("is_noticed", [True, False])
+    def test_an_old_file_restored_after_its_day_was_lost_and_made_anew_proves_nothing(
+        self, opens: Opens, tmp_path: Path, is_noticed: bool
+    ) -> None:
+        path, backup, store = tmp_path / "ec-20260301.sqlite", tmp_path / "backup", opens()
+        store.ingest([run_of("m", NOON, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        by_hand(path, f"VACUUM INTO '{backup}'")
+        for late in (None, run_of("m", NOON, 5000)):
+            if late is not None:
+                store.ingest([late])
+            for name in tmp_path.glob("ec-20260301.sqlite*"):
+                name.unlink()
+            if is_noticed:
+                assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+        shutil.copy(backup, path)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
     def test_a_file_that_is_gone_and_made_anew_by_a_commit_proves_nothing(
         self, opens: Opens, tmp_path: Path, proven: Path
     ) -> None:

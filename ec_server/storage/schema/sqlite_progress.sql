@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS empty_range (
 
 -- Days that have had a file, and the latest generation of each (ec_file in the day file). A file that is
 -- gone without retention having removed it, or that has a lower generation, went back to an older state:
--- what it proves counts no more.
+-- what it proves counts no more. A negative one is of a file that is gone, and counts without its sign.
 CREATE TABLE IF NOT EXISTS known_day (
     day        INTEGER PRIMARY KEY,
     generation INTEGER NOT NULL DEFAULT 0
