@@ -79,6 +79,7 @@ _PROVE_STATE = (
 )
 _PROOFS_AT_ONCE = 60
 """Partitions that one request asks for."""
+_NOTED = "SELECT ec_date FROM ec_notable WHERE device_id = ?"
 _DAYS = (
     "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version FROM ec_day"
     " WHERE device_id = ?"
@@ -263,6 +264,11 @@ class Records:
     def days(self, device_id: str) -> dict[str, Day]:
         """Each ``ec_date`` on record of a device, ascending."""
         return _days_of_rows(self._db.read(_DAYS, device_id))
+
+    def days_on_record(self, device_id: str) -> list[int]:
+        """The days that have rows, or minutes of which nothing is stored on record, ascending."""
+        noted = {row.ec_date for row in self._db.read(_NOTED, device_id)}
+        return sorted(parse_ec(date, "000000") for date in noted | self.days(device_id).keys())
 
     def days_of_each(self, device_ids: Sequence[str]) -> list[dict[str, Day]]:
         """``days`` of several devices at once."""

@@ -55,8 +55,16 @@ class Settled:
     ) -> list[Range]:
         """The ranges of minutes in ``[start, stop)`` whose state is one of these."""
         now_us = now()
-        found = self._records.lines(device_id, start, stop).items()
-        return ranges.of_minutes(minute for minute, one in found if one.verdict(now_us) in states)
+        spans = [(start, stop)]
+        if stop - start > 2 * DAY_S:  # it may reach from the first day to the last that there can be
+            days = self._records.days_on_record(device_id)
+            spans = ranges.clip([(day, day + DAY_S) for day in days], start, stop)
+        return ranges.of_minutes(
+            minute
+            for span in spans
+            for minute, one in self._records.lines(device_id, *span).items()
+            if one.verdict(now_us) in states
+        )
 
     def _read(self, device_id: str, first: int, last: int, day: Day) -> list[Range]:
         now_us, lines = now(), self._records.lines(device_id, first, last)

@@ -142,6 +142,15 @@ class TestRowsThatDisappear:
         assert list(store.rows("m", NOON, NOON + 180)) == []
         assert store.earliest_minute("m") is None
 
+    def test_minutes_in_a_state_are_found_in_any_span(self, opens: Opens) -> None:
+        store = opens()
+        check(store, "m", NOON, MinuteState.EMPTY)
+        store.ingest([run_of("m", NOON + 60, 0)], MARK)
+        check(store, "m", NOON + 60, MinuteState.PROVEN)
+        ever = (0, 2**62)
+        assert store.ranges_in("m", *ever, [MinuteState.EMPTY]) == [(NOON, NOON + 60)]
+        assert store.ranges_in("m", *ever, [MinuteState.PROVEN]) == [(NOON + 60, NOON + 120)]
+
 
 class TestRowsOfOneKey:
     A = batch("m", NOON, {0: "9", 10: "9"})
