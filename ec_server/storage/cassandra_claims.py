@@ -18,7 +18,7 @@ from ec_server.storage.cassandra_clock import Stamps, boot_time_s
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
 from utilities.cassandra_util import Database, Statement
 from utilities.model import MinuteState
-from utilities.utc import MINUTE_S, ec_date, ec_time
+from utilities.utc import HOUR_S, MINUTE_S, ec_date, ec_time
 
 Key = tuple[str, int]
 """``(device, minute)``."""
@@ -26,7 +26,7 @@ Key = tuple[str, int]
 IDLE_S = 3.0
 """A held minute that nothing was written to for so long is released."""
 LOOKED_S = 1.0
-"""For so long it is taken for granted that nobody has begun to repair a minute that is over."""
+"""For so long it is taken for granted that nobody has begun to repair a minute that is just over."""
 _RELEASED_AT_ONCE = 256
 """Idle minutes of one upkeep: ingest waits for as long as these take."""
 _KEPT = 20_000
@@ -101,6 +101,7 @@ class Claims:
         self._ttl_s = ttl_s
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._looked: dict[Key, MinuteLines] = {}
+        self._removed: dict[tuple[str, str], int] = {}
 
     def look(self, keys: Collection[Key]) -> None:
         """Before ``is_sole`` and ``hold`` of these minutes: read the lines of those where it matters.
@@ -120,12 +121,28 @@ class Claims:
         for key in over:
             self._held[key].looked_s = now_s
             self._held[key].others |= not self._looked[key].writers.keys() <= {self.writer}
-        days = {(device_id, ec_date(minute)) for device_id, minute in new}
-        for removed in self._db.read_each(_REMOVED_UNTIL, days):
-            self._stamps.saw(max((row.version for row in removed), default=0))
+            if self.writer not in self._looked[key].writers:  # the day was removed: begin anew
+                del self._held[key]
+        self._look_for_removals([*new, *(key for key in over if key not in self._held)])
+
+    def _look_for_removals(self, keys: Collection[Key]) -> None:
+        days = list({(device_id, ec_date(minute)) for device_id, minute in keys})
+        for day, removed in zip(days, self._db.read_each(_REMOVED_UNTIL, days)):
+            if removed:
+                self._removed[day] = removed[0].version
+                self._stamps.saw(removed[0].version)
+
+    def removed_until(self, device_id: str, second: int) -> int:
+        """The write timestamp up to which the day of ``second`` was removed; 0: it was not."""
+        return self._removed.get((device_id, ec_date(second)), 0) if self._removed else 0
 
     def _is_stale(self, key: Key, now_s: float) -> bool:
-        return now_s - self._held[key].looked_s > LOOKED_S
+        is_old = key[1] + HOUR_S <= time.time()
+        return is_old or now_s - self._held[key].looked_s > LOOKED_S
+
+    def is_gone(self, key: Key) -> bool:
+        """Whether ``look`` found no line of this writer: what it wrote to the minute may be gone."""
+        return key in self._looked and self.writer not in self._looked[key].writers
 
     def is_sole(self, key: Key) -> bool:
         """Whether nobody else wrote to the minute, as far as ``look`` saw."""

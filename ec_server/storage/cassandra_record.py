@@ -302,14 +302,11 @@ class Records:
     def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
         """Forget a day; the day's own line last, so that a removal broken off is found again.
 
-        Where the ceiling is in the future, a line says so to those who write to the day again: what they
-        write below it would never be seen.
+        A line says up to which write timestamp it was removed, to those who write to the day again: what
+        they write below it would never be seen.
         """
         where = (device_id, ec_date(day))
-        if ceiling > now():
-            self._db.write(
-                [[Statement(_REMOVED_DAY, (_REMOVED_KEPT_S, ceiling + 1, ceiling, *where, REMOVED))]]
-            )
+        self._db.write([[Statement(_REMOVED_DAY, (_REMOVED_KEPT_S, ceiling + 1, ceiling, *where, REMOVED))]])
         for table in ("ec_minute", "ec_checksum", "ec_notable", "ec_day"):
             cql = f"DELETE FROM {table} USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ?"  # noqa: S608
             self._db.write([[Statement(cql, (ceiling, *where))]])

@@ -90,10 +90,16 @@ class Change:
 class Rows:
     """Reads rows and writes them."""
 
-    def __init__(self, database: Database, ttl_s: Callable[[int], int]) -> None:
-        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever."""
+    def __init__(
+        self, database: Database, ttl_s: Callable[[int], int], removed_until: Callable[[str, int], int]
+    ) -> None:
+        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever.
+
+        ``removed_until`` gives the write timestamp up to which a device's day was removed; 0: it was not.
+        """
         self._db = database
         self._ttl_s = ttl_s
+        self._removed_until = removed_until
 
     def write(self, groups: Iterable[Sequence[StoredRow]]) -> None:
         """Store groups of rows, each of one device and minute, and each all or none."""
@@ -101,12 +107,13 @@ class Rows:
 
     def _encoded(self, group: Sequence[StoredRow]) -> EncodedRows:
         """Encoded here, where it is known what rows of one second have in common."""
-        known, head, ttl_s = -1, b"", 0
+        known, head, ttl_s, removed = -1, b"", 0, 0
         rows = []
         for batch, inserted_us, rank in group:
             if known != batch.second:
                 known = batch.second
                 head, ttl_s = _head(batch.device_id, known), self._ttl_s(known)
+                removed = self._removed_until(batch.device_id, known)
             text = batch.values.encode("ascii")
             last = text.rfind(b";") + 1
             before = _BEFORE.pack(6, text[:6], 6, text[last : last + 6], len(text))
@@ -120,7 +127,7 @@ class Rows:
                 8,
                 rank,
                 8,
-                rank,
+                rank if rank > removed else removed + 1,
                 4,
                 ttl_s,
             )
@@ -139,7 +146,9 @@ class Rows:
         for row in change.removed:
             yield Statement(_DELETE_ROW, (change.removed_at, *_key(row.batch)))
         for row in change.rows:
-            yield Statement(_INSERT, (*_values(row), row.rank, self._ttl_s(row.batch.second)))
+            removed = self._removed_until(row.batch.device_id, row.batch.second)
+            timestamp = max(row.rank, removed + 1)
+            yield Statement(_INSERT, (*_values(row), timestamp, self._ttl_s(row.batch.second)))
 
     def keep(self, kept: Iterable[ReplacedRow]) -> None:
         """Put on record what was replaced elsewhere."""

@@ -76,7 +76,7 @@ class CassandraStore(Store):
         tables = Template(_SCHEMA.read_text("utf-8")).substitute(window_hours=_window_hours(retention_days))
         self._db = Database(target, tables, read_only=read_only, on_tick=self._upkeep)
         self._claims = Claims(self._db, uuid.uuid4().hex[:16], self._stamps, self._ttl_s)
-        self._rows = Rows(self._db, self._ttl_s)
+        self._rows = Rows(self._db, self._ttl_s, self._claims.removed_until)
         self._writes = Writes(self._claims, self._rows, self._stamps)
         self._records = Records(self._db, self._stamps, self._ttl_s, read_only=read_only)
         self._settled = Settled(self._records, read_only=read_only)

@@ -9,7 +9,8 @@ Rules:
    changes it in one mutation: the new rows, and in ``ec_replaced`` those whose place they take.
 3. Ranks are above every version and rank that was read (cassandra_clock.py): a merged row and a repair
    win over what they were made of, whatever the clocks say. A row that is replayed keeps its rank, which
-   is its write timestamp, so that it loses against whatever took its place since.
+   is its write timestamp, so that it loses against whatever took its place since. (In a day that was
+   removed, the timestamp is above the removal's: Cassandra would show nothing that is older.)
 4. Lines, rows, new versions, in that order (cassandra_minutes.py). A batch that changes nothing leaves
    lines, versions and proof alone.
 5. Two servers that receive different samples of one key in the same moment keep the row of the higher
@@ -71,6 +72,7 @@ class Writes:
     def _arrive(self, batches: Sequence[Batch], replayed: Sequence[StoredRow] | None) -> WriteResult:
         new: dict[Key, list[int]] = {}
         met: list[int] = []
+        repeated: list[int] = []
         fresh: dict[RowKey, str] = {}
         changed: list[bool] = []
         for i, batch in enumerate(batches):
@@ -82,7 +84,13 @@ class Writes:
                 new.setdefault((batch.device_id, minute_of(batch.second)), []).append(i)
             elif not is_same:
                 met.append(i)
-        self._claims.look(new.keys() | {_minute(batches[i]) for i in met})
+            elif earlier is checksum:
+                repeated.append(i)
+        self._claims.look(new.keys() | {_minute(batches[i]) for i in (*met, *repeated)})
+        for i in repeated:  # it is a duplicate, unless the day was removed since
+            if self._claims.is_gone(_minute(batches[i])):
+                changed[i] = True
+                new.setdefault(_minute(batches[i]), []).append(i)
         met += self._look_up(batches, new, changed)
         if met:  # what arrives ranks above what is stored
             self._saw(self._rows.of_seconds(_seconds([batches[i] for i in met])).values())

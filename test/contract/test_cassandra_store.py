@@ -54,6 +54,26 @@ class TestCassandraStore(StoreSuite):
 
 
 class TestWrites:
+    def test_a_message_of_a_removed_day_is_no_duplicate_and_its_day_is_on_record(self, opens: Opens) -> None:
+        writer, keeper = opens(), opens()
+        writer.ingest([run_of("m", NOON, 0)], MARK)
+        keeper.remove_before(MIDNIGHT + DAY_S)
+        assert writer.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
+        assert keeper.second_text("m", NOON) == run_of("m", NOON, 0).values
+        assert keeper.earliest_minute("m") == NOON
+        assert keeper.remove_before(MIDNIGHT + DAY_S) == ["20260301"]
+
+    def test_old_rows_can_be_brought_back_into_a_day_that_was_removed(self, opens: Opens) -> None:
+        writer, keeper = opens(), opens()
+        rows = [StoredRow(run_of("m", NOON, us), EARLY_US + us, EARLY_US + us) for us in (0, 1000)]
+        writer.replay(rows[:1])
+        keeper.remove_before(MIDNIGHT + DAY_S)
+        opens().replay(rows)
+        assert list(keeper.rows("m", NOON, NOON + 1)) == rows
+        assert [d.count for _, d in keeper.minute_digests("m", NOON, NOON + 60)] == [8]
+        keeper.repair([run_of("m", NOON, 0, value="2.5")])
+        assert keeper.second_text("m", NOON).startswith("000000,2.5;")
+
     def test_a_duplicate_is_told_whoever_wrote_the_row(self, opens: Opens) -> None:
         one, other = opens(), opens()
         assert one.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
