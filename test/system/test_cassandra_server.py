@@ -30,7 +30,7 @@ from system.test_sync_server import meters
 
 from ec_server.storage.cassandra_store import CassandraStore
 from utilities.checksum_util import md5_hex
-from utilities.model import Batch
+from utilities.model import Batch, StoredRow
 from utilities.utc import ec_date, ec_time, parse_ec
 
 __all__ = ["meters"]
@@ -59,11 +59,11 @@ class Keyspace:
         assert found
         device, second = found[1], parse_ec(path.stem.removeprefix("ec-"), found[2])
         with self.store() as store:
-            for row, inserted_us, _ in list(store.rows(device, second, second + 1)):
+            for row, inserted_us, rank in list(store.rows(device, second, second + 1)):
                 text = row.values.replace(",", ",9")
                 if statement.startswith("UPDATE"):
                     altered = row._replace(values=text, checksum=md5_hex(text))
-                    store._rows.write([[(altered, inserted_us + 1)]])
+                    store._rows.write([[StoredRow(altered, inserted_us, rank + 1)]])
                 else:
                     store._db.write([[_delete_row(row)]])
 
