@@ -194,6 +194,7 @@ class Spooling:
                 try:
                     self._drain()
                 except StorageError as error:
+                    self._wake.set()  # what was not taken waits, though nothing new may ever come
                     self._say(
                         f"the database takes nothing, {len(self._own)} batches wait in the spool: {error}"
                     )
