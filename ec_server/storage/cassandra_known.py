@@ -8,25 +8,29 @@ forgotten (the floor). Live data ascends, and lies above the floor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from ec_server.storage.recent_rows import RecentRows, RowKey
 from utilities.model import Batch
 
 Place = tuple[int, int]
 """``(second, start_us)``."""
-_BEGINNING: Place = (-1, -1)
+BEGINNING: Place = (-1, -1)
+"""Below every place."""
+place_of: Callable[[Batch], Place] = itemgetter(1, 2)
+"""Where a batch lies in its minute."""
 
 
 @dataclass(slots=True)
 class _Minute:
     generation: int
-    top: Place = _BEGINNING
+    top: Place = BEGINNING
     """The highest row written."""
-    middle: Place = _BEGINNING
+    middle: Place = BEGINNING
     """The highest row written before the younger half of the memory began, or soon after."""
-    floor: Place = _BEGINNING
+    floor: Place = BEGINNING
     """Rows up to here may have been forgotten."""
 
 
@@ -43,10 +47,10 @@ class KnownRows:
         """Whether the row of a key has these samples; None: no such row is remembered."""
         return self._recent.is_same(key, checksum)
 
-    def is_above_floor(self, minute: tuple[str, int], batch: Batch) -> bool:
-        """Whether this writer would remember the row, if it had written it."""
+    def floor(self, minute: tuple[str, int]) -> Place:
+        """Up to where rows of a minute may have been written and forgotten; beyond it all are remembered."""
         known = self._minutes.get(minute)
-        return known is None or (batch.second, batch.start_us) > self._floor(known)
+        return BEGINNING if known is None else self._floor(known)
 
     def _floor(self, known: _Minute) -> Place:
         age = self._recent.generation - known.generation
@@ -62,11 +66,22 @@ class KnownRows:
         generation = self._recent.generation
         known = self._minutes.pop(minute, None) or _Minute(before)
         floor = self._floor(known)
-        places = ((batch.second, batch.start_us) for batch in listed)
-        known.top = max(known.top, *places)
+        known.top = max(known.top, max(map(place_of, listed)))  # noqa: PLW3301 - twice as fast
         if known.generation != generation:
             known.floor = floor if generation - before < 2 else known.top
             known.generation, known.middle = generation, known.top
         self._minutes[minute] = known
         if len(self._minutes) > self._limit:
             del self._minutes[next(iter(self._minutes))]
+
+    def forget(self, minutes: Iterable[tuple[str, int]]) -> bool:
+        """These minutes' rows are gone; whether any of them was remembered.
+
+        Rows cannot be forgotten one by one, so all are: those of other minutes are then below the floor.
+        """
+        gone = [minute for minute in minutes if self._minutes.pop(minute, None) is not None]
+        if gone:
+            self._recent = RecentRows(self._limit)
+            for known in self._minutes.values():
+                known.generation, known.middle, known.floor = 0, known.top, known.top
+        return bool(gone)

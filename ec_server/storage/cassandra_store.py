@@ -299,6 +299,7 @@ class CassandraStore(Store):
     def _count_as_written(self, device_id: str, minute: int) -> MinuteLines:
         key = (device_id, minute)
         with self._lock:
+            self._writes.look(key)
             self._claims.hold([key])
             self._claims.touch([key])
             self._claims.spoil([key], is_in_doubt=False)

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 
 from ec_server.storage.cassandra_claims import Claims, Key
 from ec_server.storage.cassandra_clock import Stamps
-from ec_server.storage.cassandra_known import KnownRows
+from ec_server.storage.cassandra_known import BEGINNING, KnownRows, place_of
 from ec_server.storage.cassandra_rows import Change, Rows, is_whole, pieces
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, merged
@@ -57,7 +57,7 @@ class Writes:
     def repair(self, batches: Sequence[Batch]) -> WriteResult:
         """What the device says of its seconds; afterwards these values win."""
         stored = self._rows.of_seconds(_seconds(batches))
-        self._claims.look({_minute(batch) for batch in batches})
+        self._look({_minute(batch) for batch in batches})
         self._saw(stored.values())
         rank = self._stamps.next(len(batches) + 1)
         repaired = {at: _RepairedSecond(rows, rank) for at, rows in stored.items()}
@@ -72,7 +72,7 @@ class Writes:
     def _arrive(self, batches: Sequence[Batch], replayed: Sequence[StoredRow] | None) -> WriteResult:
         new: dict[Key, list[int]] = {}
         met: list[int] = []
-        repeated: list[int] = []
+        seen: set[Key] = set()
         fresh: dict[RowKey, str] = {}
         changed: list[bool] = []
         for i, batch in enumerate(batches):
@@ -82,15 +82,12 @@ class Writes:
             changed.append(not is_same)
             if is_same is None:
                 new.setdefault((batch.device_id, minute_of(batch.second)), []).append(i)
-            elif not is_same:
-                met.append(i)
-            elif earlier is checksum:
-                repeated.append(i)
-        self._claims.look(new.keys() | {_minute(batches[i]) for i in (*met, *repeated)})
-        for i in repeated:  # it is a duplicate, unless the day was removed since
-            if self._claims.is_gone(_minute(batches[i])):
-                changed[i] = True
-                new.setdefault(_minute(batches[i]), []).append(i)
+            else:
+                seen.add(_minute(batch))
+                if not is_same:
+                    met.append(i)
+        if self._look(new.keys() | seen):
+            return self._arrive(batches, replayed)
         met += self._look_up(batches, new, changed)
         if met:  # what arrives ranks above what is stored
             self._saw(self._rows.of_seconds(_seconds([batches[i] for i in met])).values())
@@ -101,13 +98,23 @@ class Writes:
             opened |= self._meet({i: rows[i] for i in sorted(met)}, changed, keep_ranks=replayed is None)
         return WriteResult(tuple(changed), opened)
 
+    def _look(self, minutes: set[Key]) -> bool:
+        """Look at minutes before they are written to; whether it turned out that the memory was wrong.
+
+        That is where this writer's line is gone: the day was removed, and its rows with it.
+        """
+        self._claims.look(minutes)
+        gone = [minute for minute in minutes if self._claims.is_gone(minute)]
+        return self._known.forget(gone)
+
+    def look(self, minute: Key) -> None:
+        """Before something else than rows is written to a minute's lines."""
+        self._look({minute})
+
     def _look_up(self, batches: Sequence[Batch], new: dict[Key, list[int]], changed: list[bool]) -> list[int]:
         """Rule 1: take out of ``new`` what is stored; those whose key is stored with other samples."""
         unsure = [
-            (key, i)
-            for key, of_minute in new.items()
-            for i in of_minute
-            if not (self._claims.is_sole(key) and self._known.is_above_floor(key, batches[i]))
+            (key, i) for key, of_minute in new.items() for i in self._uncertain(key, of_minute, batches)
         ]
         if not unsure:
             return []
@@ -121,9 +128,14 @@ class Writes:
                 changed[i] = checksum != batches[i].checksum
                 if changed[i]:
                     met.append(i)
-                else:
-                    self._known.add(key, [batches[i]])
         return met
+
+    def _uncertain(self, key: Key, of_minute: list[int], batches: Sequence[Batch]) -> list[int]:
+        """Those that may be stored already; a copy."""
+        if not self._claims.is_sole(key):
+            return list(of_minute)
+        floor = self._known.floor(key)
+        return [i for i in of_minute if place_of(batches[i]) <= floor] if floor > BEGINNING else []
 
     def _rows_of(self, batches: Sequence[Batch], replayed: Sequence[StoredRow] | None) -> Sequence[StoredRow]:
         if replayed is not None:

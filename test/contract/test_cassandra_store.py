@@ -62,6 +62,8 @@ class TestWrites:
         assert keeper.second_text("m", NOON) == run_of("m", NOON, 0).values
         assert keeper.earliest_minute("m") == NOON
         assert keeper.remove_before(MIDNIGHT + DAY_S) == ["20260301"]
+        writer.repair([run_of("m", NOON, 5000)])
+        assert writer.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
 
     def test_old_rows_can_be_brought_back_into_a_day_that_was_removed(self, opens: Opens) -> None:
         writer, keeper = opens(), opens()
