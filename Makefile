@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for processes rather than compute, so that more of them than cores run side by side.
 TEST_PROCESSES ?= 3
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-fast soak bench fuzz lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
@@ -41,8 +42,9 @@ format: $(VENV)/dev ## put the format right
 
 lock: $(VENV)/dev ## pin every package with its hashes, from pyproject.toml
 	@$(BIN)/pip install -q 'uv==0.13.9'
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements-dev.txt
+	$(LOCK) -o requirements.txt
+	$(LOCK) --extra cassandra -o requirements-cassandra.txt
+	$(LOCK) --all-extras -o requirements-dev.txt
 
 cassandra: $(VENV)/dev ## a real Cassandra on 127.0.0.1 (NODES=3 for three)
 	@$(BIN)/python -m reference_cluster start --nodes $(or $(NODES),1)

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from configuration.settings import Settings
+from utilities import extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ def _registrar(settings: Settings) -> Iterator[Conflict]:
         yield Conflict(("sip.registrar", "sip.registrar_user"), "needs sip.registrar_user")
 
 
+def _driver(settings: Settings) -> Iterator[Conflict]:
+    if settings.storage_engine == "cassandra" and extras.is_missing("cassandra"):
+        yield Conflict(("storage.engine",), f"needs {extras.install_text('cassandra')}")
+
+
 def _data_centre(settings: Settings) -> Iterator[Conflict]:
     centres = [part.split(":")[0] for part in settings.cassandra_replication.split(",") if ":" in part]
     if centres and settings.cassandra_local_dc and settings.cassandra_local_dc not in centres:
@@ -160,4 +166,4 @@ def _storage_path(settings: Settings) -> Iterator[Conflict]:
         yield Conflict(("storage.path",), f"cannot be written to: {existing} does not permit it")
 
 
-_RULES = (_bind, _tls, _pem_files, _ports, _registrar, _data_centre, _storage_path)
+_RULES = (_bind, _tls, _pem_files, _ports, _registrar, _driver, _data_centre, _storage_path)

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Print the path of a Python that can run this server, for `make` to build the environment with.
+# Print the path of a Python that `make` can build its environment with.
 #
-# pjsua2-python, which binds the SIP stack, has wheels for CPython up to 3.12, on Linux x86-64 and on
-# macOS with Apple silicon. Elsewhere it would have to be compiled, so say what is missing instead.
+# The demo and the tests run the reference meter, which sends with PJSUA2. pjsua2-python has wheels for
+# CPython up to 3.12, on Linux x86-64 and on macOS with Apple silicon. Elsewhere it would have to be
+# compiled, so this script says what is missing instead. (The server alone also runs with later Pythons.)
 #
 # Order: the interpreter that PYTHON names, then python3.12, python3.11 and python3 on the path, then
 # one that uv knows or can install. Exit code 2 where there is none, with what to install on stderr.
@@ -19,8 +20,8 @@ machine="${EC_MACHINE:-$(uname -s) $(uname -m)}"
 case "$machine" in
     "Linux x86_64" | "Darwin arm64") ;;
     *)
-        echo "pjsua2-python has no wheel for $machine, only for Linux x86_64 and macOS arm64;" \
-            "README.md, \"Platforms\", says what can be done" >&2
+        echo "the demo and the tests need pjsua2-python, which has no wheel for $machine, only for Linux x86_64" \
+            "and macOS arm64; README.md, \"Platforms\", says what runs here" >&2
         exit 2
         ;;
 esac
@@ -51,13 +52,14 @@ if command -v uv >/dev/null 2>&1; then
 fi
 
 cat >&2 <<'MESSAGE'
-CPython 3.11 or 3.12 is needed, and none was found. Install one, then run the command again:
+The demo and the tests need CPython 3.11 or 3.12, and none was found. Install one, then run the command again:
   Debian 12      apt-get install python3.11 python3.11-venv
-  Debian 13      install uv (pipx install uv), which then provides Python 3.12
+  Debian 13      apt-get install pipx && pipx install uv && pipx ensurepath   (uv then provides Python 3.12)
   Ubuntu 24.04   apt-get install python3.12 python3.12-venv
   Ubuntu 22.04   apt-get install python3.11 python3.11-venv
   Fedora         dnf install python3.12
   macOS          brew install python@3.12
-Or name one that is elsewhere: make PYTHON=/path/to/python3.12 ...
+Or name one that is installed elsewhere: make PYTHON=/path/to/python3.12 demo
+The server alone also runs with Python 3.13: see README.md, "Run it".
 MESSAGE
 exit 2

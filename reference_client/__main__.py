@@ -1,139 +1,28 @@
 """Runs meters: ``python -m reference_client --devices 3`` (docs/meter.md).
 
-The meters are divided among processes of their own; this one prints a line a second of what they do
-and ends them all, on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 where all ended well and, if
-messages were due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments.
+The meters are divided among processes of their own; this one prints one line per second of what they do
+and ends them all: on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 where all ended well and, if
+messages were due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments, or where PJSUA2, which
+sends the messages, is not installed.
 """
 
 from __future__ import annotations
 
-import math
-import multiprocessing
-import multiprocessing.connection
-import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 
-from reference_client.command_line import plans_of
-from reference_client.meter_figures import Figures, all_in_vain, describe, line, total
-from reference_client.meter_process import Begin, ProcessPlan, run
-
-_READY_S = 60.0
-_AHEAD_S = 0.3
-_END_S = 10.0
+from utilities import extras
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the meters that a command line describes; the exit code."""
+    if extras.is_missing("pjsua2"):
+        print(f"the reference meter needs {extras.install_text('pjsua2')}", file=sys.stderr)
+        return 2
+    from reference_client.command_line import plans_of  # noqa: PLC0415 (both need pjsua2)
+    from reference_client.fleet import Fleet  # noqa: PLC0415
+
     return Fleet(plans_of(arguments)).run()
-
-
-class Fleet:
-    """All processes of meters, and what they report."""
-
-    def __init__(self, plans: Sequence[ProcessPlan]) -> None:
-        self._plans = plans
-        self._stop = False
-        self._processes: dict[Connection, SpawnProcess] = {}
-        self._figures: dict[str, Figures] = {}
-        self._names: dict[Connection, str] = {}
-
-    def run(self) -> int:
-        """Start, print a line a second, and end all of them."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the children inherit that: only we see Ctrl-C
-        try:
-            for plan in self._plans:
-                self._start(plan)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._asked_to_stop)
-            self._begin()
-            self._watch()
-        finally:
-            self._end()
-        done = total(self._figures.values())
-        print(describe(done), flush=True)
-        if all_in_vain(done):
-            sip = self._plans[0].sip
-            print(
-                f"no message was acknowledged: does a server listen on {sip.host} port {sip.port} "
-                f"over {sip.transport}?",
-                file=sys.stderr,
-            )
-            return 1
-        return 0 if all(process.exitcode == 0 for process in self._processes.values()) else 1
-
-    def _start(self, plan: ProcessPlan) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=run, args=(plan, theirs), name=plan.name, daemon=True)
-        process.start()
-        theirs.close()
-        self._processes[ours], self._names[ours] = process, plan.name
-
-    def _asked_to_stop(self, *_: object) -> None:
-        self._stop = True
-
-    def _begin(self) -> None:
-        """Wait until every process is ready, or ended, then let all begin at the same moment."""
-        deadline, waiting = time.monotonic() + _READY_S, set(self._processes)
-        while waiting and not self._stop and time.monotonic() < deadline:
-            for pipe in multiprocessing.connection.wait(list(waiting), 0.1):
-                if isinstance(pipe, Connection):
-                    self._take(pipe)
-                    waiting.discard(pipe)
-        begin = begin_of(self._plans[0].start, time.time() + _AHEAD_S)
-        for pipe in self._processes:
-            with suppress(OSError):  # one that has ended; _watch notices
-                pipe.send(begin)
-
-    def _watch(self) -> None:
-        before, print_at = Figures(), time.monotonic() + 1
-        open_pipes = set(self._processes)
-        while open_pipes and not self._stop:
-            wait_s = max(0.0, min(0.2, print_at - time.monotonic()))
-            for pipe in multiprocessing.connection.wait(list(open_pipes), wait_s):
-                if isinstance(pipe, Connection) and not self._take(pipe):
-                    open_pipes.discard(pipe)
-            if time.monotonic() >= print_at:
-                now = total(self._figures.values())
-                print(line(len(self._devices), before, now), flush=True)
-                before, print_at = now, print_at + 1
-
-    def _take(self, pipe: Connection) -> bool:
-        """One report; False where the process ended."""
-        try:
-            word = pipe.recv()
-        except (EOFError, OSError):
-            return False
-        if isinstance(word, Figures):
-            self._figures[self._names[pipe]] = word
-        return True
-
-    def _end(self) -> None:
-        for pipe in self._processes:
-            with suppress(OSError):
-                pipe.send("stop")
-        deadline = time.monotonic() + _END_S
-        for pipe, process in self._processes.items():
-            while pipe.poll(max(0.0, deadline - time.monotonic())) and self._take(pipe):
-                pass
-            process.join(max(0.1, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    @property
-    def _devices(self) -> list[str]:
-        return [device_id for plan in self._plans for _, device_id in plan.devices]
-
-
-def begin_of(start: int | None, at: float) -> Begin:
-    """Recording from ``start`` begins at once; from "now", at the next whole second."""
-    return Begin(math.ceil(at), float(math.ceil(at))) if start is None else Begin(start, at)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ in a hundred, comes back with the next round, half a minute later: ``proven`` sa
 
 It configures its own server and no other: neither the environment's ``EC_`` variables nor
 ``configuration/config.properties`` reach it, and it talks to no server that it did not start. Exit code
-0 where all ended well, 1 where the server did not come up or died, 2 for wrong arguments.
+0 where all ended well, 1 where the server did not come up or died, 2 for wrong arguments or without PJSUA2.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from configuration.settings import Settings
+from utilities import extras
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
@@ -81,6 +82,9 @@ class Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until stopped, or for as long as asked; the exit code."""
     demo = _demo(_parser().parse_args(arguments))
+    if extras.is_missing("pjsua2"):
+        print(f"the demo's meters need {extras.install_text('pjsua2')}", file=sys.stderr)
+        return 2
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -126,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reference_client.demo",
         description="Starts a server of its own and meters that lose messages, and shows the repair.",
-        epilog="Exit codes: 0 ended as asked, 1 the server did not come up or died, 2 wrong arguments.",
+        epilog="Exit codes: 0 ended as asked, 1 the server did not come up or died, 2 cannot start.",
     )
     add, default = parser.add_argument, Settings()
     add("--meters", type=_whole(1, 100), default=3, metavar="N", help="how many meters (default: 3)")

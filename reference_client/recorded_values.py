@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from utilities import extras
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -78,9 +80,7 @@ class _Sound:
         try:
             import soundfile  # noqa: PLC0415 (an extra)
         except ImportError as error:
-            raise ValueError(
-                f"{path}: pip install 'soundfile>=0.13' (the extra `recordings`) reads .wav and .flac"
-            ) from error
+            raise ValueError(f"{path}: .wav and .flac need {extras.install_text('soundfile')}") from error
         try:
             self._file: Any = soundfile.SoundFile(str(path))
         except soundfile.LibsndfileError as error:

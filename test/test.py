@@ -25,7 +25,7 @@ from ec_server.check.hour_report import HourReport, read_hour  # noqa: E402
 from ec_server.check.report_text import as_json, write_tables  # noqa: E402
 from ec_server.storage.contract import Store  # noqa: E402
 from ec_server.storage.engines import open_store  # noqa: E402
-from utilities import utc  # noqa: E402
+from utilities import extras, utc  # noqa: E402
 from utilities.errors import EcServerError  # noqa: E402
 
 EXIT_NO_DATA = 1
@@ -72,10 +72,7 @@ def _plot(report: HourReport, path: Path) -> int:
 
         write_plot(report, path)
     except ImportError:
-        print(
-            "test.py: --plot needs matplotlib: pip install 'matplotlib>=3.10' (the extra `plot`)",
-            file=sys.stderr,
-        )
+        print(f"test.py: --plot needs {extras.install_text('matplotlib')}", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"test.py: cannot write {path}: {error}", file=sys.stderr)
     else:

@@ -19,13 +19,12 @@ import numpy as np
 
 from ec_server.export.coverage import SECOND_US
 from ec_server.export.stored_seconds import Microseconds, Values, arrays_of
-from utilities import utc
+from utilities import extras, utc
 from utilities.errors import ConfigurationError
 
 NPY_DTYPE = np.dtype([("time", "<i8"), ("value", "<f8")])
 _NPY_HEADER_BYTES = 128
 _ROW_GROUP_SAMPLES = 1 << 20
-PYARROW_MISSING = "Parquet needs pyarrow: pip install 'pyarrow>=21' (the extra `export`)"
 
 
 class Encoder(Protocol):
@@ -107,7 +106,7 @@ class ParquetEncoder:
             import pyarrow  # noqa: PLC0415 (an extra)
             from pyarrow import parquet  # noqa: PLC0415
         except ImportError as error:
-            raise ConfigurationError(PYARROW_MISSING) from error
+            raise ConfigurationError(f"Parquet needs {extras.install_text('pyarrow')}") from error
         self._arrow: Any = pyarrow
         self._schema = pyarrow.schema(
             [("time", pyarrow.timestamp("us", "UTC")), ("value", pyarrow.float64())]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from configuration.settings import Settings
 from ec_server.storage.contract import Store
+from utilities import extras
+from utilities.errors import ConfigurationError
 
 
 def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """A store for the calling thread; open it after the process has started.
 
     Raises StorageError where the database cannot be opened, ConfigurationError where the settings
-    cannot work with what is there. A read-only store creates nothing.
+    cannot work with what is there, or name an engine whose driver is not installed. A read-only store
+    creates nothing.
     """
     if settings.storage_engine == "cassandra":
+        if extras.is_missing("cassandra"):
+            raise ConfigurationError(f"storage in Cassandra needs {extras.install_text('cassandra')}")
         from ec_server.storage.cassandra_store import open_cassandra_store  # noqa: PLC0415 (slow import)
 
         return open_cassandra_store(settings, read_only=read_only)

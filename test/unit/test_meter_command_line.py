@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reference_client.__main__ import begin_of
 from reference_client.command_line import _parser, plans_of
+from reference_client.fleet import begin_of
 from reference_client.meter_process import Begin
 
 ROOT = Path(__file__).parents[2]

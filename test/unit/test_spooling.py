@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from running_server import wait_for
 
 from ec_server.ingest import spooling as module
 from ec_server.ingest.spool import Spool
@@ -15,7 +16,6 @@ from ec_server.ingest.troubles import Troubles
 from ec_server.storage.contract import StoredRow, WriteResult
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.merge import batch_of
-from running_server import wait_for
 from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
 
 NOON = 1_772_366_400

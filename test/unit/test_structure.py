@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What everything stands on; the rest of utilities/ are adapters to what is outside.
 FOUNDATION = {
-    f"utilities.{name}" for name in ("errors", "exit_codes", "utc", "model", "log", "private_files")
+    f"utilities.{name}" for name in ("errors", "exit_codes", "utc", "model", "log", "private_files", "extras")
 }
 BELOW_ALL = {"utilities", "configuration", "ec_server.account", "ec_server.packing"}
 
