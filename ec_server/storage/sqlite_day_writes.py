@@ -22,9 +22,11 @@ import apsw
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, batch_of, merged
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
-from ec_server.storage.sqlite_day import REMOVED, DayFile, is_whole
+from ec_server.storage.sqlite_day import REMOVED, DayFile
 from ec_server.storage.sqlite_day_blocks import rows_of
+from ec_server.storage.sqlite_day_digests import DayDigests
 from ec_server.storage.sqlite_day_proof import DayProof
+from ec_server.storage.sqlite_day_rows import DayRows, is_whole
 from ec_server.storage.sqlite_rank import first_rowid, rank_of, rowids_after
 from utilities.checksum_util import format_canonical, parse_canonical
 from utilities.model import Batch, CommitMark, StoredRow, WriteResult
@@ -71,9 +73,9 @@ class Written:
 class DayWrites:
     """Writes to one open day file; apsw's errors."""
 
-    def __init__(self, file: DayFile, proof: DayProof) -> None:
-        self._file = file
-        self._proof = proof
+    def __init__(self, file: DayFile, rows: DayRows, digests: DayDigests, proof: DayProof) -> None:
+        self._file, self._rows = file, rows
+        self._digests, self._proof = digests, proof
 
     def ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
         """Commit batches that arrived in messages; ``now_us`` is the first one's insert time."""
@@ -247,7 +249,7 @@ class DayWrites:
         same = "SELECT 1 FROM ec_consumption WHERE rowid = ? AND ec_consumption_values = ?"
         if the_value(cursor.execute(same, (found, row.batch.values))):
             return _NOTHING
-        second = dict(self._file.rows_with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
+        second = dict(self._rows.with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
         stored = second.get(found)
         if stored is None:  # its key or time cannot be read: what arrived takes its place
             self._replace(cursor, found, "message")
@@ -269,7 +271,7 @@ class DayWrites:
         rows, samples = map(sum, zip(lost, self._replace_damaged(cursor, batches[0], now_us)))
         stored = {
             row.batch.key: (rowid, row)
-            for rowid, row in self._file.rows_with_rowid(
+            for rowid, row in self._rows.with_rowid(
                 batches[0].device_id, batches[0].second, batches[0].second + 1
             )
         }
@@ -320,7 +322,7 @@ class DayWrites:
         by how many rows and samples that made it less.
         """
         rows = samples = 0
-        for rowid, row in list(self._file.rows_with_rowid(batch.device_id, batch.second, batch.second + 1)):
+        for rowid, row in list(self._rows.with_rowid(batch.device_id, batch.second, batch.second + 1)):
             if is_whole(row.batch.values, row.batch.checksum):
                 continue
             self._replace(cursor, rowid, "repair")
@@ -362,7 +364,7 @@ class DayWrites:
             if version == 1:
                 opened.add((device_id, minute))
             elif writer != self._file.writer:
-                self._file.forget_digests(cursor, device_id, minute, seconds)
+                self._digests.forget(cursor, device_id, minute, seconds)
         generation = self._file.next_generation(cursor) if opened or revoked else None
         return Written(WriteResult(tuple(effect[0] for effect in effects), frozenset(opened)), generation)
 

@@ -24,8 +24,10 @@ from pathlib import Path
 from ec_server.storage.sqlite_connection import translated
 from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_day_blocks import OnDamage
+from ec_server.storage.sqlite_day_digests import DayDigests
 from ec_server.storage.sqlite_day_packing import DayPacking
 from ec_server.storage.sqlite_day_proof import DayProof
+from ec_server.storage.sqlite_day_rows import DayRows
 from ec_server.storage.sqlite_day_writes import DayWrites
 from utilities.utc import DAY_S, ec_date, parse_ec
 
@@ -38,6 +40,8 @@ class Day:
     """An open day: its file, and what is done with it."""
 
     file: DayFile
+    rows: DayRows
+    digests: DayDigests
     proof: DayProof
     writes: DayWrites
     packing: DayPacking
@@ -108,8 +112,7 @@ class DayFiles:
             writer=uuid.uuid4().hex,
             on_damage=self.on_damage,
         )
-        proof = DayProof(file)
-        self._open[day] = Day(file, proof, DayWrites(file, proof), DayPacking(file))
+        self._open[day] = _parts_of(file)
         return self._open[day]
 
     def stamp(self, day: int) -> tuple[int, ...]:
@@ -167,3 +170,9 @@ class DayFiles:
             yield
         finally:
             os.close(handle)
+
+
+def _parts_of(file: DayFile) -> Day:
+    rows, proof = DayRows(file), DayProof(file)
+    digests = DayDigests(file, rows)
+    return Day(file, rows, digests, proof, DayWrites(file, rows, digests, proof), DayPacking(file))

@@ -248,7 +248,7 @@ class SqliteStore(Store):
         for day, group in groupby(sorted(finished, key=_minute), key=lambda f: day_of(f.minute)):
             of_day = list(group)
             if self._days.path(day).exists():
-                taken += self._on_day("writing digests to", day, lambda d, f=of_day: d.file.publish(f))  # type: ignore[misc]
+                taken += self._on_day("writing digests to", day, lambda d, f=of_day: d.digests.publish(f))  # type: ignore[misc]
         return taken
 
     # --- reading --------------------------------------------------------------------------
@@ -258,15 +258,15 @@ class SqliteStore(Store):
         counts = self._of_days(minute_of(start), stop, lambda d, a, b: d.file.row_counts(device_id, a, b))
         for minute, _, _ in counts:
             first, last = max(start, minute), min(stop, minute + MINUTE_S)
-            yield from self._of_days(first, last, lambda d, a, b: d.file.rows(device_id, a, b))
+            yield from self._of_days(first, last, lambda d, a, b: d.rows.all(device_id, a, b))
 
     def replaced_rows(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
         """See the contract."""
-        return list(self._of_days(start, stop, lambda d, a, b: d.file.replaced_rows(device_id, a, b)))
+        return list(self._of_days(start, stop, lambda d, a, b: d.rows.replaced(device_id, a, b)))
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
-        texts = self._of_days(second, second + 1, lambda d, a, b: d.file.texts(device_id, a, b))
+        texts = self._of_days(second, second + 1, lambda d, a, b: d.rows.texts(device_id, a, b))
         return next((text for _, text in texts), "")
 
     def second_digests(
@@ -277,7 +277,7 @@ class SqliteStore(Store):
             self._of_days(
                 minute,
                 minute + MINUTE_S,
-                lambda d, a, _: d.file.second_digests(device_id, a, from_rows=from_rows),
+                lambda d, a, _: d.digests.of_seconds(device_id, a, from_rows=from_rows),
             )
         )
 
@@ -287,7 +287,7 @@ class SqliteStore(Store):
         """See the contract."""
         return list(
             self._of_days(
-                start, stop, lambda d, a, b: d.file.minute_digests(device_id, a, b, from_rows=from_rows)
+                start, stop, lambda d, a, b: d.digests.of_minutes(device_id, a, b, from_rows=from_rows)
             )
         )
 
@@ -531,7 +531,7 @@ class SqliteStore(Store):
 
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """See the contract."""
-        return list(self._of_days(0, before, lambda d, _a, _b: d.file.minutes_without_digest(before)))
+        return list(self._of_days(0, before, lambda d, _a, _b: d.digests.absent(before)))
 
     def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
         """See the contract."""

@@ -23,7 +23,7 @@ from sync_meter import (
 
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
-from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_rows import DayRows
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import AskMinutes, AskSamples, AskSeconds
 from ec_server.synchronization.minute_repair import MinuteReport
@@ -317,8 +317,8 @@ class TestWhatCrossesTheWire:
             def read(*_: object, **__: object) -> None:
                 raise AssertionError("a data row was read")
 
-            monkeypatch.setattr(DayFile, "rows", read)
-            monkeypatch.setattr(DayFile, "texts", read)
+            monkeypatch.setattr(DayRows, "all", read)
+            monkeypatch.setattr(DayRows, "texts", read)
             result, crossed = run_round(store, meter, replace(HOUR, stop=NOON + 300))
         assert (result.verified.compared, result.verified.through) == (5, NOON + 300)
         assert len(crossed.requests) == 1

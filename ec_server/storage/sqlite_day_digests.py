@@ -1,0 +1,196 @@
+"""The digests that are cached of an open day file's rows, and those that are computed where they are not.
+
+Rules:
+
+1. ``ec_checksum`` holds only what is true of the rows. A digest enters it in a transaction that
+   finds the minute's ``version`` unchanged since the rows were read (``cache``), or the minute's
+   ``writer`` still the one process that wrote all of it (``publish``).
+2. While ``ec_minute.writer`` is set, nothing of that minute is cached; so the minute's own writer,
+   and it alone, may add rows without looking for digests to remove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import apsw
+
+from ec_server.storage.contract import FinishedMinute
+from ec_server.storage.sqlite_connection import the_row, the_value, transaction
+from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_rows import SPAN, DayRows
+from utilities.checksum_util import minute_digest, second_digest
+from utilities.model import Digest
+from utilities.utc import MINUTE_S, ec_time, parse_ec
+
+_CACHE = (
+    "INSERT INTO ec_checksum VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " values_count = excluded.values_count, values_checksum = excluded.values_checksum"
+)
+
+
+class DayDigests:
+    """Digests of one open day file; apsw's errors."""
+
+    def __init__(self, file: DayFile, rows: DayRows) -> None:
+        self._file = file
+        self._rows = rows
+
+    def of_seconds(self, device_id: str, minute: int, *, from_rows: bool) -> list[tuple[int, Digest]]:
+        """Digests of the minute's non-empty seconds: the cached ones, and the others from the rows."""
+        with transaction(self._file.db, "DEFERRED") as cursor:
+            version, is_cached = self._version_of(cursor, device_id, minute)
+            cached = {} if from_rows else self._cached_seconds(cursor, device_id, minute)
+            computed: dict[int, Digest] = {}
+            seconds = set(self._seconds_with_rows(cursor, device_id, minute))
+            for second in seconds:
+                if second not in cached:
+                    for _, text in self._rows.texts(device_id, second, second + 1, trusted=not from_rows):
+                        computed[second] = _second_digest(text)
+        digests = sorted({s: d for s, d in (cached | computed).items() if s in seconds}.items())
+        if not self._file.read_only and version is not None and (from_rows or computed or not is_cached):
+            self._cache(device_id, minute, version, digests, computed)
+        return digests
+
+    def of_minutes(
+        self, device_id: str, start: int, stop: int, *, from_rows: bool
+    ) -> list[tuple[int, Digest]]:
+        """Digests of the non-empty minutes of ``[start, stop)`` of this day, ascending."""
+        first, last = self._file.span(start, stop)
+        cached = dict(
+            self._file.db.execute(
+                "SELECT ec_time, values_count || ' ' || values_checksum FROM ec_checksum"  # noqa: S608
+                f" WHERE {SPAN} AND ec_type = 'P'",
+                (device_id, self._file.date, first, last),
+            )
+        )
+        found = []
+        for minute, _, _ in self._file.row_counts(device_id, start, stop):
+            known = cached.get(ec_time(minute))
+            if known is not None and not from_rows:
+                count, md5 = known.split()
+                found.append((minute, Digest(int(count), md5)))
+            elif whole := digest_of_minute(self.of_seconds(device_id, minute, from_rows=from_rows)):
+                found.append((minute, whole))
+        return found
+
+    def _seconds_with_rows(self, cursor: apsw.Cursor, device_id: str, minute: int) -> list[int]:
+        """One index seek for each second, so that finding them reads no row."""
+        at, last = ec_time(minute), ec_time(minute + 59)
+        seconds = []
+        statement = (
+            "SELECT min(ec_time) FROM ec_consumption WHERE device_id = ? AND ec_date = ?"
+            " AND ec_time >= ? AND ec_time <= ?"
+        )
+        while time_text := the_value(cursor.execute(statement, (device_id, self._file.date, at, last))):
+            seconds.append(parse_ec(self._file.date, time_text))
+            at = f"{time_text}~"  # ranks after every row of that second
+        packed = self._file.blocks.times(device_id, ec_time(minute), last)
+        return seconds + [parse_ec(self._file.date, time_text) for time_text in packed]
+
+    def _cached_seconds(self, cursor: apsw.Cursor, device_id: str, minute: int) -> dict[int, Digest]:
+        found = cursor.execute(
+            f"SELECT ec_time, values_count, values_checksum FROM ec_checksum WHERE {SPAN}"  # noqa: S608
+            " AND ec_type = 'S'",
+            (device_id, self._file.date, ec_time(minute), ec_time(minute + 59)),
+        )
+        return {parse_ec(self._file.date, t): Digest(count, md5) for t, count, md5 in found}
+
+    def _version_of(self, cursor: apsw.Cursor, device_id: str, minute: int) -> tuple[int | None, bool]:
+        found = cursor.execute(
+            f"SELECT version, {self._digest_cached} FROM ec_minute"  # noqa: S608
+            " WHERE device_id = ? AND ec_time = ?",
+            (device_id, ec_time(minute)),
+        ).fetchone()
+        return (found[0], bool(found[1])) if found else (None, False)
+
+    @property
+    def _digest_cached(self) -> str:
+        return "sealed" if self._file.layout == 1 else "digest_cached"
+
+    def _cache(
+        self,
+        device_id: str,
+        minute: int,
+        version: int,
+        digests: Sequence[tuple[int, Digest]],
+        computed: dict[int, Digest],
+    ) -> None:
+        """Keep what was computed, unless the minute's rows have changed since they were read."""
+        with transaction(self._file.db) as cursor:
+            cursor.execute(
+                "UPDATE ec_minute SET writer = NULL, digest_cached = ? WHERE device_id = ? AND ec_time = ?"
+                " AND version = ?",
+                (int(bool(digests)), device_id, ec_time(minute), version),
+            )
+            if self._file.db.changes() == 1:
+                gone = self._cached_seconds(cursor, device_id, minute).keys() - dict(digests).keys()
+                self.forget(cursor, device_id, minute, gone)
+                self._put_digests(cursor, device_id, minute, computed.items(), digest_of_minute(digests))
+
+    def forget(self, cursor: apsw.Cursor, device_id: str, minute: int, seconds: Iterable[int]) -> None:
+        """Take away the cached digests of a minute and of some of its seconds, within a transaction."""
+        statement = (
+            "DELETE FROM ec_checksum WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND ec_type = ?"
+        )
+        cursor.execute(statement, (device_id, self._file.date, ec_time(minute), "P"))
+        cursor.executemany(statement, [(device_id, self._file.date, ec_time(s), "S") for s in seconds])
+
+    def publish(self, finished: Iterable[FinishedMinute]) -> int:
+        """Cache digests of minutes that this connection's writer wrote alone; how many it was."""
+        taken = 0
+        with transaction(self._file.db) as cursor:
+            for one in finished:
+                cursor.execute(
+                    "UPDATE ec_minute SET writer = NULL, digest_cached = ? WHERE device_id = ?"
+                    " AND ec_time = ? AND writer = ?",
+                    (int(one.complete), one.device_id, ec_time(one.minute), self._file.writer),
+                )
+                if self._file.db.changes() == 1:
+                    whole = digest_of_minute(one.seconds) if one.complete else None
+                    self._put_digests(cursor, one.device_id, one.minute, one.seconds, whole)
+                    taken += 1
+        return taken
+
+    def _put_digests(
+        self,
+        cursor: apsw.Cursor,
+        device_id: str,
+        minute: int,
+        seconds: Iterable[tuple[int, Digest]],
+        whole: Digest | None,
+    ) -> None:
+        rows: list[tuple[Any, ...]] = [
+            (device_id, self._file.date, ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds
+        ]
+        if whole is not None:
+            check = the_row(
+                cursor.execute(
+                    "SELECT check_time, check_times FROM ec_minute WHERE device_id = ? AND ec_time = ?",
+                    (device_id, ec_time(minute)),
+                )
+            )
+            rows.append((device_id, self._file.date, ec_time(minute), "P", whole.count, whole.md5, *check))
+        cursor.executemany(_CACHE, rows)
+
+    def absent(self, before: int) -> list[tuple[str, int]]:
+        """``(device, minute)`` with rows, ended before ``before``, without a cached minute digest."""
+        found = self._file.db.execute(
+            f"SELECT device_id, ec_time FROM ec_minute WHERE {self._digest_cached} = 0"  # noqa: S608
+            " AND ec_time < ? AND row_count > 0 ORDER BY ec_time",
+            (ec_time(before - MINUTE_S + 1) if before - MINUTE_S + 1 < self._file.day + 86_400 else "~",),
+        )
+        return [(d, parse_ec(self._file.date, t)) for d, t in found]
+
+
+def _second_digest(text: str) -> Digest:
+    digest = second_digest(text)
+    assert digest is not None, "a second with rows has samples"
+    return Digest(*digest)
+
+
+def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
+    """The minute digest of its non-empty seconds; None for none."""
+    digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
+    return Digest(*digest) if digest else None

@@ -1,0 +1,199 @@
+"""The rows of an open day file, as they are and as text, from both of its tables.
+
+Rules:
+
+1. Rows rank by their rowid (sqlite_rank.py), whatever the clock does.
+2. Rows stand in ``ec_consumption`` or, packed, in ``ec_block`` (sqlite_day_blocks.py); a second may have
+   both. Nothing outside the day's own modules knows which.
+3. A row whose content was damaged never raises: what can be read of it counts, the digest shows the
+   rest, and the file's ``on_damage`` is told where the row does not fit its own checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby
+from typing import Any
+
+import apsw
+
+from ec_server.storage.contract import ReplacedRow
+from ec_server.storage.sqlite_connection import all_rows
+from ec_server.storage.sqlite_day import DayFile, snapshot
+from ec_server.storage.sqlite_day_blocks import rows_of
+from ec_server.storage.sqlite_rank import is_shared, rank_of
+from utilities.checksum_util import join_rows, md5_hex
+from utilities.model import Batch, StoredRow
+from utilities.utc import MINUTE_S, ec_time, parse_ec, parse_iso
+
+_VALUES = (
+    "ec_time, start_us, end_us, CAST(ec_consumption_values AS BLOB), values_count,"
+    " CAST(values_checksum AS BLOB), CAST(insert_time AS BLOB)"
+)
+SPAN = "device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
+
+
+class DayRows:
+    """Rows and texts of one open day file; apsw's errors."""
+
+    def __init__(self, file: DayFile) -> None:
+        self._file = file
+
+    def all(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
+        """Rows of seconds ``[start, stop)`` of this day, ascending in the second, then in the rank."""
+        yield from (row for _, row in self.with_rowid(device_id, start, stop))
+
+    def with_rowid(self, device_id: str, start: int, stop: int) -> Iterator[tuple[int, StoredRow]]:
+        """``all``, each with its rowid."""
+        first, last = self._file.span(start, stop)
+        with snapshot(self._file.db):
+            loose = self._loose_rows(device_id, first, last)
+            if self._file.blocks.exist(device_id, first, last):
+                loose = merge(loose, self._file.blocks.rows(device_id, first, last), key=_second_and_rowid)
+            for _, second in groupby(loose, key=lambda row: row[1].batch.second):
+                yield from _in_order(second)
+
+    def _loose_rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
+        found = self._file.db.execute(
+            f"SELECT {_VALUES}, rowid FROM ec_consumption WHERE {SPAN} ORDER BY ec_time, rowid",  # noqa: S608
+            (device_id, self._file.date, first, last),
+        )
+        for row in found:
+            if (stored := self._stored(device_id, row, row[7])) is not None:
+                yield row[7], stored
+
+    def _stored(self, device_id: str, row: Sequence[Any], rowid: int) -> StoredRow | None:
+        """A row of _VALUES; what was damaged in it reads as it can, None where its key cannot be read."""
+        time_text, start_us, end_us, values, count, checksum, inserted = row[:7]
+        try:
+            batch = Batch(
+                device_id,
+                parse_ec(self._file.date, time_text),
+                int(start_us),
+                int(end_us),
+                _readable(values),
+                int(count),
+                _readable(checksum),
+            )
+        except ValueError:
+            return None
+        try:
+            inserted_us = parse_iso(_readable(inserted))
+        except ValueError:
+            inserted_us = rank_of(rowid)
+        return StoredRow(batch, inserted_us, rank_of(rowid) or inserted_us)
+
+    def replaced(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
+        """Rows of seconds ``[start, stop)`` of this day that others took the place of."""
+        if self._file.layout == 1:
+            return []
+        found = self._file.db.execute(
+            f"SELECT {_VALUES}, replaced_time, reason FROM ec_replaced WHERE {SPAN} ORDER BY rowid",  # noqa: S608
+            (device_id, self._file.date, *self._file.span(start, stop)),
+        )
+        kept = [(self._stored(device_id, row, 0), row[7], row[8]) for row in found]
+        return [ReplacedRow(row, parse_iso(moment), reason) for row, moment, reason in kept if row]
+
+    def texts(
+        self, device_id: str, start: int, stop: int, *, trusted: bool = True
+    ) -> Iterator[tuple[int, str]]:
+        """``(second, canonical text)`` of the non-empty seconds of ``[start, stop)``, ascending.
+
+        Where they are not ``trusted``, rows are held against their own checksums.
+        """
+        first, last = self._file.span(start, stop)
+        with snapshot(self._file.db):
+            if not self._file.blocks.exist(device_id, first, last):
+                yield from self._loose_texts(device_id, first, last, trusted=trusted)
+                return
+            loose = {time_text for (time_text,) in all_rows(self._times(device_id, first, last))}
+            packed = set(self._file.blocks.times(device_id, first, last))
+            for time_text in sorted(loose | packed):
+                if time_text not in packed:
+                    yield from self._loose_texts(device_id, time_text, time_text, trusted=trusted)
+                elif text := self._text_with_block(device_id, time_text, time_text in loose, trusted=trusted):
+                    yield parse_ec(self._file.date, time_text), text
+
+    def _times(self, device_id: str, first: str, last: str) -> apsw.Cursor:
+        return self._file.db.execute(
+            f"SELECT DISTINCT ec_time FROM ec_consumption WHERE {SPAN}",  # noqa: S608
+            (device_id, self._file.date, first, last),
+        )
+
+    def _text_with_block(self, device_id: str, time_text: str, has_loose: bool, *, trusted: bool) -> str:
+        """The text of a second that has a block, and rows beside it where ``has_loose``."""
+        block = self._file.blocks.of_second(device_id, time_text)
+        if not has_loose:
+            return block.second_text() if block is not None else ""
+        loose = list(self._loose_rows(device_id, time_text, time_text))
+        if not trusted:
+            self._hold_against_checksums(
+                device_id,
+                parse_ec(self._file.date, time_text),
+                [(b.start_us, b.end_us, b.values, b.checksum.encode()) for _, (b, _, _) in loose],
+            )
+        packed = list(rows_of(block)) if block is not None else []
+        batches = [row.batch for _, row in _in_order(sorted([*packed, *loose], key=_rowid))]
+        return join_rows(((b.start_us, b.end_us, b.values) for b in batches), trusted=trusted)
+
+    def _loose_texts(
+        self, device_id: str, first: str, last: str, *, trusted: bool
+    ) -> Iterator[tuple[int, str]]:
+        found = self._file.db.execute(
+            "SELECT ec_time, CAST(start_us AS INTEGER), CAST(end_us AS INTEGER),"  # noqa: S608
+            " CAST(ec_consumption_values AS BLOB), CAST(values_checksum AS BLOB), rowid"
+            f" FROM ec_consumption WHERE {SPAN} ORDER BY ec_time, rowid",
+            (device_id, self._file.date, first, last),
+        )
+        for time_text, group in groupby(found, key=lambda row: row[0]):
+            second = parse_ec(self._file.date, time_text)
+            stored = list(group)
+            if any(is_shared(row[5]) for row in stored):
+                stored.sort(key=lambda row: (rank_of(row[5]), row[1], row[2]))
+            rows = [(a, b, _readable(text), md5) for _, a, b, text, md5, _ in stored]
+            if not trusted:
+                self._hold_against_checksums(device_id, second, rows)
+            text = join_rows((row[:3] for row in rows), trusted=trusted)
+            if text:
+                yield second, text
+
+    def _hold_against_checksums(
+        self, device_id: str, second: int, rows: Iterable[tuple[int, int, str, bytes]]
+    ) -> None:
+        for start_us, _, values, checksum in rows:
+            if not is_whole(values, _readable(checksum)):
+                self._file.on_damage(
+                    device_id,
+                    second - second % MINUTE_S,
+                    f"the row of second {ec_time(second)} at {start_us:06d} us does not fit its checksum",
+                )
+
+
+def _in_order(second: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
+    """The rows of one second, ascending in the rowid; those of the same rank by their key."""
+    rows = list(second)
+    if any(is_shared(rowid) for rowid, _ in rows):
+        rows.sort(key=lambda row: (rank_of(row[0]), row[1].batch.start_us, row[1].batch.end_us))
+    return rows
+
+
+def _rowid(row: tuple[int, StoredRow]) -> int:
+    return row[0]
+
+
+def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
+    return row[1].batch.second, row[0]
+
+
+def is_whole(values: str, checksum: str) -> bool:
+    """Whether a row's text fits its checksum."""
+    return md5_hex(values) == checksum
+
+
+def _readable(stored: bytes) -> str:
+    """A stored text as ASCII, with ``?`` for each byte that damage has made something else."""
+    try:
+        return stored.decode("ascii")
+    except UnicodeDecodeError:
+        return stored.decode("ascii", "replace").replace("\ufffd", "?")
