@@ -1,0 +1,134 @@
+"""The files of one folder in use: day files and ``progress.db``, with errors told in the contract's words.
+
+Rules:
+
+1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py). Damaged rows cost
+   their minute. Both stay on record until the devices have filled the gap.
+2. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
+   the machine may not, and a repair needs room.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from ec_server.storage.sqlite_connection import translated
+from ec_server.storage.sqlite_files import Day, DayFiles
+from ec_server.storage.sqlite_progress import ProgressFile
+from utilities.errors import DamagedFileError, PermanentStorageError
+from utilities.utc import DAY_S, day_of, minute_text
+
+_T = TypeVar("_T")
+
+
+class SqliteFolder:
+    """One thread. The folder is made where it is missing and may be written to."""
+
+    def __init__(self, path: Path, *, read_only: bool, synchronous: str, min_free_bytes: int) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._synchronous = synchronous
+        self._min_free_bytes = min_free_bytes
+        self.days = DayFiles(path, read_only=read_only, synchronous=synchronous)
+        self.days.on_damage = self._note_damaged_row
+        self._progress: ProgressFile | None = None
+        self.unreadable: dict[str, str] = {}
+        """What could not be read, and why."""
+        if not read_only:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PermanentStorageError(
+                    f"cannot make the folder {path} (storage.path): {error.strerror}"
+                ) from error
+
+    def close(self) -> None:
+        """Close every file."""
+        self.days.close()
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def in_progress(self, doing: str, use: Callable[[ProgressFile], _T]) -> _T:
+        """What ``use`` makes of progress.db."""
+        path = self.path / "progress.db"
+        with translated(doing, path):
+            if self._progress is None:
+                self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
+            return use(self._progress)
+
+    def has_progress(self) -> bool:
+        """Whether there is a progress.db, or may be one."""
+        return not self.read_only or (self.path / "progress.db").exists()
+
+    def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
+        """What ``use`` makes of the day's file; a damaged one is set aside, and used anew."""
+        try:
+            with translated(doing, self.days.path(day)):
+                return use(self.days.open(day))
+        except DamagedFileError as error:
+            if self.read_only:
+                raise
+            self._set_aside(day, error)
+        with translated(doing, self.days.path(day)):
+            return use(self.days.open(day))
+
+    def of_days(self, start: int, stop: int, read: Callable[[Day, int, int], Iterable[_T]]) -> Iterator[_T]:
+        """What ``read`` finds in each file of ``[start, stop)``, given the part of it that is the file's.
+
+        An unreadable file costs its own day, where several are asked for.
+        """
+        days = self.days.between(start, stop)
+        for day in days:
+            first, last = max(start, day), min(stop, day + DAY_S)
+            try:
+                yield from self.on_day("reading", day, lambda file, a=first, b=last: list(read(file, a, b)))  # type: ignore[misc]
+            except DamagedFileError as error:
+                if len(days) == 1:
+                    raise
+                self.unreadable[self.days.path(day).name] = str(error)
+
+    def _set_aside(self, day: int, error: DamagedFileError) -> None:
+        aside = self.days.put_aside(day)
+        if aside is not None:
+            self.in_progress(
+                "writing to",
+                lambda progress: progress.note_damage(aside.name, "", 0, f"set aside, since {error}"),
+            )
+
+    def _note_damaged_row(self, device_id: str, minute: int, detail: str) -> None:
+        file = self.days.path(day_of(minute)).name
+        if self.read_only:
+            self.unreadable[f"{file} {device_id} {minute_text(minute)}"] = detail
+        else:
+            self.in_progress("writing to", lambda p: p.note_damage(file, device_id, minute, detail))
+
+    def damage(self) -> list[str]:
+        """What is known to be damaged, in words."""
+        found = [f"{name}: {why}" for name, why in self.unreadable.items()]
+        if self.has_progress():
+            found += [_told(*one) for one in self.in_progress("reading", lambda p: p.damage())]
+        return found
+
+    def space(self) -> tuple[bool, str, int | None]:
+        """Whether there is enough space to write, why not, and how many bytes are free."""
+        try:
+            found = os.statvfs(self.path)
+        except OSError as error:
+            return False, f"{self.path} (storage.path) cannot be read: {error.strerror}", None
+        free = found.f_bavail * found.f_frsize
+        if free < self._min_free_bytes:
+            detail = (
+                f"{free // 2**20} MB free on {self.path}, storage.min_free_mb asks for "
+                f"{self._min_free_bytes // 2**20}: make room, or lower storage.retention_days"
+            )
+            return False, detail, free
+        return True, "", free
+
+
+def _told(file: str, device_id: str, minute: int, detail: str) -> str:
+    where = f"{file}, device {device_id}, minute {minute_text(minute)}" if device_id else file
+    return f"{where}: {detail}"
