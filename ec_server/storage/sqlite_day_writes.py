@@ -100,7 +100,10 @@ class DayWrites:
                 return None
             effects: list[_Effect] = []
             for row in rows:
-                effects += self._insert(
+                if self._packed_already(cursor, [row.batch]):
+                    effects.append(_NOTHING)
+                    continue
+                effects += self._insert_loose(
                     cursor,
                     [row.batch],
                     [row.inserted_us],
@@ -136,12 +139,13 @@ class DayWrites:
         last = the_value(cursor.execute("SELECT max(rowid) FROM ec_consumption")) or 0
         return rowids_after(max(last, self._file.blocks.last_rowid(cursor)), now_us, count)
 
-    @staticmethod
-    def _free_rowid(cursor: apsw.Cursor, row: StoredRow) -> int:
-        """The first free rowid of the row's rank, or after it."""
+    def _free_rowid(self, cursor: apsw.Cursor, row: StoredRow) -> int:
+        """The first rowid of the row's rank, or after it, that no row has, nor a packed one of its second."""
         rowid = first_rowid(row.rank)
+        block = self._file.blocks.of_second(row.batch.device_id, ec_time(row.batch.second))
+        packed = {at for at, _ in rows_of(block)} if block is not None else set()
         taken = "SELECT 1 FROM ec_consumption WHERE rowid = ?"
-        while the_value(cursor.execute(taken, (rowid,))):
+        while rowid in packed or the_value(cursor.execute(taken, (rowid,))):
             rowid += 1
         return rowid
 
@@ -175,12 +179,11 @@ class DayWrites:
         batches: Sequence[Batch],
         moments_us: Sequence[int],
         rowids: Sequence[int],
-        merged_rowid: int | None = None,
     ) -> list[_Effect]:
-        """Insert rows, but for those that are packed already; ``merged_rowid`` as in ``_settle``."""
+        """Insert rows, but for those that are packed already."""
         again = self._packed_already(cursor, batches)
         if not again:
-            return self._insert_loose(cursor, batches, moments_us, rowids, merged_rowid)
+            return self._insert_loose(cursor, batches, moments_us, rowids, None)
         new = [i for i in range(len(batches)) if i not in again]
         effects = [_NOTHING] * len(batches)
         inserted = self._insert_loose(
@@ -188,7 +191,7 @@ class DayWrites:
             [batches[i] for i in new],
             [moments_us[i] for i in new],
             [rowids[i] for i in new],
-            merged_rowid,
+            None,
         )
         for i, effect in zip(new, inserted, strict=True):
             effects[i] = effect
@@ -219,6 +222,7 @@ class DayWrites:
         rowids: Sequence[int],
         merged_rowid: int | None,
     ) -> list[_Effect]:
+        """Insert rows whose seconds are not packed, or not in question; ``merged_rowid`` as in ``_settle``."""
         bindings = self._bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
         cursor.executemany(_INSERT, bindings)

@@ -201,6 +201,29 @@ class TestWhatComesLater:
         assert everything(store) == before
 
 
+    @pytest.mark.parametrize("same_key", [True, False])
+    def test_a_replayed_row_of_a_packed_rows_rank_is_stored_and_counted_once(
+        self, store: SqliteStore, same_key: bool
+    ) -> None:
+        """Ranks of two servers may meet when their data is moved into one."""
+        memory = MemoryStore()
+        packed = StoredRow(run_of("m", NOON, 0), NOON * 10**6, NOON * 10**6)
+        late = [
+            packed._replace(batch=run_of("m", NOON, 0, value="9.75")),
+            packed._replace(batch=run_of("m", NOON, 500, value="1.5")),
+        ]
+        for one in (store, memory):
+            one.replay([packed])
+        pack_all(store)
+        rows = late if same_key else late[1:]
+        assert [store.replay([row]).changed for row in rows] == [memory.replay([row]).changed for row in rows]
+        for _ in range(2):
+            assert store.second_text("m", NOON) == memory.second_text("m", NOON)
+            assert store.row_counts("m", NOON, NOON + 60) == memory.row_counts("m", NOON, NOON + 60)
+            assert len(list(store.rows("m", NOON, NOON + 1))) == 2
+            pack_all(store)
+
+
 class TestOtherPrograms:
     @pytest.mark.parametrize(
         "statement",
