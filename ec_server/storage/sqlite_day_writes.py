@@ -222,7 +222,7 @@ class DayWrites:
         rowids: Sequence[int],
         merged_rowid: int | None,
     ) -> list[_Effect]:
-        """Insert rows whose seconds are not packed, or not in question; ``merged_rowid`` as in ``_settle``."""
+        """Insert rows that no packed row is in the way of; ``merged_rowid`` as in ``_settle``."""
         bindings = self._bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
         cursor.executemany(_INSERT, bindings)

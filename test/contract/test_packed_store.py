@@ -200,7 +200,6 @@ class TestWhatComesLater:
         pack_all(store)
         assert everything(store) == before
 
-
     @pytest.mark.parametrize("same_key", [True, False])
     def test_a_replayed_row_of_a_packed_rows_rank_is_stored_and_counted_once(
         self, store: SqliteStore, same_key: bool
