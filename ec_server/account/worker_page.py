@@ -14,6 +14,10 @@ Rules:
 4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` to the unit at every
    moment, with ``queued`` being what is received and not yet settled.
 
+5. A page of another shape (written by an earlier version, or by one with other figures) is made anew
+   with what it says: the figures that both know, ``received`` and the commit intent. What waits in the
+   ring of a server that was killed before an upgrade is then found and counted like anything else.
+
 Cells are native signed 64-bit integers; storing one is a single machine store.
 """
 
@@ -25,14 +29,18 @@ import os
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from ec_server.account.figures import PORT_FIGURES
 
 _MAGIC = b"ECPAGE02"
+_CELLS_BYTES_OF = {b"ECPAGE01": 64, _MAGIC: 128}
+"""By layout; the first cells mean the same in both. Version 1.0 wrote the first, without PORT_FIGURES."""
 _HEADER_BYTES = 4096
 _STATE_BYTES = 512
-_CELLS_BYTES = 128
+_CELLS_BYTES = _CELLS_BYTES_OF[_MAGIC]
 _CELL = struct.Struct("=q")
 
 STATES = ("starting", "ready", "degraded", "stopping", "dead")
@@ -63,16 +71,26 @@ class WorkerPage:
 
     @classmethod
     def create(cls, path: Path, names: Sequence[str]) -> WorkerPage:
-        """Map the page at ``path``, made with all figures 0 where it is absent or of another shape."""
+        """Map the page at ``path``; made where it is absent, and made anew where it is of another shape."""
         header = _MAGIC + json.dumps(list(names)).encode()
         if len(header) >= _HEADER_BYTES:
             raise ValueError(f"{path}: too many figures for one page")
         size = _HEADER_BYTES + _STATE_BYTES + _CELLS_BYTES + 16 * len(names)
         if not _has_header(path, header, size):
+            former = _Former.read(path)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
             temporary.write_bytes(header.ljust(_HEADER_BYTES, b"\0") + bytes(size - _HEADER_BYTES))
+            if former:
+                with closing(cls.open(temporary)) as page:
+                    page._take_over(former)
             temporary.replace(path)
         return cls.open(path)
+
+    @classmethod
+    def renew(cls, path: Path) -> None:
+        """Bring a page of an earlier layout to the present one; any other file is left as it is."""
+        if (former := _Former.read(path)) and former.magic != _MAGIC:
+            cls.create(path, former.names).close()
 
     @classmethod
     def open(cls, path: Path) -> WorkerPage:
@@ -136,6 +154,14 @@ class WorkerPage:
                     **dict(zip(self.names, values)),
                 }
 
+    def _take_over(self, former: _Former) -> None:
+        """Say what a page of another shape said, as far as this one has a place for it."""
+        self._cells[self._RECEIVED] = former.cells[self._RECEIVED]
+        self.intend(former.cells[self._INTENT_DAY], former.cells[self._INTENT_SEQUENCE])
+        if former.magic == _MAGIC:
+            self.add_port_figures(former.cells[self._PORT : self._PORT + len(PORT_FIGURES)])
+        self.apply({name: value for name, value in former.figures.items() if name in self._index})
+
     # --- commit intent --------------------------------------------------------------------
 
     def intend(self, day: int, sequence: int) -> None:
@@ -179,6 +205,33 @@ class WorkerPage:
         for view in (self._cells, *self._slots, self._reason, self._view):
             view.release()
         self._map.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """What stands on a page of any known layout."""
+
+    magic: bytes
+    names: tuple[str, ...]
+    cells: tuple[int, ...]
+    figures: dict[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> _Former | None:
+        """None where there is no file, or one that is not a page."""
+        try:
+            content = path.read_bytes()
+            magic = content[: len(_MAGIC)]
+            cells_bytes = _CELLS_BYTES_OF[magic]
+            names = json.loads(content[len(_MAGIC) : _HEADER_BYTES].rstrip(b"\0"))
+            first = _HEADER_BYTES + _STATE_BYTES
+            cells = struct.unpack_from(f"={cells_bytes // 8}q", content, first)
+            step = cells[WorkerPage._STEP]
+            slot = first + cells_bytes + (step % 2) * 8 * len(names)
+            values = struct.unpack_from(f"={len(names)}q", content, slot)
+        except (OSError, KeyError, ValueError, struct.error):
+            return None
+        return cls(magic, tuple(names), cells, dict(zip(names, values)))
 
 
 def _has_header(path: Path, header: bytes, size: int) -> bool:

@@ -22,9 +22,13 @@ _log = logging.getLogger(__name__)
 
 
 def mark_dead(run_folder: Path) -> None:
-    """Every worker's page says that its process is gone. A file that is no page is named and left alone."""
+    """Every worker's page says that its process is gone. A file that is not a page is named and left alone.
+
+    Pages of an earlier version are brought to the present layout first.
+    """
     for path in sorted(run_folder.glob("*.page")):
         try:
+            WorkerPage.renew(path)
             page = WorkerPage.open(path)
             if page.state()[0] != "dead":
                 page.set_state("dead", "ended with a former run")

@@ -71,6 +71,18 @@ def test_counting_is_what_makes_a_message_be_there(tmp_path: Path, page: WorkerP
     assert page.figures()["received"] == len(ring) == 1
 
 
+def test_what_a_killed_server_left_is_there_for_a_version_with_other_figures(tmp_path: Path) -> None:
+    path = tmp_path / "receiver-0.page"
+    before = WorkerPage.create(path, RECEIVER_FIGURES[:-1])
+    ring = IntakeRing(tmp_path / "ring", before, 100)
+    sent = [message(number) for number in range(3)]
+    assert all(ring.put(m) for m in sent)
+    ring.unmap()
+    before.close()
+    page = WorkerPage.create(path, RECEIVER_FIGURES)
+    assert begun(IntakeRing(tmp_path / "ring", page, 100), page).take(10, 0) == sent
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 4000), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 10**6))
 def test_any_sizes_and_groups_wrap_around_in_order(sizes: list[int], limit: int, seed: int) -> None:
