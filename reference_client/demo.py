@@ -2,9 +2,10 @@
 
     python -m reference_client.demo
 
-Everything it makes stands under ``demo/`` in the working folder: data, the meters' own stores, two
-logs. Ctrl-C (or SIGTERM) ends meters and server in order. What the meters lose on purpose, one message
-in a hundred, comes back with the next round, half a minute later: ``proven`` says through when.
+Everything it makes is under ``demo/`` in the working folder: the server's configuration
+(``demo.properties``), data, the meters' own stores, two logs. Ctrl-C (or SIGTERM) ends meters and server in
+order. What the meters lose on purpose, one message in a hundred, comes back with the next round, half a
+minute later: ``proven`` says through when.
 
 It configures its own server and no other: neither the environment's ``EC_`` variables nor
 ``configuration/config.properties`` reach it, and it talks to no server that it did not start. Exit code
@@ -58,19 +59,24 @@ class Demo:
         """The status page's address."""
         return f"http://{LOOPBACK}:{self.status_port}"
 
+    @property
+    def configuration(self) -> Path:
+        """The server's configuration file; with it every other command can look at the demo."""
+        return self.folder / "demo.properties"
+
+    def configuration_text(self) -> str:
+        """What differs from the defaults; ``storage.path`` is relative to the working folder."""
+        return (
+            f"[SIP]\nsip.port = {self.sip_port}\n"
+            f"[Storage]\nstorage.path = {self.folder / 'data'}\n"
+            f"[Synchronization]\nsync.syncfreq = 0.5\nsync.port = {self.sync_port}\n"
+            f"[Status]\nstatus.port = {self.status_port}\n"
+        )
+
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The server's and the meters' environment: nobody else's configuration, this demo's own."""
+        """The server's and the meters' environment: without the ``EC_`` variables of another server."""
         others = {name: value for name, value in environ.items() if not name.startswith("EC_")}
-        return {
-            **others,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "EC_STORAGE_PATH": str(self.folder / "data"),
-            "EC_SYNC_SYNCFREQ": "0.5",
-            "EC_SIP_PORT": str(self.sip_port),
-            "EC_SYNC_PORT": str(self.sync_port),
-            "EC_STATUS_PORT": str(self.status_port),
-        }
+        return {**others, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     def meter_command(self) -> list[str]:
         """The meters, as a user would start them."""
@@ -89,12 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     demo.folder.mkdir(parents=True, exist_ok=True)
-    no_file = demo.folder / "demo.properties"
-    no_file.write_text("# the demo's server takes everything else from the environment\n")
+    demo.configuration.write_text(demo.configuration_text())
     environ = demo.environment(os.environ)
     with ExitStack() as ending:
         log = demo.folder / "server.log"
-        server = _start(ending, ["ec_server_main.py", "-c", str(no_file)], log, environ)
+        server = _start(ending, ["ec_server_main.py", "-c", str(demo.configuration)], log, environ)
         if not _wait_until_up(server, log, stop):
             return 0 if stop.is_set() else _tell_why(server, log)
         _start(ending, demo.meter_command(), demo.folder / "meters.log", environ)
