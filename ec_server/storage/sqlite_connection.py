@@ -43,7 +43,7 @@ _RETRYABLE = (
 
 @contextmanager
 def translated(doing: str, path: Path) -> Iterator[None]:
-    """Turn apsw's errors into StorageError, with what was being done and to which file."""
+    """Turn apsw's and the system's errors into StorageError, with what was being done and to which file."""
     try:
         yield
     except _RETRYABLE as error:
@@ -56,6 +56,10 @@ def translated(doing: str, path: Path) -> Iterator[None]:
     except apsw.Error as error:
         raise PermanentStorageError(
             f"{doing} {path}: {error}; check the file with `PRAGMA integrity_check`"
+        ) from error
+    except OSError as error:  # such as a file that another process has just set aside
+        raise RetryableStorageError(
+            f"{doing} {path}: {error.strerror or error}; it will be tried again"
         ) from error
 
 

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py). Damaged rows cost
-   their minute. Both stay on record until the devices have filled the gap.
+1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py): once it was found so
+   twice, the second time opened anew on a disk that reads (disk_check.py). Damaged rows cost their minute.
+   Both stay on record until the devices have filled the gap.
 2. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
    the machine may not, and a repair needs room.
 """
@@ -15,11 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from ec_server.storage.disk_check import DiskCheck
 from ec_server.storage.sqlite_connection import translated
 from ec_server.storage.sqlite_files import Day, DayFiles
 from ec_server.storage.sqlite_progress import ProgressFile
 from utilities.errors import DamagedFileError, PermanentStorageError
 from utilities.utc import DAY_S, day_of, minute_text
+
+_LONGEST_S, _READERS_LONGEST_S = 10.0, 0.5
+"""For reading a file that SQLite calls damaged; a reader may have somebody waiting for it."""
 
 _T = TypeVar("_T")
 
@@ -34,9 +39,10 @@ class SqliteFolder:
         self._min_free_bytes = min_free_bytes
         self.days = DayFiles(path, read_only=read_only, synchronous=synchronous)
         self.days.on_damage = self._note_damaged_row
+        self._disk = DiskCheck(_READERS_LONGEST_S if read_only else _LONGEST_S)
         self._progress: ProgressFile | None = None
-        self.unreadable: dict[str, str] = {}
-        """What could not be read, and why."""
+        self._unreadable: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        """What could not be read: its day, the file's stamp then, and why."""
         if not read_only:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -48,17 +54,28 @@ class SqliteFolder:
     def close(self) -> None:
         """Close every file."""
         self.days.close()
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
+        self._close_progress()
 
     def in_progress(self, doing: str, use: Callable[[ProgressFile], _T]) -> _T:
         """What ``use`` makes of progress.db."""
         path = self.path / "progress.db"
-        with translated(doing, path):
-            if self._progress is None:
-                self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
-            return use(self._progress)
+        try:
+            with translated(doing, path):
+                return use(self._open_progress(path))
+        except DamagedFileError:
+            self._close_progress()
+        with self._disk.around(path), translated(doing, path):
+            return use(self._open_progress(path))
+
+    def _open_progress(self, path: Path) -> ProgressFile:
+        if self._progress is None:
+            self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
+        return self._progress
+
+    def _close_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
 
     def has_progress(self) -> bool:
         """Whether there is a progress.db, or may be one."""
@@ -66,14 +83,20 @@ class SqliteFolder:
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
         """What ``use`` makes of the day's file; a damaged one is set aside, and used anew."""
+        path = self.days.path(day)
         try:
-            with translated(doing, self.days.path(day)):
+            with translated(doing, path):
+                return use(self.days.open(day))
+        except DamagedFileError:
+            self.days.forget(day)
+        try:
+            with self._disk.around(path), translated(doing, path):
                 return use(self.days.open(day))
         except DamagedFileError as error:
             if self.read_only:
                 raise
             self._set_aside(day, error)
-        with translated(doing, self.days.path(day)):
+        with translated(doing, path):
             return use(self.days.open(day))
 
     def of_days(self, start: int, stop: int, read: Callable[[Day, int, int], Iterable[_T]]) -> Iterator[_T]:
@@ -89,7 +112,7 @@ class SqliteFolder:
             except DamagedFileError as error:
                 if len(days) == 1:
                     raise
-                self.unreadable[self.days.path(day).name] = str(error)
+                self.note_unreadable(day, str(error))
 
     def _set_aside(self, day: int, error: DamagedFileError) -> None:
         aside = self.days.put_aside(day)
@@ -99,16 +122,26 @@ class SqliteFolder:
                 lambda progress: progress.note_damage(aside.name, "", 0, f"set aside, since {error}"),
             )
 
+    def note_unreadable(self, day: int, why: str, what: str = "") -> None:
+        """Something of this day cannot be read; that is told until the file changes."""
+        name = self.days.path(day).name
+        self._unreadable[f"{name} {what}".rstrip()] = (day, self.days.stamp(day), why)
+
     def _note_damaged_row(self, device_id: str, minute: int, detail: str) -> None:
         file = self.days.path(day_of(minute)).name
         if self.read_only:
-            self.unreadable[f"{file} {device_id} {minute_text(minute)}"] = detail
+            self.note_unreadable(day_of(minute), detail, f"{device_id} {minute_text(minute)}")
         else:
             self.in_progress("writing to", lambda p: p.note_damage(file, device_id, minute, detail))
 
     def damage(self) -> list[str]:
         """What is known to be damaged, in words."""
-        found = [f"{name}: {why}" for name, why in self.unreadable.items()]
+        self._unreadable = {
+            name: (day, stamp, why)
+            for name, (day, stamp, why) in self._unreadable.items()
+            if self.days.stamp(day) == stamp
+        }
+        found = [f"{name}: {why}" for name, (_, _, why) in self._unreadable.items()]
         if self.has_progress():
             found += [_told(*one) for one in self.in_progress("reading", lambda p: p.damage())]
         return found

@@ -109,7 +109,7 @@ class Records:
         try:
             view = self._folder.on_day("reading", day, lambda d: _read_view(d, None if rests else device_id))
         except DamagedFileError as error:
-            self._folder.unreadable[self._folder.days.path(day).name] = str(error)
+            self._folder.note_unreadable(day, str(error))
             return _NO_VIEW
         if rests and self._folder.days.stamp(day) == stamp:
             self._views[day] = (stamp, view)

@@ -84,7 +84,7 @@ class DayTrust:
         try:
             generation = self._generation(day)
         except DamagedFileError as error:
-            self._folder.unreadable[self._folder.days.path(day).name] = str(error)
+            self._folder.note_unreadable(day, str(error))
             return False
         known = abs(known) if known is not None else None
         if known is None and generation:
