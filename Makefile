@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 3
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast soak bench fuzz lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
+.PHONY: demo test test-fast soak bench fuzz faults lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,6 +30,10 @@ bench: $(VENV)/dev debian ## speed and memory as ratios within one run; see docs
 
 fuzz: $(VENV)/dev ## fuzz what reads strangers' bytes, a minute per target (FUZZ_ARGS="--seconds 600 body")
 	@$(BIN)/python test/fuzz $(FUZZ_ARGS)
+
+faults: $(VENV)/dev debian ## whole-system runs under seeded faults (SEEDS=10 FIRST=1 ENGINE=sqlite|cassandra)
+	@$(BIN)/python test/system/faults --seeds $(or $(SEEDS),10) --first $(or $(FIRST),1) \
+		--engine $(or $(ENGINE),sqlite) $(if $(ONLY),--only $(ONLY)) $(FAULTS_ARGS)
 
 lint: $(VENV)/dev ## style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -80,7 +84,7 @@ $(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
 # with TLS, an MQTT broker, and what checks the systemd unit.
 DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio \
 	kamailio-tls-modules:/usr/lib/*/kamailio/modules/tls.so mosquitto:mosquitto \
-	prometheus:promtool systemd:systemd-analyze
+	prometheus:promtool systemd:systemd-analyze fiu-utils:fiu-run
 
 debian:
 	@missing=""; for pair in $(DEBIAN); do \
