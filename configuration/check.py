@@ -33,7 +33,7 @@ def warnings(settings: Settings) -> list[str]:
     beyond = [f"{what} on {address}" for what, address in listening.items() if not _is_loopback(address)]
     if directory.open_to_all and beyond:
         found.append(
-            f"every device is let in, and the server listens beyond loopback ({', '.join(beyond)}): "
+            f"every device may send, and the server listens beyond loopback ({', '.join(beyond)}): "
             "set devices.file to say which devices may send"
         )
     if settings.status_port and not _is_loopback(settings.status_ip) and not settings.status_token:

@@ -1,11 +1,11 @@
-"""Who may send: the devices file, one section a device, read into a `DeviceDirectory`.
+"""Who may send: the devices file, one section per device, read into a `DeviceDirectory`.
 
     [meter-7]
     name = Cellar, main feed
     key = 64 hex digits, for the synchronization's challenge
     networks = 10.1.0.0/16, 2001:db8::/32
 
-Without a file every device is let in. With one, a device that is not in it is rejected.
+Without a file every device may send. With one, a device that is not in it is rejected.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEY = re.compile(r"[0-9A-Fa-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class DeviceRule:
-    """What is known of one device that is let in."""
+    """What is known of a device that may send."""
 
     device_id: str
     name: str = ""
@@ -43,21 +43,21 @@ class DeviceRule:
 
 
 class DeviceDirectory:
-    """The devices that are let in; never changes, so threads may share it."""
+    """The devices that may send; never changes, so threads may share it."""
 
     def __init__(self, rules: Mapping[str, DeviceRule] | None = None) -> None:
-        """``rules`` by device id; None lets every device in."""
+        """``rules`` by device id; None: every device may send."""
         self._rules = dict(rules or {})
         self.open_to_all = rules is None
 
     @classmethod
     def read(cls, path: Path | None) -> DeviceDirectory:
-        """The directory of a devices file (None: open to all); ConfigurationError with every fault."""
+        """The directory of a devices file (None: open to all); ConfigurationError with all errors."""
         if path is None:
             return cls()
         rules, faults = _read(path)
         if faults:
-            raise ConfigurationError("\n  ".join(["faults in the devices file:", *faults]))
+            raise ConfigurationError("\n  ".join(["errors in the devices file:", *faults]))
         return cls(rules)
 
     @property
@@ -93,7 +93,7 @@ class DeviceDirectory:
 
 
 def device_faults(path: Path) -> list[str]:
-    """Everything that is wrong in a devices file, a line each; nothing where it is right."""
+    """Everything that is wrong in a devices file, one line each; empty if nothing is."""
     return _read(path)[1]
 
 
@@ -105,12 +105,12 @@ def _read(path: Path) -> tuple[dict[str, DeviceRule], list[str]]:
     for entry in ini.entries:
         first = first_lines.setdefault((entry.section, entry.key), entry.line)
         if not entry.section:
-            faults.append(Fault(entry.line, f"{entry} stands before the first [device id]"))
+            faults.append(Fault(entry.line, f"{entry} is before the first [device id]"))
         elif entry.key not in _OPTIONS:
             known = nearest_or_all(entry.key, _OPTIONS)
             faults.append(Fault(entry.line, f"{entry}: a device has no such option; {known}"))
         elif first != entry.line:
-            faults.append(Fault(entry.line, f"{entry} is given again, first in line {first}"))
+            faults.append(Fault(entry.line, f"{entry} is given twice, first in line {first}"))
         else:
             faults += _take(entry, values[entry.section])
     rules = {device_id: DeviceRule(device_id, **given) for device_id, given in values.items()}
@@ -124,10 +124,10 @@ def _header_faults(headers: tuple[Header, ...]) -> list[Fault]:
         first = first_lines.setdefault(header.name, header.line)
         if not _DEVICE_ID.fullmatch(header.name):
             faults.append(
-                Fault(header.line, f"{header} is no device id; allowed: 1 to 64 of A-Z a-z 0-9 . _ -")
+                Fault(header.line, f"{header} is not a device id; allowed: 1 to 64 of A-Z a-z 0-9 . _ -")
             )
         elif first != header.line:
-            faults.append(Fault(header.line, f"{header} is given again, first in line {first}"))
+            faults.append(Fault(header.line, f"{header} is given twice, first in line {first}"))
     return faults
 
 

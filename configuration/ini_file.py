@@ -3,7 +3,7 @@
 The grammar is the standard library's `configparser`, given one line at a time. Given a whole file
 it stops at the first key that stands outside a section, keeps no line numbers, lets a second
 ``key=`` win in silence, and joins an indented line to the value above it. Here each line stands
-alone, and every fault is found. Comments are lines that begin with ``#`` or ``;``, and whatever
+alone, and every error is found. Comments are lines that begin with ``#`` or ``;``, and whatever
 follows a blank and ``#`` in a line; ``%`` means nothing.
 """
 

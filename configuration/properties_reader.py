@@ -1,4 +1,4 @@
-"""Reads config.properties and the environment into `Settings`, or reports every fault at once.
+"""Reads config.properties and the environment into `Settings`, or reports all errors together.
 
 The environment wins over the file, the file over the defaults. A value that the environment
 overrides must still be right: the file is checked whole, so that it stays usable without.
@@ -45,7 +45,7 @@ _FAMILIES = tuple({f"EC_{option.key.split('.')[0].upper()}_" for option in OPTIO
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of the file at ``path`` (None: `DEFAULT_PATH`, if there) and of ``environ``.
 
-    Raises ConfigurationError, a line a fault, with everything that is wrong in the file, in the
+    Raises ConfigurationError, one line per error, with everything that is wrong in the file, in the
     environment, between options, and in the files that options name.
     """
     return read_with_places(path, environ)[0]
@@ -66,7 +66,7 @@ def read_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
     _read_between(settings, reading)
     if reading.faults:
         count = len(reading.faults)
-        title = f"{count} fault{'s' if count > 1 else ''} in the configuration:"
+        title = f"{count} error{'s' if count > 1 else ''} in the configuration:"
         raise ConfigurationError("\n  ".join([title, *reading.faults]))
     return settings, reading.places
 
@@ -111,10 +111,10 @@ def _read_file(path: Path, reading: _Reading) -> None:
         said = f"{entry} = {_shown(option, entry.value)}"
         first = first_lines.setdefault(entry.key, entry.line)
         if first != entry.line:
-            faults.append(Fault(entry.line, f"{said}: is given again, first in line {first}"))
+            faults.append(Fault(entry.line, f"{said}: is given twice, first in line {first}"))
             continue
         if entry.section != option.section and entry.section in ("", *SECTIONS):
-            faults.append(Fault(entry.line, f"{said}: belongs into the section [{option.section}]"))
+            faults.append(Fault(entry.line, f"{said}: belongs in section [{option.section}]"))
         if fault := reading.take(option, entry.value, f"{path}:{entry.line}"):
             faults.append(Fault(entry.line, f"{said}{fault}"))
     reading.faults += placed(path, faults)
@@ -129,9 +129,9 @@ def _read_environment(environ: Mapping[str, str], reading: _Reading) -> None:
             if fault := reading.take(option, environ[name], f"environment {name}"):
                 reading.faults.append(f"environment: {name} = {_shown(option, environ[name])}{fault}")
         elif found := nearest(name, _BY_VARIABLE):
-            reading.faults.append(f"environment: {name} is no key of this server; the nearest is {found}")
+            reading.faults.append(f"environment: {name} is not a recognised key; the nearest is {found}")
         elif name.startswith(_FAMILIES):
-            reading.faults.append(f"environment: {name} is no key of this server")
+            reading.faults.append(f"environment: {name} is not a recognised key")
 
 
 def _read_between(settings: Settings, reading: _Reading) -> None:
@@ -159,7 +159,7 @@ def _text(value: object) -> str:
 
 def _unknown_sections(headers: tuple[Header, ...]) -> list[Fault]:
     return [
-        Fault(header.line, f"{header} is no section; {nearest_or_all(header.name, SECTIONS)}")
+        Fault(header.line, f"{header} is not a section; {nearest_or_all(header.name, SECTIONS)}")
         for header in headers
         if header.name not in SECTIONS
     ]
@@ -171,4 +171,4 @@ def _unknown_key(entry: Entry) -> str:
     known = [found] if found else in_section or ["the keys of docs/configuration.md"]
     secret = _HINTS_AT_A_SECRET.search(entry.key) or (found and _BY_KEY[found].secret)
     value = MASKED if secret else shown(entry.value)
-    return f"{entry} = {value}: no such key; {nearest_or_all(entry.key, known)}"
+    return f"{entry} = {value}: not a recognised key; {nearest_or_all(entry.key, known)}"

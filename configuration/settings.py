@@ -62,107 +62,118 @@ class Settings:
     """
 
     sip_public_addr: str = _option(
-        "SIP", "127.0.0.1", kinds.HOST, "SIP server URI: public address, the one that devices call"
+        "SIP", "127.0.0.1", kinds.HOST, "SIP server URI: public address, to which devices send"
     )
     sip_port: int = _option("SIP", "34567", kinds.PORT, "SIP server URI: port, UDP and TCP")
     sip_bind: str = _option(
         "SIP",
         "",
         kinds.or_empty(kinds.ADDRESS, "", "the value of sip.public_addr"),
-        "address to listen on; 0.0.0.0 or :: is every one of the machine",
+        "address to listen on; 0.0.0.0 or :: for all addresses of the machine",
     )
     sip_transports: tuple[str, ...] = _option(
-        "SIP", "udp,tcp", kinds.some_of("udp", "tcp", "tls"), "what devices may speak"
+        "SIP", "udp,tcp", kinds.some_of("udp", "tcp", "tls"), "transports that devices may use"
     )
     sip_receivers: int = _option(
         "SIP",
         "auto",
         kinds.RECEIVERS,
-        "receiver processes sharing the port; auto is one a core but one, 1 to 4",
+        "receiver processes that share the port; auto: number of cores minus one, at least 1, at most 4",
     )
     sip_tls_port: int = _option(
         "SIP",
         "0",
         kinds.whole(0, 65535),
-        "port for TLS; 0 is sip.port where tcp is not among the transports, else sip.port + 1",
+        "port for TLS; 0: sip.port if tcp is not among the transports, else sip.port + 1",
     )
     sip_tls_certificate: Path | None = _option(
-        "SIP", "", _PEM, "PEM file: the server's certificate and those between it and its authority"
+        "SIP", "", _PEM, "PEM file: the server's certificate, followed by intermediate certificates"
     )
     sip_tls_key: Path | None = _option("SIP", "", _PEM, "PEM file: the certificate's key, without passphrase")
     sip_tls_ca: Path | None = _option(
         "SIP",
         "",
         _PEM,
-        "PEM file: devices must show a certificate that it signed, its common name the device id",
+        "PEM file: authority of the devices' certificates, whose common name must be the device id",
     )
     sip_registrar: str = _option(
         "SIP",
         "",
         kinds.or_empty(kinds.REGISTRAR, "", "none"),
-        "SIP registrar to register with, so that devices can call an address of record",
+        "SIP registrar to register with, so that devices can send to an address of record",
     )
     sip_registrar_user: str = _option("SIP", "", kinds.TEXT, "user name at the registrar")
     sip_registrar_password: str = _option(
-        "SIP", "", kinds.TEXT, "password at the registrar; better set by the environment", secret=True
+        "SIP", "", kinds.TEXT, "password at the registrar; better set in the environment", secret=True
     )
 
     ingest_queue_batches: int = _option(
         "Ingest",
         "20000",
         kinds.whole(1, 1_000_000),
-        "messages a receiver holds before it makes senders wait",
+        "messages that a receiver holds before senders have to wait",
     )
     ingest_commit_batches: int = _option(
-        "Ingest", "1000", kinds.whole(1, 100_000), "batches after which a transaction is committed"
+        "Ingest", "1000", kinds.whole(1, 100_000), "batches per transaction at most"
     )
     ingest_commit_ms: int = _option(
         "Ingest",
         "100",
         kinds.whole(1, 60_000),
-        "milliseconds after which a transaction is committed, however small",
+        "milliseconds after which a transaction is committed, even if it is small",
     )
     ingest_max_ahead_days: float = _option(
-        "Ingest", "1", kinds.number(0, 36_500), "days a message's time may be ahead of the server's clock"
+        "Ingest",
+        "1",
+        kinds.number(0, 36_500),
+        "days by which a message's time may be ahead of the server's clock",
     )
     ingest_max_back_days: float = _option(
-        "Ingest", "400", kinds.number(0, 36_500), "days a message's time may be behind the server's clock"
+        "Ingest",
+        "400",
+        kinds.number(0, 36_500),
+        "days by which a message's time may be behind the server's clock",
     )
-    ingest_max_samples: int = _option("Ingest", "1000", kinds.whole(1, 100_000), "samples a message may hold")
+    ingest_max_samples: int = _option(
+        "Ingest", "1000", kinds.whole(1, 100_000), "samples that a message may hold"
+    )
 
     storage_engine: str = _option("Storage", "sqlite", kinds.one_of("sqlite", "cassandra"), "database engine")
     storage_path: Path = _option(
         "Storage", "data", kinds.FOLDER, "SQLite day files and spools; relative to the working folder"
     )
     storage_retention_days: int = _option(
-        "Storage", "0", kinds.whole(0, 36_500), "days that data is kept; 0 keeps for ever"
+        "Storage", "0", kinds.whole(0, 36_500), "days for which data is kept; 0: for ever"
     )
     storage_pack_after_hours: float = _option(
         "Storage",
         "auto",
         kinds.PACK_AFTER,
-        "hours after a minute's end before its rows are packed; 0: never; auto: 2, never on Cassandra",
+        "hours after a minute's end before its rows are packed; 0: never; auto: 2, on Cassandra never",
     )
     storage_min_free_mb: int = _option(
-        "Storage", "512", kinds.whole(0, 1_000_000_000), "free megabytes below which the server stops taking"
+        "Storage",
+        "512",
+        kinds.whole(0, 1_000_000_000),
+        "megabytes of free disk space below which the server stops accepting messages",
     )
     storage_quarantine_mb: int = _option(
         "Storage",
         "16",
         kinds.whole(0, 1_000_000),
-        "megabytes kept of messages whose time was too far ahead or back; 0 keeps none",
+        "megabytes of messages to keep whose time was too far ahead or back; 0: none",
     )
     storage_synchronous: str = _option(
         "Storage",
         "normal",
         kinds.one_of("normal", "full"),
-        "SQLite after power loss: normal may miss the last commits, full misses none and is slower",
+        "SQLite, after a power loss: normal may lose the last commits, full loses none and is slower",
     )
     storage_spool_mb: int = _option(
         "Storage",
         "4096",
         kinds.whole(1, 1_000_000_000),
-        "megabytes that wait on disk while Cassandra is away; when full, senders wait",
+        "megabytes that may wait on disk while Cassandra is unavailable; when full, senders wait",
     )
 
     cassandra_host: tuple[str, ...] = _option(
@@ -170,14 +181,14 @@ class Settings:
     )
     cassandra_port: int = _option("CassandraDB", "9042", kinds.PORT, "Cassandra Server: port")
     cassandra_keyspace: str = _option(
-        "CassandraDB", "mykeyspace", kinds.KEYSPACE, "Cassandra Server: keyspace name; made where missing"
+        "CassandraDB", "mykeyspace", kinds.KEYSPACE, "Cassandra Server: keyspace name; created if missing"
     )
-    cassandra_username: str = _option("CassandraDB", "", kinds.TEXT, "user name; empty logs in without")
+    cassandra_username: str = _option("CassandraDB", "", kinds.TEXT, "user name; empty: no login")
     cassandra_password: str = _option(
-        "CassandraDB", "", kinds.TEXT, "password; better set by the environment", secret=True
+        "CassandraDB", "", kinds.TEXT, "password; better set in the environment", secret=True
     )
     cassandra_local_dc: str = _option(
-        "CassandraDB", "", kinds.TEXT, "data centre whose nodes are asked; empty is that of the first host"
+        "CassandraDB", "", kinds.TEXT, "data centre whose nodes are used; empty: that of the first host"
     )
     cassandra_consistency: str = _option(
         "CassandraDB",
@@ -186,13 +197,16 @@ class Settings:
         "consistency level of reads and writes",
     )
     cassandra_replication: str = _option(
-        "CassandraDB", "1", kinds.REPLICATION, "copies of each row, for a keyspace that the server makes"
+        "CassandraDB", "1", kinds.REPLICATION, "copies of each row, for a keyspace that the server creates"
     )
     cassandra_tls_ca: Path | None = _option(
-        "CassandraDB", "", _PEM, "PEM file: turns TLS on; nodes must show a certificate that it signed"
+        "CassandraDB",
+        "",
+        _PEM,
+        "PEM file: authority that must have signed the nodes' certificates; turns TLS on",
     )
     cassandra_tls_certificate: Path | None = _option(
-        "CassandraDB", "", _PEM, "PEM file: the certificate to show to nodes that ask for one"
+        "CassandraDB", "", _PEM, "PEM file: client certificate, for nodes that ask for one"
     )
     cassandra_tls_key: Path | None = _option(
         "CassandraDB", "", _PEM, "PEM file: that certificate's key, without passphrase"
@@ -213,13 +227,13 @@ class Settings:
         "Synchronization",
         "48",
         kinds.number(0, 876_000),
-        "hours back that a new connection is asked again about minutes on record as empty or not confirmable",
+        "hours back for which a new connection is asked again about empty and not confirmable minutes",
     )
     sync_max_second_samples: int = _option(
         "Synchronization",
         "200000",
         kinds.whole(1, 1_000_000),
-        "samples that one second may hold; a second with more is not fetched",
+        "samples that a second may hold; a second with more is not fetched",
     )
     sync_tls_certificate: Path | None = _option(
         "Synchronization", "", _PEM, "PEM file: the server's certificate; turns TLS on"
@@ -231,39 +245,39 @@ class Settings:
         "Synchronization",
         "",
         _PEM,
-        "PEM file: devices must show a certificate that it signed, its common name the device id",
+        "PEM file: authority of the devices' certificates, whose common name must be the device id",
     )
 
     devices_file: Path | None = _option(
         "Devices",
         "",
-        kinds.or_empty(kinds.FILE, None, "every device is let in"),
-        "INI file of the devices that are let in, with their keys and networks",
+        kinds.or_empty(kinds.FILE, None, "every device may send"),
+        "INI file of the devices that may send, with their keys and networks",
     )
 
     status_ip: str = _option(
         "Status", "127.0.0.1", kinds.ADDRESS, "address of the status page, health and metrics"
     )
     status_port: int = _option(
-        "Status", "8034", kinds.whole(0, 65535), "port of the status page, health and metrics; 0 turns it off"
+        "Status", "8034", kinds.whole(0, 65535), "port of the status page, health and metrics; 0: off"
     )
 
     status_max_device_metrics: int = _option(
         "Status",
         "1000",
         kinds.whole(0, 1_000_000),
-        "devices that /metrics tells one by one, those that need attention first; 0 is none",
+        "devices with metrics of their own, those that need attention first; 0: none",
     )
     status_token: str = _option(
         "Status",
         "",
         kinds.TEXT,
-        "needed for everything but /healthz and /readyz; better set by the environment",
+        "token that everything but /healthz and /readyz asks for; better set in the environment",
         secret=True,
     )
 
     log_level: str = _option(
-        "Log", "info", kinds.one_of("debug", "info", "warning", "error"), "least severity that is logged"
+        "Log", "info", kinds.one_of("debug", "info", "warning", "error"), "lowest severity that is logged"
     )
 
     def __post_init__(self) -> None:

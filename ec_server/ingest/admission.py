@@ -17,7 +17,7 @@ class Directory(Protocol):
 
     @property
     def open_to_all(self) -> bool:
-        """No file: every device is let in."""
+        """No file: every device may send."""
 
     def admits(self, device_id: str, ip: str) -> RejectReason | None:
         """None where the device may send from the address, else why not."""

@@ -76,4 +76,4 @@ def test_the_documents_faults_are_what_is_reported(tmp_path, monkeypatch) -> Non
     Path("server.properties").write_text("[SIP]\n\nsip.port=99999\n")
     with pytest.raises(ConfigurationError) as caught:
         read_settings(Path("server.properties"), {"EC_SIP_PROT": "1"})
-    assert str(caught.value) == block_with("2 faults").rstrip()
+    assert str(caught.value) == block_with("2 errors").rstrip()

@@ -52,7 +52,7 @@ def faults(path: Path | None, environ: Mapping[str, str] | None = None) -> list[
     with pytest.raises(ConfigurationError) as caught:
         read_settings(path, environ or {})
     title, *lines = str(caught.value).split("\n  ")
-    assert title == f"{len(lines)} fault{'s' if len(lines) > 1 else ''} in the configuration:"
+    assert title == f"{len(lines)} error{'s' if len(lines) > 1 else ''} in the configuration:"
     return lines
 
 
@@ -147,7 +147,7 @@ class TestTheEnvironment:
             ("EC_CASSANDRA_PASWORD", "the nearest is EC_CASSANDRA_PASSWORD"),
             ("EC_CASANDRA_HOST", "the nearest is EC_CASSANDRA_HOST"),
             ("EC_sip_port", "the nearest is EC_SIP_PORT"),
-            ("EC_STORAGE_ZZZZZZZZZZ", "EC_STORAGE_ZZZZZZZZZZ is no key of this server"),
+            ("EC_STORAGE_ZZZZZZZZZZ", "EC_STORAGE_ZZZZZZZZZZ is not a recognised key"),
         ],
     )
     def test_a_variable_that_looks_like_a_key_must_be_one(self, name, said) -> None:
@@ -201,17 +201,23 @@ class TestFaults:
                 "[SIP]\nsip.port = 0\n",
                 ":2: [SIP] sip.port = '0'; allowed: a whole number, 1 to 65535",
             ),
-            ("[sip]\n", ":1: [sip] is no section; the nearest is SIP"),
-            ("[Nothing]\n", ":1: [Nothing] is no section; allowed: SIP, Ingest, Storage,"),
-            ("[SIP]\nsip.prot=1\n", ":2: [SIP] sip.prot = '1': no such key; the nearest is sip.port"),
-            ("[SIP]\nSIP.PORT=1\n", ":2: [SIP] SIP.PORT = '1': no such key; the nearest is sip.port"),
-            ("[SIP]\nport=1\n", "no such key"),
-            ("[Log]\nqqqqq=1\n", "no such key; allowed: log.level"),
-            ("[Log]\nsip.port=1\n", ":2: [Log] sip.port = '1': belongs into the section [SIP]"),
-            ("sip.port=1\n", ":1: sip.port = '1': belongs into the section [SIP]"),
+            ("[sip]\n", ":1: [sip] is not a section; the nearest is SIP"),
+            ("[Nothing]\n", ":1: [Nothing] is not a section; allowed: SIP, Ingest, Storage,"),
+            (
+                "[SIP]\nsip.prot=1\n",
+                ":2: [SIP] sip.prot = '1': not a recognised key; the nearest is sip.port",
+            ),
+            (
+                "[SIP]\nSIP.PORT=1\n",
+                ":2: [SIP] SIP.PORT = '1': not a recognised key; the nearest is sip.port",
+            ),
+            ("[SIP]\nport=1\n", "not a recognised key"),
+            ("[Log]\nqqqqq=1\n", "not a recognised key; allowed: log.level"),
+            ("[Log]\nsip.port=1\n", ":2: [Log] sip.port = '1': belongs in section [SIP]"),
+            ("sip.port=1\n", ":1: sip.port = '1': belongs in section [SIP]"),
             (
                 "[SIP]\nsip.port=1\n\nsip.port=1\n",
-                ":4: [SIP] sip.port = '1': is given again, first in line 2",
+                ":4: [SIP] sip.port = '1': is given twice, first in line 2",
             ),
             ("[SIP]\nsip.port\n", ":2: the line 'sip.port'... is neither [section] nor key=value"),
             ("[SIP]\n=5\n", ":2: the line '=5'..."),
@@ -370,7 +376,7 @@ class TestCheckConfig:
     def test_faults_give_2_and_their_text(self, file) -> None:
         code, text = check(file("[SIP]\nsip.port=0\nsip.receivers=0\n"), {})
         assert code == 2
-        assert text.startswith("2 faults in the configuration:\n  ")
+        assert text.startswith("2 errors in the configuration:\n  ")
         assert text.count("\n") == 2
 
     def test_its_text_can_be_printed_whatever_the_files_name(self) -> None:
@@ -379,7 +385,7 @@ class TestCheckConfig:
     def test_an_open_server_beyond_loopback_is_warned_of(self, tmp_path) -> None:
         assert warnings(Settings()) == []
         (warning,) = warnings(Settings(sip_bind="0.0.0.0"))
-        assert "every device is let in" in warning
+        assert "every device may send" in warning
         assert "SIP on 0.0.0.0" in warning
         (warning,) = warnings(Settings(sync_ip="::"))
         assert "synchronization on ::" in warning
