@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apsw
@@ -35,6 +35,7 @@ _INSERT = (
     " ec_consumption_values, values_count, values_checksum, insert_time)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
+_MOST_LOOSE = 10_000
 _SECOND = "device_id = ? AND ec_date = ? AND ec_time = ?"
 
 
@@ -47,6 +48,9 @@ class DayBlocks:
         self._on_damage = on_damage
         self._present = present
         """False for a file of an older layout that is only read."""
+        self._state: tuple[int, int] | None = None
+        self._loose: set[tuple[str, int]] = set()
+        """Seconds without a block while ``ec_block_total`` is ``_state``."""
 
     # --- reading --------------------------------------------------------------------------
 
@@ -94,6 +98,24 @@ class DayBlocks:
             block = self.of_second(device_id, time_text)
             yield from rows_of(block) if block is not None else ()
 
+    def among(self, cursor: apsw.Cursor, seconds: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        """Those of the seconds that have a block. Cheap where the same ones are asked for again and again.
+
+        No state of ``ec_block_total`` comes twice: a new block makes its bytes more, and one taken away its
+        last rowid.
+        """
+        state = the_row(cursor.execute("SELECT last_rowid, block_bytes FROM ec_block_total"))
+        if state == (0, 0):
+            return
+        if state != self._state or len(self._loose) > _MOST_LOOSE:
+            self._state, self._loose = (int(state[0]), int(state[1])), set()
+        for device_id, second in set(seconds) - self._loose:
+            time_text = ec_time(second)
+            if self.exist(device_id, time_text, time_text):
+                yield device_id, second
+            else:
+                self._loose.add((device_id, second))
+
     def last_rowid(self, cursor: apsw.Cursor) -> int:
         """The highest rowid of any row that was ever packed here; 0 for none."""
         return int(the_value(cursor.execute("SELECT last_rowid FROM ec_block_total")) or 0)
@@ -137,7 +159,7 @@ class DayBlocks:
         """Take a block out, and its bytes off the total."""
         key = (device_id, self._date, time_text)
         cursor.execute(
-            "UPDATE ec_block_total SET block_bytes = block_bytes - coalesce("  # noqa: S608
+            "UPDATE ec_block_total SET last_rowid = last_rowid + 1, block_bytes = block_bytes - coalesce("  # noqa: S608
             f"(SELECT length(block) FROM ec_block WHERE {_SECOND}), 0)",
             key,
         )

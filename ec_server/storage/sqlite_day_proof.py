@@ -110,7 +110,11 @@ class DayProof:
         return Digest(*found) if found else None
 
     def revoke(self, cursor: apsw.Cursor, device_id: str, minute: int) -> None:
-        """The minute is written to: it is settled no more. Its line is the writer's to change."""
+        """The minute is written to: it is settled no more."""
+        cursor.execute(
+            "UPDATE ec_minute SET state = NULL WHERE device_id = ? AND ec_time = ?",
+            (device_id, ec_time(minute)),
+        )
         self._put_ranges(
             cursor,
             device_id,

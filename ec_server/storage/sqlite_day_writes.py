@@ -49,9 +49,9 @@ _KEY = "device_id = ? AND ec_date = ? AND ec_time = ? AND start_us = ? AND end_u
 _TOUCH = (
     "INSERT INTO ec_minute (device_id, ec_time, writer, row_count, row_samples) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET writer = CASE WHEN writer = excluded.writer THEN writer END,"
-    " version = version + 1, digest_cached = 0, state = NULL, packed = 0,"
+    " version = version + 1, digest_cached = 0, packed = 0,"
     " row_count = row_count + excluded.row_count, row_samples = row_samples + excluded.row_samples"
-    " RETURNING writer, version"
+    " RETURNING writer, version, state"
 )
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
@@ -200,7 +200,8 @@ class DayWrites:
     def _packed_already(self, cursor: apsw.Cursor, batches: Sequence[Batch]) -> set[int]:
         """Places of batches that are packed. A second is restored where another would change a packed row."""
         again: set[int] = set()
-        for device_id, second in {(batch.device_id, batch.second) for batch in batches}:
+        seconds = {(batch.device_id, batch.second) for batch in batches}
+        for device_id, second in self._file.blocks.among(cursor, seconds):
             time_text = ec_time(second)
             block = self._file.blocks.of_second(device_id, time_text)
             if block is None:
@@ -355,16 +356,12 @@ class DayWrites:
         """Count each minute's rows, and take away what of its digests and proof is true no more."""
         opened, revoked = set(), False
         for (device_id, minute), seconds in _by_minute(batches, effects).items():
-            state = cursor.execute(
-                "SELECT state FROM ec_minute WHERE device_id = ? AND ec_time = ?",
-                (device_id, ec_time(minute)),
-            ).fetchone()
-            if state is not None and state[0] is not None:
-                revoked = True
-                self._proof.revoke(cursor, device_id, minute)
             rows, samples = map(sum, zip(*seconds.values(), strict=True))
             at = (device_id, ec_time(minute), self._file.writer, rows, samples)
-            writer, version = the_row(cursor.execute(_TOUCH, at))
+            writer, version, state = the_row(cursor.execute(_TOUCH, at))
+            if state is not None:
+                revoked = True
+                self._proof.revoke(cursor, device_id, minute)
             if version == 1:
                 opened.add((device_id, minute))
             elif writer != self._file.writer:
