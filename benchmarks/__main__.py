@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import (
-    device_counts,
     digests,
     fairness,
     file_growth,
@@ -29,7 +28,7 @@ from benchmarks import (
     instructions,
     overload,
     peers,
-    receiver_counts,
+    scale,
     storage,
     sync_cost,
     worst_messages,
@@ -48,8 +47,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "formats": formats.run,
     "overload": overload.run,
     "fairness": fairness.run,
-    "devices": device_counts.run,
-    "receivers": receiver_counts.run,
+    "devices": scale.run_devices,
+    "receivers": scale.run_receivers,
     "growth": file_growth.run,
     "storage": storage.run,
     "digests": digests.run,

@@ -95,6 +95,9 @@ class MinuteState(Enum):
     """Neither side has anything of this minute."""
 
 
+UNPROVEN = "unproven"
+"""What is said of a minute without a state: not compared since it was last written."""
+
 SETTLED = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE, MinuteState.EMPTY)
 """The states of minutes that a round does not ask for again."""
 

@@ -13,18 +13,17 @@ from enum import Enum
 from ec_server.storage.contract import Store
 from utilities import utc
 from utilities.checksum_util import parse_canonical
-from utilities.model import Digest, MinuteRecord, MinuteState
+from utilities.model import UNPROVEN, Digest, MinuteRecord, MinuteState
 
 
 class CheckState(Enum):
-    """What is known of a minute, in one word."""
+    """What is known of a minute, in one word: the states on record, and three for minutes without one."""
 
-    PROVEN = "proven"
-    UNCONFIRMABLE = "unconfirmable"
-    UNRESOLVED = "unresolved"
-    EMPTY = "empty"
-    """Compared: neither side has anything."""
-    UNPROVEN = "unproven"
+    PROVEN = MinuteState.PROVEN.value
+    UNCONFIRMABLE = MinuteState.UNCONFIRMABLE.value
+    UNRESOLVED = MinuteState.UNRESOLVED.value
+    EMPTY = MinuteState.EMPTY.value
+    UNPROVEN = UNPROVEN
     """Compared earlier, and written to since: it will be compared again."""
     NOT_COMPARED = "not_compared"
     ABSENT = "absent"
@@ -138,13 +137,10 @@ def _minute(
     )
 
 
-_OF_VERDICT = {state: CheckState(state.value) for state in MinuteState}
-
-
 def check_state(record: MinuteRecord | None, *, stored: bool) -> CheckState:
     """The word for a minute of which ``record`` is on record, and samples are stored or not."""
     if record and record.state:
-        return _OF_VERDICT[record.state]
+        return CheckState(record.state.value)
     if not stored:
         return CheckState.ABSENT
     return CheckState.UNPROVEN if record and record.check_times else CheckState.NOT_COMPARED

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ec_server.export.coverage import SECOND_US, Coverage, Spans
-from ec_server.export.minute_lines import UNPROVEN, state_word
+from ec_server.export.minute_lines import state_word
 from ec_server.export.stored_seconds import Span, microseconds_of, seconds_of, stored_minutes
 from ec_server.storage.contract import Store
 from utilities import utc
 from utilities.checksum_util import minute_digest, second_digest
-from utilities.model import Digest
+from utilities.model import UNPROVEN, Digest
 
 
 @dataclass(frozen=True, slots=True)

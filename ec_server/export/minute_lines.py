@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from ec_server.export.stored_seconds import Span, days_of
 from ec_server.storage.contract import Store
 from utilities import utc
-from utilities.model import MinuteRecord
-
-UNPROVEN = "unproven"
-"""The state of a minute that no comparison has settled since it was last written."""
+from utilities.model import UNPROVEN, MinuteRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
 
 
 def state_word(record: MinuteRecord | None) -> str:
-    """``proven``, ``unconfirmable``, ``unresolved``, ``empty`` or ``unproven``."""
+    """The value of its `MinuteState`, or ``unproven``."""
     return record.state.value if record and record.state else UNPROVEN
 
 

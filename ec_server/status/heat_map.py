@@ -11,22 +11,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from ec_server.export.minute_lines import UNPROVEN, MinuteLine
+from ec_server.export.minute_lines import MinuteLine
 from utilities import utc
-
-STATES = ("unresolved", "missing", "stored", "unconfirmable", "proven", "empty", "before", "future")
-"""The worst first."""
+from utilities.model import UNPROVEN, MinuteState
 
 MEANINGS: Mapping[str, str] = {
-    "unresolved": "still different from the device’s own record after the repair",
+    MinuteState.UNRESOLVED.value: "still different from the device’s own record after the repair",
     "missing": "nothing stored",
     "stored": "stored, not proven yet",
-    "unconfirmable": "stored, and the device cannot confirm it",
-    "proven": "every sample that the device has is stored",
-    "empty": "compared: neither side has anything",
+    MinuteState.UNCONFIRMABLE.value: "stored, and the device cannot confirm it",
+    MinuteState.PROVEN.value: "every sample that the device has is stored",
+    MinuteState.EMPTY.value: "compared: neither side has anything",
     "before": "before the device was first heard",
     "future": "not over yet",
 }
+"""What each state of a cell means; the worst first."""
+
+STATES = tuple(MEANINGS)
 
 
 _TITLES = {"month": "%B %Y", "day": "%Y-%m-%d", "minute": "%Y-%m-%d %H:%M", "second": "%Y-%m-%d %H:%M:%S"}

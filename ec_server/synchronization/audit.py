@@ -29,13 +29,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ec_server.synchronization.minute_repair import MinuteReport
-from utilities.model import Digest
+from utilities.model import Digest, MinuteState
 from utilities.utc import DAY_S, MINUTE_S, minute_text, parse_minute
 
 FOLDER = "audits"
 MAX_MINUTES = 31 * DAY_S // MINUTE_S
 """The longest stretch of one audit."""
 _KEEP_REPORTS_S = DAY_S
+_GOOD = (MinuteState.PROVEN.value, MinuteState.EMPTY.value)
 _COUNTS = ("stored_samples", "device_samples", "samples_repaired", "conflicts", "extra")
 _REQUEST, _REPORT = ".request.json", ".report.json"
 
@@ -134,7 +135,7 @@ def ask(run_folder: Path, device_id: str, start: int, stop: int, timeout_s: floa
 
 def all_proven(report: dict[str, Any]) -> bool:
     """Whether nothing in the report is left to doubt."""
-    return all(m["state"] in ("proven", "empty") for m in report["minutes"])
+    return all(m["state"] in _GOOD for m in report["minutes"])
 
 
 def lines_for_people(report: dict[str, Any]) -> Iterator[str]:
