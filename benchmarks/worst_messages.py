@@ -35,6 +35,7 @@ _TEXT: Mapping[str, tuple[int, _Sample]] = {
     "exponents": (250, lambda r: b"%de-%d" % (r.randint(1, 9), r.randint(1, 9))),
     "tiny": (230, lambda r: b"%de-300" % r.randint(1, 9)),
     "huge": (230, lambda r: b"%de+300" % r.randint(1, 9)),
+    "near the largest double": (230, lambda r: b"1.%de+308" % r.randint(0, 7)),
     "no digit before the point": (280, lambda r: b".%d" % r.randint(1, 9)),
     "long decimals": (17, lambda r: b"0.%0180d" % r.randint(1, 10**60)),
     "beyond the short way": (12, lambda r: b"%0250d" % r.randint(1, 10**60)),
@@ -44,6 +45,7 @@ _BINARY: Mapping[str, tuple[int, _Sample]] = {
     "denormal": (300, lambda r: _single(r.randint(1, 1 << 22))),
     "tiny": (300, lambda r: _single(r.randint(1 << 23, 0x38000000))),
     "huge": (300, lambda r: _single(r.randint(0x4D000000, 0x7F000000))),
+    "few odd values": (300, lambda r: struct.pack("<f", r.uniform(100, 400) if r.randint(0, 99) else 1e-30)),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ec_server.ingest.message_body import STRIDE, US_END
 from ec_server.ingest.text_group import Canonical
@@ -24,6 +25,10 @@ from ec_server.packing.number_text import (
 
 BYTES_AT_ONCE = 108 << 10
 """What is best made text in one go: with more, the arrays no longer fit into the processor's cache."""
+
+_Numbers = npt.NDArray[np.int64]
+_Values = npt.NDArray[np.float64]
+_Chosen = npt.NDArray[np.bool_]
 
 _SAMPLE = np.dtype([("us", "<i4"), ("value", "<f4"), ("end", "u1")])
 
@@ -46,20 +51,20 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
     rises[firsts[1:] - 1] = True
     good[1:] &= rises
     all_good = np.logical_and.reduceat(good, firsts)
-    if not good.all():  # what no text is made of takes the place of something harmless
-        us[~good], values[~good], sizes[~good] = 0, 0.0, 0.0
-    words = value_words(float_digits(sizes), np.signbit(values))
+    texts = iter(_printed(us, values, np.repeat(all_good, counts), counts[all_good]))
+    known = zip(all_good.tolist(), counts.tolist(), us[firsts].tolist(), us[ends - 1].tolist(), strict=True)
+    return [(next(texts), *figures) if is_good else None for is_good, *figures in known]
+
+
+def _printed(us: _Numbers, values: _Values, chosen: _Chosen, counts: _Numbers) -> list[bytes]:
+    """The texts of the chosen samples, one for each of ``counts``, which are of bodies that are good."""
+    if not len(counts):
+        return []
+    if not chosen.all():  # what no text is made of is not printed: it would double the cost of such a body
+        us, values = us[chosen], values[chosen]
+    words = value_words(float_digits(np.abs(values)), np.signbit(values))
     joined, places = join_samples(head_words(us), words)
     text = bytes(joined)
-    return [
-        (text[begin + 1 : end], count, first_us, last_us) if is_good else None
-        for is_good, begin, end, count, first_us, last_us in zip(
-            all_good.tolist(),
-            places[firsts].tolist(),
-            places[ends].tolist(),
-            counts.tolist(),
-            us[firsts].tolist(),
-            us[ends - 1].tolist(),
-            strict=True,
-        )
-    ]
+    ends = np.cumsum(counts)
+    begins, stops = places[ends - counts].tolist(), places[ends].tolist()
+    return [text[begin + 1 : stop] for begin, stop in zip(begins, stops, strict=True)]

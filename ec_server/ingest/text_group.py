@@ -96,6 +96,7 @@ _FULL_CLASS = _class_of(comma=_COMMA, plus=_PLUS, minus=_MINUS, point=_DOT, end=
 _BEFORE_DIGITS = (_COMMA, _PLUS, _MINUS)
 _SURE_DIGITS = 3
 """Distance to the end with which an exponent is below 100: with so few digits no double overflows."""
+_SURE_POWER = 308
 _FULL_WRONG = _wrong(
     10,
     (
@@ -128,17 +129,40 @@ def _wrong_in_any(joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers
     is_wrong = _FULL_WRONG.take(steps * (_FAR + 1) + distances)
     large = (byte == _STOP) & (distances > _SURE_DIGITS)
     large &= ((before == _EXPONENT) | (before == _EXPONENT_PLUS)) & ~is_wrong
-    ends = marks[1:].compress(large)
-    infinite = [end for end in ends.tolist() if not math.isfinite(_value_before(joined, end))]
-    wrong = np.concatenate((marks[1:][is_wrong], np.array(infinite, np.int64)))
-    return wrong, marks.compress(classes == _STOP)
+    sample_ends = marks.compress(classes == _STOP)
+    infinite = _infinite(joined, raw, marks, np.flatnonzero(large) + 1, sample_ends)
+    return np.concatenate((marks[1:][is_wrong], infinite)), sample_ends
 
 
-def _value_before(joined: bytes, end: int) -> float:
-    """The value of the sample that ends there; NaN where it is none, or too long for the short way."""
-    comma = joined.rfind(b",", max(0, end - _LONGEST_SAMPLE), end)
+def _infinite(
+    joined: bytes, raw: _Bytes, marks: _Numbers, large: _Numbers, sample_ends: _Numbers
+) -> _Numbers:
+    """Ends of samples that no double holds, of those whose ends are the ``large`` ones of the marks.
+
+    A number of n digits before its exponent is below 10 ** (n + exponent), and a double holds what is below
+    10 ** 308. What that does not decide is looked at one by one.
+    """
+    if not len(large):
+        return large
+    ends = marks[large]
+    has_sign = raw[marks[large - 1]] == ord("+")
+    exponent_at = marks[large - 1 - has_sign]
+    commas = sample_ends[sample_ends.searchsorted(ends) - 1] + 7
+    exponents = _digits(raw, ends - 3, 3)
+    of_three = ends - marks[large - 1] == 4
+    in_doubt = ends[~(of_three & (exponents + (exponent_at - commas - 1) <= _SURE_POWER))]
+    commas = sample_ends[sample_ends.searchsorted(in_doubt) - 1] + 7
+    text = joined.decode("latin-1")
+    values = [text[comma + 1 : end] for comma, end in zip(commas.tolist(), in_doubt.tolist(), strict=True)]
+    finite = np.isfinite(np.fromiter(map(_value, values), np.float64, len(values)))
+    infinite: _Numbers = in_doubt[~finite]
+    return infinite
+
+
+def _value(text: str) -> float:
+    """The number; NaN where it is none."""
     try:
-        return math.nan if comma < 0 else float(joined[comma + 1 : end])
+        return float(text)
     except ValueError:
         return math.nan
 
@@ -190,9 +214,14 @@ def _checked(
     return [one if is_good else None for one, is_good in zip(figures, good.tolist(), strict=True)]
 
 
-def _six_digits(raw: npt.NDArray[np.uint8], at: _Numbers) -> list[int]:
-    number = np.zeros(len(at), dtype=np.int64)
-    for offset in range(6):
-        number = number * 10 + (raw[np.minimum(at + offset, len(raw) - 1)] - np.uint8(48))
-    found: list[int] = number.tolist()
+def _six_digits(raw: _Bytes, at: _Numbers) -> list[int]:
+    found: list[int] = _digits(raw, at, 6).tolist()
     return found
+
+
+def _digits(raw: _Bytes, at: _Numbers, count: int) -> _Numbers:
+    """The number that ``count`` digits from each place on are."""
+    number = np.zeros(len(at), dtype=np.int64)
+    for offset in range(count):
+        number = number * 10 + (raw[np.minimum(at + offset, len(raw) - 1)] - np.uint8(48))
+    return number

@@ -93,6 +93,21 @@ def test_every_form_of_a_number_takes_the_short_way(value: bytes, monkeypatch: p
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    "value",
+    [b"9e299", b"1e308", b"1.7e+308", b"1.8e+308", b"17E307", b"18e307", b"99e306", b"0.17e309", b"0.18e309",
+     b"00000001e308", b"0.00001e311", b".5e+308", b"5.e+308", b"1e309", b"0e999", b"1e+999", b"-1e0308",
+     b"-2e0308", b"+123456789e300", b"+123456789e301", b"1.7976931348623157e308", b"1.7976931348623159e308"],
+)  # fmt: skip
+def test_what_no_double_holds_is_refused_in_a_group_as_it_is_alone(value: bytes) -> None:
+    body = b"m|%d|000000,%s;000001,1;000002,%s||" % (NOW, value, value)
+    expected = parse(body, LIMITS, NOW)
+    good = raw(GOOD.encode())
+    found = GroupParser(LIMITS).parse([good, raw(body)] * 9, NOW)
+    assert found[1::2] == [expected] * 9
+    assert all(isinstance(one, Batch) for one in found[::2])
+
+
 def test_who_is_not_admitted_is_refused_before_anything_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     def admits(device_id: str, _message: RawMessage) -> Rejection | None:
         return None if device_id == "m" else Rejection(RejectReason.UNKNOWN_DEVICE, "", device_id)
