@@ -20,6 +20,7 @@ import apsw
 from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import all_rows, connect, the_value, transaction
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
+from ec_server.storage.sqlite_lasting import LastingCommits
 from utilities.errors import PermanentStorageError
 from utilities.model import SETTLED
 from utilities.utc import ec_date, ec_time, parse_ec
@@ -49,6 +50,7 @@ class DayFile:
         self.read_only = read_only
         self.on_damage = on_damage
         self.db = connect(path, read_only=read_only, synchronous=synchronous)
+        self.lasting = LastingCommits(self.db, synchronous)
         if not read_only:
             self._make_tables()
         self.layout = self.version(self.db.cursor())

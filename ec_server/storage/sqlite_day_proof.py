@@ -7,7 +7,8 @@ Rules:
 2. ``ec_settled`` says the same of ranges, so that a round reads a line or two and not one line for each
    minute. It changes in the same transactions. Another program's change sets ``start`` to NULL, and the
    ranges are computed anew from the lines.
-3. Minutes without a line, of which neither side has anything, are not this file's business: progress.db
+3. A verdict that takes a settled minute's state away is synced before it returns (sqlite_lasting.py).
+4. Minutes without a line, of which neither side has anything, are not this file's business: progress.db
    keeps them as ranges.
 """
 
@@ -45,6 +46,11 @@ class DayProof:
         self, device_id: str, verdicts: Sequence[Verdict], compared_us: int
     ) -> tuple[list[Verdict], list[int], int]:
         """``(verdicts on minutes that have no line here, minutes that changed since, new generation)``."""
+        return self._file.lasting.run(lambda: self._record(device_id, verdicts, compared_us))
+
+    def _record(
+        self, device_id: str, verdicts: Sequence[Verdict], compared_us: int
+    ) -> tuple[list[Verdict], list[int], int]:
         elsewhere: list[Verdict] = []
         changed: list[int] = []
         with transaction(self._file.db) as cursor:
@@ -65,8 +71,9 @@ class DayProof:
                 minute = ranges.of_minutes([verdict.minute])
                 if verdict.state in SETTLED:
                     settled = ranges.union([*settled, *minute])
-                else:
-                    settled = ranges.subtract(settled, minute)
+                elif (left := ranges.subtract(settled, minute)) != settled:
+                    self._file.lasting.must_last()
+                    settled = left
             self._put_ranges(cursor, device_id, settled)
             generation = self._file.next_generation(cursor)
         return elsewhere, changed, generation
@@ -110,19 +117,23 @@ class DayProof:
         return Digest(*found) if found else None
 
     def revoke(self, cursor: apsw.Cursor, device_id: str, minute: int) -> None:
-        """The minute is written to: it is settled no more."""
+        """The minute is written to: it is settled no more. Within ``lasting.run``."""
+        settled = self._ranges(cursor, device_id)
+        left = ranges.subtract(settled, ranges.of_minutes([minute]))
+        if left != settled:
+            self._file.lasting.must_last()
         cursor.execute(
             "UPDATE ec_minute SET state = NULL WHERE device_id = ? AND ec_time = ?",
             (device_id, ec_time(minute)),
         )
-        self._put_ranges(
-            cursor,
-            device_id,
-            ranges.subtract(self._ranges(cursor, device_id), ranges.of_minutes([minute])),
-        )
+        self._put_ranges(cursor, device_id, left)
 
     def revoke_all(self, generation: int) -> None:
         """Take every verdict away: the file went back to an older state. Its generation is raised."""
+        self._file.lasting.run(lambda: self._revoke_all(generation))
+
+    def _revoke_all(self, generation: int) -> None:
+        self._file.lasting.must_last()
         with transaction(self._file.db) as cursor:
             cursor.execute("UPDATE ec_minute SET state = NULL WHERE state IS NOT NULL")
             cursor.execute("DELETE FROM ec_settled")

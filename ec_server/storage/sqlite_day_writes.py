@@ -6,6 +6,7 @@ Rules:
    and verdicts that they make wrong, and the writer's mark.
 2. Ingest assumes that every row is new, in one statement, and looks only where fewer were inserted.
 3. ``None`` instead of a result: the file was removed meanwhile, and nothing was written. Open it anew.
+4. A write to a minute that has a verdict is synced before it returns (sqlite_lasting.py).
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ class DayWrites:
 
     def ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
         """Commit batches that arrived in messages; ``now_us`` is the first one's insert time."""
+        return self._file.lasting.run(lambda: self._ingest(batches, mark, now_us))
+
+    def _ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:
                 return None
@@ -95,6 +99,9 @@ class DayWrites:
 
     def replay(self, rows: Sequence[StoredRow]) -> Written | None:
         """Commit rows that keep their insert times and ranks."""
+        return self._file.lasting.run(lambda: self._replay(rows))
+
+    def _replay(self, rows: Sequence[StoredRow]) -> Written | None:
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:
                 return None
@@ -114,6 +121,9 @@ class DayWrites:
 
     def repair(self, batches: Sequence[Batch]) -> Written | None:
         """Commit what the device says of its seconds; afterwards these values win."""
+        return self._file.lasting.run(lambda: self._repair_all(batches))
+
+    def _repair_all(self, batches: Sequence[Batch]) -> Written | None:
         now_us = time.time_ns() // 1000
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:

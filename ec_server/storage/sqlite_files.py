@@ -6,7 +6,10 @@ Rules:
    opened anew. Each opened file gets a writer id of its own: what this process once wrote to another file
    in the same place is not in this one, so it must not publish digests of it.
 2. A file that SQLite cannot read is set aside: renamed to ``<name>.damaged-<n>``, never deleted. From
-   then on the day is as if its file were missing, so that it costs nobody anything but the day.
+   then on the day is as if its file were missing, so that it costs nobody anything but the day. Its log
+   goes first: without its file no other may ever find it, for SQLite would delete it.
+3. A file is marked as removed before it is deleted, both under the folder's lock. One that is found with the
+   mark was left by a process that died in between, and is deleted by whoever finds it.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day import REMOVED, DayFile
 from ec_server.storage.sqlite_day_blocks import OnDamage
 from ec_server.storage.sqlite_day_digests import DayDigests
 from ec_server.storage.sqlite_day_packing import DayPacking
@@ -104,16 +108,33 @@ class DayFiles:
             self._open.pop(day).file.close()
         while len(self._open) >= _OPEN_DAYS:
             self._open.popitem(last=False)[1].file.close()
-        file = DayFile(
-            path,
+        file = self._file(day)
+        if file.layout == REMOVED and not self._read_only:
+            file.close()
+            self._finish_removal(day)
+            file = self._file(day)
+        self._open[day] = _parts_of(file)
+        return self._open[day]
+
+    def _file(self, day: int) -> DayFile:
+        return DayFile(
+            self.path(day),
             day,
             read_only=self._read_only,
             synchronous=self._synchronous,
             writer=uuid.uuid4().hex,
             on_damage=self.on_damage,
         )
-        self._open[day] = _parts_of(file)
-        return self._open[day]
+
+    def _finish_removal(self, day: int) -> None:
+        """Delete a day's file that is marked as removed, unless another has taken its place."""
+        with self._folder_lock():
+            if not self.path(day).exists():
+                return
+            file = self._file(day)
+            file.close()
+            if file.layout == REMOVED:
+                self.delete(day)
 
     def stamp(self, day: int) -> tuple[int, ...]:
         """What changes whenever the day's file does, and whenever another takes its place."""
@@ -140,21 +161,28 @@ class DayFiles:
                     return None
             except FileNotFoundError:
                 return None
-            number = 1
-            while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-                number += 1
-            for end in ("", "-wal", "-shm"):
+            aside = self._free_name(path)
+            for end in ("-wal", "-shm", ""):
                 if (old := path.with_name(path.name + end)).exists():
                     old.rename(aside.with_name(aside.name + end))
         return aside
+
+    @staticmethod
+    def _free_name(path: Path) -> Path:
+        """The first that neither a file has nor a log, which may stand alone after a death."""
+        names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+        ends = ("", "-wal", "-shm")
+        return next(n for n in names if not any(n.with_name(n.name + end).exists() for end in ends))
 
     def remove(self, day: int) -> None:
         """Delete a day's file; whoever has it open is told not to write to it."""
         path = self.path(day)
         with translated("removing", path):
-            self.open(day).file.mark_removed()
-            self.forget(day)
-        self.delete(day)
+            file = self.open(day).file
+            with self._folder_lock():
+                file.mark_removed()
+                self.forget(day)
+                self.delete(day)
 
     def delete(self, day: int) -> None:
         """Delete a day's file, as it is."""
