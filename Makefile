@@ -1,5 +1,5 @@
-# One line a task. `make demo` and `make test` do all the set-up themselves.
-# The Python of the environment; where it is not named, deploy/find-python.sh finds one.
+# One target per task. `make demo` and `make test` do all the set-up themselves.
+# The Python for the environment; if it is not named, deploy/find-python.sh finds one.
 PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,38 +10,38 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-fast soak bench fuzz faults lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 
-help: ## this list
+help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: $(VENV)/run ## the server with three meters, live on http://127.0.0.1:8034 (Ctrl-C ends it)
+demo: $(VENV)/run ## run the server with three meters, live on http://127.0.0.1:8034 (Ctrl-C ends it)
 	@$(BIN)/python -m reference_client.demo
 
-test: $(VENV)/dev debian ## the whole suite
+test: $(VENV)/dev debian ## run the whole test suite (PYTEST_ARGS="-k spool" for a part)
 	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/dev ## the tests of pure code, for the inner loop: under a minute
+test-fast: $(VENV)/dev ## run the tests of pure code, for the inner loop: under a minute
 	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) test/unit $(PYTEST_ARGS)
 
-soak: $(VENV)/dev debian ## the long tests
+soak: $(VENV)/dev debian ## run the long tests: hours
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
-bench: $(VENV)/dev debian ## speed and memory as ratios within one run; see docs/performance.md
+bench: $(VENV)/dev debian ## measure speed and memory; see docs/performance.md (BENCH_ARGS=--quick)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-fuzz: $(VENV)/dev ## fuzz what reads strangers' bytes, a minute per target (FUZZ_ARGS="--seconds 600 body")
+fuzz: $(VENV)/dev ## fuzz the parsers of untrusted input, one minute per target (FUZZ_ARGS="--seconds 600 body")
 	@$(BIN)/python test/fuzz $(FUZZ_ARGS)
 
 faults: $(VENV)/dev debian ## whole-system runs under seeded faults (SEEDS=10 FIRST=1 ENGINE=sqlite|cassandra)
 	@$(BIN)/python test/system/faults --seeds $(or $(SEEDS),10) --first $(or $(FIRST),1) \
 		--engine $(or $(ENGINE),sqlite) $(if $(ONLY),--only $(ONLY)) $(FAULTS_ARGS)
 
-lint: $(VENV)/dev ## style and format
+lint: $(VENV)/dev ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/dev ## type hints
+types: $(VENV)/dev ## check type hints
 	@$(BIN)/mypy
 
-format: $(VENV)/dev ## put the format right
+format: $(VENV)/dev ## correct style and format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 lock: $(VENV)/dev ## pin every package with its hashes, from pyproject.toml
@@ -50,13 +50,13 @@ lock: $(VENV)/dev ## pin every package with its hashes, from pyproject.toml
 	$(LOCK) --extra cassandra -o requirements-cassandra.txt
 	$(LOCK) --all-extras -o requirements-dev.txt
 
-cassandra: $(VENV)/dev ## a real Cassandra on 127.0.0.1 (NODES=3 for three)
+cassandra: $(VENV)/dev ## start a real Cassandra on 127.0.0.1 (NODES=3 for three nodes)
 	@$(BIN)/python -m reference_cluster start --nodes $(or $(NODES),1)
 
-cassandra-stop: $(VENV)/dev ## end it
+cassandra-stop: $(VENV)/dev ## stop it
 	@$(BIN)/python -m reference_cluster stop
 
-cassandra-clean: $(VENV)/dev ## end it, and remove what it stored
+cassandra-clean: $(VENV)/dev ## stop it and delete its data
 	@$(BIN)/python -m reference_cluster clean
 
 clean: ## remove the environment and caches (never data)
@@ -71,22 +71,22 @@ $(VENV)/bin/python:
 		echo "the venv module is missing: sudo apt-get install python3-venv"; exit 2; }; }
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
-	@echo "installing what the server needs into $(VENV)"
+	@echo "installing the server's packages into $(VENV)"
 	@$(BIN)/pip install -q --require-hashes -r requirements.txt
 	@touch $@
 
 $(VENV)/dev: requirements-dev.txt | $(VENV)/bin/python
-	@echo "installing what the tests need into $(VENV)"
+	@echo "installing the packages for development into $(VENV)"
 	@$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/run
 
-# Programs of other people that the tests use, as package:program or package:file: a SIP peer, a browser, a SIP proxy
-# with TLS, an MQTT broker, and what checks the systemd unit.
+# Debian packages that the tests use, as package:program or package:file: a SIP peer, a browser, a SIP proxy with TLS, an
+# MQTT broker, and checkers for alerts and the systemd unit.
 DEBIAN := sip-tester:sipp chromium:chromium chromium-driver:chromedriver kamailio:kamailio \
 	kamailio-tls-modules:/usr/lib/*/kamailio/modules/tls.so mosquitto:mosquitto \
 	prometheus:promtool systemd:systemd-analyze fiu-utils:fiu-run
 
-debian:
+debian: ## install the Debian packages that the tests use (as root; otherwise name them)
 	@missing=""; for pair in $(DEBIAN); do \
 		PATH="$$PATH:/usr/sbin" command -v "$${pair#*:}" >/dev/null || \
 		ls $${pair#*:} >/dev/null 2>&1 || missing="$$missing $${pair%%:*}"; done; \

@@ -12,7 +12,7 @@ from foreign_sqlite import by_hand
 from ec_server.storage.sqlite_store import SqliteStore
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "storage.md").read_text("utf-8")
-SQLITE = TEXT[TEXT.index("## SQLite") : TEXT.index("### How large")]
+SQLITE = TEXT[TEXT.index("## SQLite") : TEXT.index("### Size")]
 QUERIES = re.findall(r"```sql\n(.*?)```", SQLITE, re.S)
 
 
