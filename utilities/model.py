@@ -148,6 +148,8 @@ class DeviceRecord:
     conflicts: int = 0
     extra: int = 0
     empty_minutes: int = 0
+    reopened: tuple[tuple[int, int], ...] = ()
+    """Ranges of minutes that the device said it records again, until they are compared."""
 
 
 class RawMessage(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 
 from ec_server.storage.cassandra_clock import boot_time_s
 from ec_server.storage.cassandra_record import Day, Records
+from ec_server.storage.ranges import Range, of_text, text_of
 from ec_server.storage.timeuuid import microseconds, timeuuid
 from utilities.cassandra_util import Database, Statement
 from utilities.model import DeviceRecord, MinuteState
@@ -27,6 +28,7 @@ _FIRST_SEEN = "SELECT first_seen FROM ec_device WHERE device_id = ?"
 _SEE_FIRST = "UPDATE ec_device SET first_seen = ? WHERE device_id = ?"
 _SEE_LAST = "UPDATE ec_device USING TIMESTAMP ? SET last_seen = ? WHERE device_id = ?"
 _COVERAGE = "UPDATE ec_device SET verified_from = ? WHERE device_id = ?"
+_REOPENED = "UPDATE ec_device SET reopened = ? WHERE device_id = ?"
 _NOTES = "SELECT state, extra, conflicts FROM ec_notable WHERE device_id = ?"
 
 FirstUnproven = Callable[[str, int, int], int]
@@ -73,6 +75,10 @@ class Devices:
     def note_coverage(self, device_id: str, start: int) -> None:
         """Put on record at which minute the rounds' coverage begins."""
         self._db.write([[Statement(_COVERAGE, (minute_text(start), device_id))]])
+
+    def note_reopened(self, device_id: str, reopened: Sequence[Range]) -> None:
+        """Put on record which minutes the device records again."""
+        self._db.write([[Statement(_REOPENED, (text_of(reopened), device_id))]])
 
     def all(self) -> list[DeviceRecord]:
         """Every device on record, ascending by id."""
@@ -125,4 +131,5 @@ def _record(row: Any, notes: Sequence[Any], verified_through: int | None) -> Dev
         sum(note.conflicts or 0 for note in notes),
         sum(note.extra or 0 for note in notes),
         states.count(MinuteState.EMPTY.value),
+        tuple(of_text(row.reopened)),
     )

@@ -323,6 +323,10 @@ class CassandraStore(Store):
         """See the contract."""
         self._devices.note_coverage(device_id, start)
 
+    def note_reopened(self, device_id: str, reopened: Sequence[tuple[int, int]]) -> None:
+        """See the contract."""
+        self._devices.note_reopened(device_id, reopened)
+
     def earliest_minute(self, device_id: str) -> int | None:
         """See the contract."""
         for date, day in self._records.days(device_id).items():

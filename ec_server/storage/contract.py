@@ -246,6 +246,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def note_reopened(self, device_id: str, reopened: Sequence[tuple[int, int]]) -> None:
+        """Put on record which minutes the device records again (``DeviceRecord.reopened``).
+
+        They are asked about, whatever is proven of them, on this connection and on later ones, until a
+        round has compared them. It outlasts a power failure, as all that takes proof away.
+        """
+
+    @abstractmethod
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """What is on record of the minutes in ``[start, stop)``, non-empty or compared, ascending.
 

@@ -262,6 +262,10 @@ class MemoryStore(Store):
         """See the contract."""
         self._devices[device_id] = replace(self._devices[device_id], covered_from=start)
 
+    def note_reopened(self, device_id: str, reopened: Sequence[tuple[int, int]]) -> None:
+        """See the contract."""
+        self._devices[device_id] = replace(self._devices[device_id], reopened=tuple(reopened))
+
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
         digests = dict(self.minute_digests(device_id, start, stop))

@@ -260,6 +260,9 @@ def move_progress(source: Store, target: Store, devices: Sequence[str], first: i
         begins = [r.covered_from for r in (record, there) if r is not None and r.covered_from is not None]
         if begins:
             target.note_coverage(device_id, min(begins))
+        if record.reopened:
+            known = there.reopened if there is not None else ()
+            target.note_reopened(device_id, ranges.union([*record.reopened, *known]))
 
 
 def _told(difference: Difference) -> str:

@@ -10,6 +10,17 @@ Range = tuple[int, int]
 """``[start, stop)``, both epoch seconds of minutes."""
 
 
+def text_of(ranges: Iterable[Range]) -> str:
+    """Ranges in one text, for a database."""
+    return ",".join(f"{start}-{stop}" for start, stop in ranges)
+
+
+def of_text(text: str | None) -> list[Range]:
+    """What ``text_of`` made a text of."""
+    parts = [part.split("-") for part in (text or "").split(",") if part]
+    return [(int(start), int(stop)) for start, stop in parts]
+
+
 def union(ranges: Iterable[Range]) -> list[Range]:
     """The ranges sorted, with those that touch or overlap made one, and empty ones left out."""
     merged: list[Range] = []

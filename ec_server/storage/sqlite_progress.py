@@ -14,6 +14,7 @@ import apsw
 from ec_server.storage import ranges
 from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_connection import all_rows, connect, the_value, transaction
+from ec_server.storage.sqlite_lasting import LastingCommits
 from utilities.utc import DAY_S
 
 LAYOUT = 2
@@ -25,8 +26,10 @@ _FROM_LAYOUT_1 = (
 )
 _EMPTY = "SELECT start, stop FROM empty_range WHERE device_id = ? ORDER BY start"
 
-DeviceLine = tuple[str, int, int, int | None]
-"""device_id, first_seen_us, last_seen_us, covered_from"""
+_ADD_REOPENED = "ALTER TABLE device ADD COLUMN reopened TEXT NOT NULL DEFAULT ''"
+
+DeviceLine = tuple[str, int, int, int | None, str]
+"""device_id, first_seen_us, last_seen_us, covered_from, reopened"""
 
 
 class ProgressFile:
@@ -35,6 +38,7 @@ class ProgressFile:
     def __init__(self, path: Path, *, read_only: bool, synchronous: str) -> None:
         self.path = path
         self._db: apsw.Connection = connect(path, read_only=read_only, synchronous=synchronous)
+        self._lasting = LastingCommits(self._db, synchronous)
         if not read_only:
             self._make_tables()
         self._layout = int(the_value(self._db.execute("PRAGMA user_version")))
@@ -43,11 +47,17 @@ class ProgressFile:
         with transaction(self._db) as cursor:
             version = the_value(cursor.execute("PRAGMA user_version"))
             if version == LAYOUT:
+                if not self._has_reopened():  # a file that was made before there was such a column
+                    cursor.execute(_ADD_REOPENED)
                 return
-            for statement in _FROM_LAYOUT_1 if version == 1 else ():
+            for statement in (*_FROM_LAYOUT_1, _ADD_REOPENED) if version == 1 else ():
                 cursor.execute(statement)
             cursor.execute(_SCHEMA.read_text("utf-8"))
             cursor.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def _has_reopened(self) -> bool:
+        found = self._db.execute("SELECT 1 FROM pragma_table_info('device') WHERE name = 'reopened'")
+        return bool(the_value(found))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -67,8 +77,9 @@ class ProgressFile:
     def devices(self, device_id: str | None = None) -> list[DeviceLine]:
         """Every device, or the one."""
         covered_from = "covered_from" if self._layout == LAYOUT else "verified_from"
+        reopened = "reopened" if self._has_reopened() else "''"
         cursor = self._db.execute(
-            f"SELECT device_id, first_seen_us, last_seen_us, {covered_from} FROM device"  # noqa: S608
+            f"SELECT device_id, first_seen_us, last_seen_us, {covered_from}, {reopened} FROM device"  # noqa: S608
             " WHERE ?1 IS NULL OR device_id = ?1 ORDER BY device_id",
             (device_id,),
         )
@@ -78,6 +89,15 @@ class ProgressFile:
         """The minute at which the rounds' coverage of a device begins."""
         with transaction(self._db) as cursor:
             cursor.execute("UPDATE device SET covered_from = ? WHERE device_id = ?", (start, device_id))
+
+    def note_reopened(self, device_id: str, reopened: Iterable[Range]) -> None:
+        """Minutes that the device records again; what is on record now outlasts a power failure."""
+        self._lasting.run(lambda: self._note_reopened(device_id, ranges.text_of(reopened)))
+
+    def _note_reopened(self, device_id: str, text: str) -> None:
+        self._lasting.must_last()
+        with transaction(self._db) as cursor:
+            cursor.execute("UPDATE device SET reopened = ? WHERE device_id = ?", (text, device_id))
 
     # --- minutes without rows -------------------------------------------------------------
 

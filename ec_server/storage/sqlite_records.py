@@ -77,7 +77,7 @@ class Records:
     def _record(
         self, line: DeviceLine, views: Mapping[int, _DayView], empty: Sequence[Range]
     ) -> DeviceRecord:
-        device_id, first_us, last_us, covered_from = line
+        device_id, first_us, last_us, covered_from, reopened = line
         notable = [n for view in views.values() for n in view.notable.get(device_id, ())]
         states = [state for _, _, state, _, _ in notable]
         true_empty = self._without_rows(device_id, empty)
@@ -97,6 +97,7 @@ class Records:
             sum(extra for *_, extra, _ in notable),
             sum(stop - start for start, stop in true_empty) // MINUTE_S
             + states.count(MinuteState.EMPTY.value),
+            tuple(ranges.of_text(reopened)),
         )
 
     def _view(self, day: int, device_id: str | None = None) -> _DayView:

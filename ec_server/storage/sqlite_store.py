@@ -212,6 +212,10 @@ class SqliteStore(Store):
         """See the contract."""
         self._folder.in_progress("writing to", lambda progress: progress.note_coverage(device_id, start))
 
+    def note_reopened(self, device_id: str, reopened: Sequence[tuple[int, int]]) -> None:
+        """See the contract."""
+        self._folder.in_progress("writing to", lambda progress: progress.note_reopened(device_id, reopened))
+
     def devices(self) -> list[DeviceRecord]:
         """See the contract."""
         return self._records.devices()

@@ -7,7 +7,8 @@ the ``oldest`` that it offers, where that is earlier. Asked about are those that
   without its store, or one of the clocks wrong. Back to the device's ``oldest`` where it gives one,
   else ``sync.recheck_hours``;
 * settled minutes that the device says it has not finished recording (its clock stepped back, and it
-  records them again), once it has finished them.
+  records them again), once it has finished them. They are on record (``DeviceRecord.reopened``), since
+  by then the connection or the server's process may be another.
 
 ``Heard.rechecked_to`` says how far this connection has asked. It is the end of the last round, so it
 goes back with either side's clock, and what was settled beyond it is asked about once more. Where the

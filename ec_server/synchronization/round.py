@@ -10,6 +10,8 @@ A generator (steps.py): no I/O and no clock of its own. Rules:
 4. A minute in which the device contradicts itself, or which the database cannot read, is unresolved;
    so are the minutes of a day that cannot be read. Everything else is compared and repaired.
 5. What a round asks about is decided in coverage.py.
+6. That the device records a settled minute again is put on record as soon as it says so: by the time the
+   minute is finished the connection may be another one.
 """
 
 from __future__ import annotations
@@ -94,6 +96,8 @@ class _Round:
     repaired: int = 0
     unresolved: int = 0
     extra: int = 0
+    reopened: list[Range] = field(default_factory=list)
+    """As it is on record: what the device records again and no round has compared since."""
     lost: list[Range] = field(default_factory=list)
     """What the database could not read."""
     unreadable: str = ""
@@ -144,7 +148,9 @@ def whole_round(
             store.note_devices({device_id: int(now_s * 1e6)})
         span = round_span(record, _earliest(store, device_id), oldest, now_s, rules)
         settled_to = max((record and record.verified_through) or 0, heard.rechecked_to or 0)
-        checked = too_early(heard, now_s - since_last_s, rules)
+        on_record = record.reopened if record is not None else ()
+        known = replace(heard, reopened=tuple(ranges.union([*heard.reopened, *on_record])))
+        checked = too_early(known, now_s - since_last_s, rules)
         recheck = recheck_start(checked, oldest, now_s, rules)
         covered = (record.covered_from if record else None, span.lowest)
         return RoundTask(
@@ -163,7 +169,7 @@ def _earliest(store: Store, device_id: str) -> int | None:
 
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
     """The whole round; see the module's rules. ``now_us`` gives the check times, epoch microseconds."""
-    round_ = _Round(task, now_us, task.stop, task.heard.through)
+    round_ = _Round(task, now_us, task.stop, task.heard.through, reopened=list(task.heard.reopened))
     asked = yield from _to_ask(round_)
     if not asked and task.heard.is_new:
         asked = yield from _last_minute(round_)
@@ -271,10 +277,27 @@ def _settled(round_: _Round) -> Steps[tuple[int, Heard]]:
     round_.unresolved += unreadable
     yield Note({"minutes_unreadable": unreadable})
     settled_to = min([stop, *(start for start, _ in [*still_open, *lost])])
-    horizon = max(task.stop, task.settled_to)
-    recorded_again = ranges.subtract([(stop, horizon)], (yield from _unproven(round_, stop, horizon)))
-    reopened = ranges.union([*ranges.subtract(heard.reopened, [(0, stop)]), *recorded_again])
-    return settled_to, Heard(stop, tuple(reopened), round_.through)
+    compared = ranges.subtract([(0, stop)], round_.lost)
+    yield from _reopen(
+        round_, [*ranges.subtract(heard.reopened, compared), *(yield from _recorded_again(round_))]
+    )
+    return settled_to, Heard(stop, tuple(round_.reopened), round_.through)
+
+
+def _recorded_again(round_: _Round) -> Steps[list[Range]]:
+    """What is settled of the minutes that the device has not finished: it records them again."""
+    span = (round_.stop, max(round_.task.stop, round_.task.settled_to))
+    if span[0] >= span[1]:
+        return []
+    return ranges.subtract([span], (yield from _unproven(round_, *span)))
+
+
+def _reopen(round_: _Round, reopened: Sequence[Range]) -> Steps[None]:
+    """Put on record what the device records again, where that is not what is there."""
+    after = ranges.union(reopened)
+    if after != round_.reopened and not round_.task.audit:
+        yield from use(lambda store: store.note_reopened(round_.task.device_id, after))
+    round_.reopened = after
 
 
 # --- one question's worth of minutes --------------------------------------------------------
@@ -295,7 +318,10 @@ def _compare_window(round_: _Round, start: int, stop: int) -> Steps[None]:
     asked = yield Ask(AskMinutes(0, start, stop))
     here = yield from _own_minutes(round_, start, stop)
     answer = cast(Minutes, (yield Collect(asked)))
+    stop_before = round_.stop
     round_.hear(answer.through)
+    if round_.stop < stop_before:
+        yield from _reopen(round_, [*round_.reopened, *(yield from _recorded_again(round_))])
     there = dict(answer.digests)
     settled: list[MinuteReport] = []
     for minute in ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)):

@@ -390,6 +390,19 @@ class StoreSuite:
         assert record.verified_through == NOON + 60
         assert sync.unproven_ranges("m", NOON, NOON + 180) == [(NOON + 60, NOON + 120)]
 
+    def test_minutes_that_a_device_records_again_are_on_record_until_they_are_taken_off(
+        self, opens: Opens
+    ) -> None:
+        store = opens()
+        store.note_devices({"m": 1, "n": 1})
+        store.note_reopened("m", [(NOON, NOON + 60), (NOON + 300, NOON + 360)])
+        found = {record.device_id: record.reopened for record in opens().devices()}
+        assert found == {"m": ((NOON, NOON + 60), (NOON + 300, NOON + 360)), "n": ()}
+        store.note_reopened("m", [])
+        record = opens().device("m")
+        assert record is not None
+        assert record.reopened == ()
+
     def test_verdicts_concern_one_device(self, store: Store) -> None:
         store.ingest([run_of("a", NOON, 0), run_of("b", NOON, 0)])
         check(store, "a", NOON, MinuteState.PROVEN)

@@ -186,6 +186,22 @@ class TestMinutesRecordedAgain:
         verified, _ = connection.round(at(13))
         assert (offset(verified.through), verified.compared) == (13, 5)
 
+    def test_are_compared_again_though_the_connection_was_cut_meanwhile(self, store: Store) -> None:
+        meter = minutes(0, 10)
+        connection = Connection(store, meter, RULES)
+        connection.round(at(10))
+        meter.unfinished = NOON + 4 * MINUTE_S
+        connection.round(at(11))
+        meter.seconds[NOON + 6 * MINUTE_S] = {5: "77"}
+        meter.unfinished = None
+        connection = Connection(store, meter, RULES)
+        verified, _ = connection.round(at(13))
+        assert (offset(verified.through), verified.compared, verified.repaired) == (13, 9, 1)
+        assert connection.round(at(13))[0].compared == 0
+        record = store.device(DEVICE)
+        assert record is not None
+        assert record.reopened == ()
+
     def test_are_known_by_a_new_connection_too(self, store: Store) -> None:
         meter = minutes(0, 10)
         Connection(store, meter, RULES).round(at(10))

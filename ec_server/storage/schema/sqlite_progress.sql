@@ -6,7 +6,8 @@ CREATE TABLE IF NOT EXISTS device (
     device_id     TEXT PRIMARY KEY,
     first_seen_us INTEGER NOT NULL,
     last_seen_us  INTEGER NOT NULL,
-    covered_from  INTEGER
+    covered_from  INTEGER,
+    reopened      TEXT NOT NULL DEFAULT ''  -- minutes recorded again, to be compared: START-STOP by comma
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS empty_range (
