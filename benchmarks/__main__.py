@@ -21,6 +21,7 @@ from rich.console import Console
 
 from benchmarks import (
     digests,
+    export,
     fairness,
     file_growth,
     formats,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "receivers": scale.run_receivers,
     "growth": file_growth.run,
     "storage": storage.run,
+    "export": export.run,
     "digests": digests.run,
     "idle": idle.run,
     "worst-messages": worst_messages.run,

@@ -26,11 +26,12 @@ from utilities.utc import DAY_S, MINUTE_S
 
 Say = Callable[[str], None]
 
-_START = 1_772_366_400
-_DEVICE = "meter-0"
+START = 1_772_366_400
+"""2026-03-01T12:00:00Z."""
+DEVICE = "meter-0"
 _MESSAGES_A_SECOND = 1000
 _SYNTHETIC_RATE = 44_000
-_FORMS = {"three decimals": "%06d,%.3f", "float32": "%06d,%.9g"}
+_FORMS = {"three decimals": "%.3f", "float32": "%.9g"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class Signal:
         """How many there are."""
         return sum(map(len, self.seconds))
 
+    def text(self, value: float) -> str:
+        """A value as a message has it."""
+        return _FORMS[self.form] % value
+
     def batches(self) -> Iterator[list[Batch]]:
         """The rows of each second: one message per millisecond."""
         us = np.arange(self.rate) * 1_000_000 // self.rate
@@ -54,9 +59,9 @@ class Signal:
         texts: dict[int, list[str]] = {}
         for number, values in enumerate(self.seconds):
             if id(values) not in texts:
-                samples = [_FORMS[self.form] % one for one in zip(us.tolist(), values.tolist())]
+                samples = [f"{at:06d},{self.text(one)}" for at, one in zip(us.tolist(), values.tolist())]
                 texts[id(values)] = [";".join(samples[i : i + a_row]) for i in range(0, len(samples), a_row)]
-            yield [batch_of(_DEVICE, _START + number, text) for text in texts[id(values)]]
+            yield [batch_of(DEVICE, START + number, text) for text in texts[id(values)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def run(effort: Effort, say: Say) -> Outcome:
     kept: list[Kept] = []
     ratios: dict[str, list[float]] = {}
     for number in effort.each_round():
-        for signal in _signals(effort):
+        for signal in signals(effort):
             say(f"round {number + 1} of {effort.rounds}: {signal.name}, {signal.form}")
             rows, packed = _sqlite(effort, signal)
             others = [_parquet(effort, signal), _flac(effort, signal)]
@@ -122,12 +127,12 @@ def _wanted(name: str) -> dict[str, float]:
     return {"at_least": 0.7} if name.startswith("read") else {}
 
 
-def _signals(effort: Effort) -> Iterator[Signal]:
+def signals(effort: Effort) -> Iterator[Signal]:
     """Each recording, or a synthetic household where none is given, in both forms."""
     for name, rate, values in effort.recordings or [("synthetic", _SYNTHETIC_RATE, None)]:
         if values is None:
             waveform = Waveform(20_260_301)
-            own = [waveform.second(_START + i) for i in range(4)]
+            own = [waveform.second(START + i) for i in range(4)]
         else:
             own = [values[i : i + rate] for i in range(0, len(values) - rate + 1, rate)]
         seconds = [own[i % len(own)] for i in range(max(4, int(effort.seconds * 30)))]
@@ -139,7 +144,7 @@ def _signals(effort: Effort) -> Iterator[Signal]:
 
 
 def _sqlite(effort: Effort, signal: Signal) -> tuple[Kept, Kept]:
-    stop = _START + len(signal.seconds)
+    stop = START + len(signal.seconds)
     name = f"{signal.name}, {signal.form}"
     with effort.fresh_folder() as folder:
         with SqliteStore(folder) as store:
@@ -148,15 +153,15 @@ def _sqlite(effort: Effort, signal: Signal) -> tuple[Kept, Kept]:
                 began = time.process_time()
                 store.ingest(batches)
                 writing += time.process_time() - began
-            store.minute_digests(_DEVICE, _START, stop + MINUTE_S)
+            store.minute_digests(DEVICE, START, stop + MINUTE_S)
             reads = _read(store, signal, stop)
         rows = Kept(name, "rows", _size(folder) / signal.samples, signal.samples / writing, *reads)
         with SqliteStore(folder) as store:
             began = time.process_time()
-            for device_id, minute in store.unpacked_minutes(_START + DAY_S, 1000):
+            for device_id, minute in store.unpacked_minutes(START + DAY_S, 1000):
                 store.pack_minute(device_id, minute)
             packing = time.process_time() - began
-            while store.return_space(_START + 2 * DAY_S):
+            while store.return_space(START + 2 * DAY_S):
                 pass
             reads = _read(store, signal, stop)
         return rows, Kept(name, "packed", _size(folder) / signal.samples, signal.samples / packing, *reads)
@@ -164,9 +169,9 @@ def _sqlite(effort: Effort, signal: Signal) -> tuple[Kept, Kept]:
 
 def _read(store: SqliteStore, signal: Signal, stop: int) -> tuple[float, float]:
     """Samples a second as text and as rows; the better of two."""
-    seconds = range(_START, stop)
-    as_text = min(_timed(lambda: [store.second_text(_DEVICE, second) for second in seconds]) for _ in "12")
-    as_rows = min(_timed(lambda: sum(1 for _ in store.rows(_DEVICE, _START, stop))) for _ in "12")
+    seconds = range(START, stop)
+    as_text = min(_timed(lambda: [store.second_text(DEVICE, second) for second in seconds]) for _ in "12")
+    as_rows = min(_timed(lambda: sum(1 for _ in store.rows(DEVICE, START, stop))) for _ in "12")
     return signal.samples / as_text, signal.samples / as_rows
 
 
@@ -185,7 +190,7 @@ def _size(folder: Path) -> int:
 
 def _moments(signal: Signal) -> npt.NDArray[np.int64]:
     us = np.arange(signal.rate, dtype=np.int64) * 1_000_000 // signal.rate
-    starts = (_START + np.arange(len(signal.seconds), dtype=np.int64)) * 1_000_000
+    starts = (START + np.arange(len(signal.seconds), dtype=np.int64)) * 1_000_000
     return (starts[:, None] + us).reshape(-1)
 
 
