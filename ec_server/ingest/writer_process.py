@@ -125,17 +125,24 @@ class WriterProcess:
         self._child = None
 
     def end(self, within_s: float, meanwhile: Callable[[], None]) -> bool:
-        """Wait until it has settled what is in the closed ring; killed after that time. Whether it ended."""
-        child, until_s = self._child, time.monotonic() + within_s
-        while child is not None and child.poll() is None and time.monotonic() < until_s:
+        """Wait until the closed ring is settled; killed after that time. Whether the writer ended by itself.
+
+        One that dies before is replaced: what came before the stop is stored.
+        """
+        until_s = time.monotonic() + within_s
+        while time.monotonic() < until_s:
+            code = self._child.poll() if self._child is not None else None
+            if self._child is not None and code == 0:
+                self._let_go(self._child)
+                return True
+            if self.refusal() is not None:
+                break
+            if self._child is None or code is not None:
+                self.look_after()
             meanwhile()
             time.sleep(0.02)
-        if child is None:
-            return False
-        if ended := child.poll() is not None:
-            ended = child.returncode == 0
-        else:
-            child.kill()
-            child.wait()
-        self._let_go(child)
-        return ended
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._let_go(self._child)
+        return False

@@ -363,6 +363,17 @@ class TestEnding:
         with pytest.raises(ConnectionRefusedError):
             Peer("TCP", receiver.port)
 
+    def test_told_to_stop_just_after_its_writer_died_it_has_another_one_settle_the_ring(
+        self, start: Callable[..., Receiver]
+    ) -> None:
+        receiver = start().ready()
+        os.kill(receiver.writer(), signal.SIGSTOP)
+        with Peer("TCP", receiver.port) as meter:
+            assert {meter.ask(body(us)) for us in range(5)} == {200}
+        os.kill(receiver.writer(), signal.SIGKILL)
+        assert receiver.stop() == 0, receiver.log
+        assert len(receiver.rows()) == receiver.figures()["stored"] == 5
+
     def test_when_the_launcher_dies_it_drains_and_ends(self, start: Callable[..., Receiver]) -> None:
         receiver = start(supervised=True, **{"ingest.commit_ms": 60_000}).ready()
         with Peer("UDP", receiver.port) as peer:

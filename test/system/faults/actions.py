@@ -37,6 +37,8 @@ class Stage:
     node: Any = None
     """The Cassandra node, where there is one (reference_cluster.node.Node)."""
     held: dict[Fault, Any] = field(default_factory=dict)
+    did_nothing: set[Fault] = field(default_factory=set)
+    """Faults that found nothing to act on, such as a file that is not there yet."""
 
 
 Act = Callable[[Stage, Fault], None]
@@ -89,7 +91,8 @@ def _upgrade(stage: Stage, fault: Fault) -> None:
     def by_this_version() -> None:
         stage.subject.root = ROOT
 
-    stage.subject.restart(orderly=fault.target == "ordered", meanwhile=by_this_version)
+    ordered = fault.target == "ordered"
+    stage.subject.restart(orderly=ordered, must_be_clean=False, meanwhile=by_this_version)
 
 
 # --- the network ------------------------------------------------------------------------------
@@ -173,6 +176,7 @@ def _day_file(stage: Stage, fault: Fault) -> Path | None:
 def _lock(stage: Stage, fault: Fault) -> None:
     path = _day_file(stage, fault)
     stage.held[fault] = None
+    stage.did_nothing.add(fault)
     if path is None:
         return
     connection = apsw.Connection(str(path))
@@ -184,6 +188,7 @@ def _lock(stage: Stage, fault: Fault) -> None:
             time.sleep(0.005)
         else:
             stage.held[fault] = connection
+            stage.did_nothing.discard(fault)
             return
     connection.close()
 

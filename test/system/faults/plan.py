@@ -70,10 +70,10 @@ KINDS: dict[str, Kind] = {
     "write-error": Kind(("writer",), (3.5, 4.5), (SQLITE,), 2, 2.5, ("I/O",), needs="preload"),
     "write-error-sync": Kind(("sync",), (1.0, 3.0), (SQLITE,), 1, needs="preload"),
     "sync-error": Kind(_WRITES, (1.0, 3.0), (SQLITE,), needs="preload"),
-    "read-error": Kind(_WRITES, (0.5, 2.5), (SQLITE,), needs="preload"),
+    "read-error": Kind((*_WRITES, "status"), (0.5, 2.5), (SQLITE,), needs="preload"),
     "some-errors": Kind(_WRITES, (1.0, 3.0), (SQLITE,), needs="preload"),
     "short-writes": Kind(_WRITES, (1.0, 3.0), (SQLITE,), needs="preload"),
-    "locked": Kind((), (3.5, 4.5), (SQLITE,), 2, 3.0, ("locked", "busy")),
+    "locked": Kind((), (6.0, 6.5), (SQLITE,), 1, 5.2, ("locked", "busy", "longer than")),
     # The clock
     "clock-step": Kind(("back-hours", "back-seconds", "ahead-seconds"), (0.5, 3.0), needs="clock"),
     "clock-wrong": Kind(("back-days", "ahead-days"), (0.5, 3.0), rejects=True, needs="clock"),

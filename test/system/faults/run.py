@@ -264,7 +264,7 @@ class Run:
                 other is fault or after < began_s or before > ended_s
                 for other, (before, after) in times.items()
             )
-            if alone:
+            if alone and fault not in self._stage.did_nothing:
                 self._outcome.shown += oracle.check_health(watch.looks, fault, began_s, ended_s)
 
     def _check_without_rounds(self) -> None:
