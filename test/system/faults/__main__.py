@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
+    parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS", help="begin no run later")
     parser.add_argument("--jobs", type=int, default=3, help="runs at once (on Cassandra one)")
     parser.add_argument("--only", help="numbers of the plan's faults, by comma: the others are left out")
     parser.add_argument("--keep", action="store_true", help="leave the folders of runs that fail")
@@ -41,8 +42,13 @@ def main() -> int:
         return _here(given)
     seeds = range(given.first, given.first + given.seeds)
     begun_s = time.monotonic()
+
+    def one(seed: int) -> int | None:
+        late = time.monotonic() - begun_s > given.within
+        return None if late else _in_a_process(seed, given)
+
     with ThreadPoolExecutor(given.jobs) as pool:
-        codes = dict(zip(seeds, pool.map(lambda seed: _in_a_process(seed, given), seeds)))
+        codes = {seed: code for seed, code in zip(seeds, pool.map(one, seeds)) if code is not None}
     failed = [seed for seed, code in codes.items() if code]
     print(f"{len(codes)} seeds in {time.monotonic() - begun_s:.0f} s, {len(failed)} failed: {failed}")
     return _FAILED if failed else 0
@@ -61,7 +67,10 @@ def _here(given: argparse.Namespace) -> int:
     numbers = [int(n) for n in given.only.split(",")] if given.only else None
     failed = 0
     with _database(given.engine) as cassandra:
+        begun_s = time.monotonic()
         for seed in range(given.first, given.first + given.seeds):
+            if time.monotonic() - begun_s > given.within:
+                break
             plan = plan_of(seed, given.engine)
             plan = plan if numbers is None else plan.only(numbers)
             failed += not _try(plan, cassandra, numbers, keep=given.keep)
