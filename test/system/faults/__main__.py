@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
-    parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS", help="begin no run later")
+    parser.add_argument("--within", type=float, default=float("inf"), help="seconds: begin no run later")
     parser.add_argument("--jobs", type=int, default=3, help="runs at once (on Cassandra one)")
     parser.add_argument("--only", help="numbers of the plan's faults, by comma: the others are left out")
     parser.add_argument("--keep", action="store_true", help="leave the folders of runs that fail")

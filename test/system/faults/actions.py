@@ -71,6 +71,8 @@ def _kill_often(stage: Stage, fault: Fault) -> None:
 
 def _freeze(stage: Stage, fault: Fault) -> None:
     stage.held[fault] = _signal_all(stage, fault.target, signal.SIGSTOP)
+    if not stage.held[fault]:
+        stage.did_nothing.add(fault)  # killed a moment ago, and not replaced yet
 
 
 def _thaw(stage: Stage, fault: Fault) -> None:
@@ -147,6 +149,8 @@ def _unfill(stage: Stage, fault: Fault) -> None:
 def _fail(points: tuple[str, ...], error: int, probability: float = 1.0) -> Act:
     def begin(stage: Stage, fault: Fault) -> None:
         stage.held[fault] = stage.subject.pids(fault.target)
+        if not stage.held[fault]:
+            stage.did_nothing.add(fault)
         for pid in stage.held[fault]:
             for point in points:
                 stage.preloaded.fail(pid, point, error, probability)

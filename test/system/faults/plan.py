@@ -83,7 +83,7 @@ KINDS: dict[str, Kind] = {
     "day-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True),
     "day-restored-live": Kind((), (0.8, 2.5), (SQLITE,), 1, loses_history=True),
     "devices-broken": Kind(
-        ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices",)
+        ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices", "starting")
     ),
     # The database
     "node-frozen": Kind((), (1.0, 3.0), (CASSANDRA,), 5),

@@ -49,6 +49,8 @@ def check_account(figures: Counter[str]) -> None:
     parts = {name: figures[name] for name in PARTS}
     if figures[RECEIVED] != sum(parts.values()):
         raise Violation("account", f"received {figures[RECEIVED]} is not the sum of {parts}")
+    if min(parts.values()) < 0:
+        raise Violation("account", f"less than nothing: {parts}")
 
 
 class Watch:
