@@ -30,6 +30,7 @@ RECEIVER_FIGURES: tuple[str, ...] = (
     "taken_over",  # in the spool here, received by a worker that is no more (there it is negative)
     "ring_position",  # where the ring goes on behind what is settled: bytes
     "ring_count",  # and messages
+    "spool_position",  # the last group drained from the spool whose outcome is in these figures
     *REJECTED.values(),
     *COMMIT_DURATION.figures,
     *NEWEST_SAMPLE_AGE.figures,

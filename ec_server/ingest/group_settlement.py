@@ -19,8 +19,8 @@ the same, Cassandra                it keeps no marks                            
 after the spool took a day,        more in the spool than the page says, and    counts them as spooled, then
 before its step                    no more than the group lacks                 as below
 after the last step                all of the group is settled                  takes anew
-after a drained group was removed  fewer in the spool than the page says        counts them as stored
-from the spool, before its step
+after a drained group was removed  the spool notes a group as drained that the  counts what the spool
+from the spool, before its step    page does not know of                        notes of it
 with the ring's file gone          the ring was made after these were received  counts as lost what neither
                                                                                 account nor mark settles
 with the page gone, spool left     more in the spool than any group explains    counts them as taken over
@@ -87,6 +87,8 @@ class Evidence:
     """Batches in the spool as the account has it."""
     in_spool: int = 0
     """Batches that are in the spool."""
+    drained: Mapping[str, int] = field(default_factory=dict)
+    """The step for a group that left the spool and that the account does not know of."""
 
     @property
     def asks_for_mark(self) -> bool:
@@ -115,12 +117,13 @@ class GroupSettlement:
 def settle(evidence: Evidence) -> GroupSettlement:
     """Decide what became of the group; ``changes`` bring the account up to it."""
     lacks = evidence.group_end.messages - evidence.settled
-    spool_changes, newly_spooled = spool_agreement(evidence.spooled, evidence.in_spool, lacks)
+    spooled = evidence.spooled + evidence.drained.get("spooled", 0)
+    spool_changes, newly_spooled = spool_agreement(spooled, evidence.in_spool, lacks)
     commit_changes = _commit_in_doubt(evidence)
     done = sum(commit_changes.get(name, 0) for name in ("stored", "duplicate")) + newly_spooled
     if newly_spooled:
         spool_changes["settled_sequence"] = evidence.intended_sequence - evidence.settled_sequence
-    changes = _sum(spool_changes, commit_changes)
+    changes = _sum(evidence.drained, spool_changes, commit_changes)
     if evidence.ring.messages <= evidence.ring_base and evidence.settled + done <= evidence.ring_base:
         lost = evidence.ring_base - evidence.settled - done
         begin = Place(0, evidence.ring_base)

@@ -13,6 +13,8 @@ Rules:
    RetryableStorageError: its writer keeps it, waits, and so slows the senders down.
 4. A row that the database refuses for itself is set aside, in a table of its own, with the reason;
    it is counted, stays for people to look at, and does not hold up what comes after it.
+5. What became of the group that left last is noted as it leaves, so that a death before the account knows
+   of it costs no figure.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from pathlib import Path
 
 import apsw
 
+from ec_server.account.figures import REJECTED
 from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
 from utilities.errors import RetryableStorageError
-from utilities.model import Batch, StoredRow
+from utilities.model import Batch, RejectReason, StoredRow
 from utilities.utc import iso
 
 _LAYOUT = """
@@ -50,6 +53,13 @@ CREATE TABLE IF NOT EXISTS set_aside (
     time      TEXT NOT NULL,
     PRIMARY KEY (device_id, ec_second, start_us, end_us)
 );
+CREATE TABLE IF NOT EXISTS last_drained (
+    position       INTEGER NOT NULL,
+    stored         INTEGER NOT NULL,
+    duplicate      INTEGER NOT NULL,
+    set_aside      INTEGER NOT NULL,
+    samples_stored INTEGER NOT NULL
+);
 """
 _ROW_OVERHEAD_BYTES = 64
 
@@ -70,6 +80,26 @@ class SpooledGroup:
         """The batches as they are stored: with the first moment, in the order in which they came."""
         ranks = range(self.first_rank, self.first_rank + len(self.batches))
         return [StoredRow(batch, self.inserted_us, rank) for batch, rank in zip(self.batches, ranks)]
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What became of one group that left the spool: batches by outcome."""
+
+    stored: int
+    duplicate: int
+    set_aside: int
+    samples_stored: int
+
+    def figures(self) -> dict[str, int]:
+        """The step of the account."""
+        return {
+            "spooled": -(self.stored + self.duplicate + self.set_aside),
+            "stored": self.stored,
+            "duplicate": self.duplicate,
+            "samples_stored": self.samples_stored,
+            REJECTED[RejectReason.UNSTORABLE]: self.set_aside,
+        }
 
 
 class Spool:
@@ -111,6 +141,13 @@ class Spool:
         """Batches that were ever set aside and are still kept."""
         return self._aside
 
+    @property
+    def last_drained(self) -> tuple[int, Drained] | None:
+        """The token of the group that left last, and what became of it; None where that is not on record."""
+        with translated("reading the spool", self._path):
+            found = self._db.execute("SELECT * FROM last_drained").fetchone()
+        return (found[0], Drained(*found[1:])) if found else None
+
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
         """Keep a group of batches of one UTC day; on disk when this returns.
 
@@ -144,17 +181,17 @@ class Spool:
             ).fetchone()
         return SpooledGroup(found[0], found[1], _decode(found[2]), found[3]) if found else None
 
-    def remove(self, token: int) -> None:
-        """Forget a group that is committed. KeyError where it is not there."""
-        with translated("writing the spool", self._path), transaction(self._db) as cursor:
-            count, size, _ = self._take(cursor, token)
-        self._after_removal(count, size)
+    def remove(self, token: int, drained: Drained, poison: Sequence[Batch] = (), reason: str = "") -> None:
+        """Forget a group of which all but ``poison`` is committed; keep ``poison`` aside, with the reason.
 
-    def set_aside(self, token: int, poison: Sequence[Batch], reason: str) -> None:
-        """Forget a group of which all but ``poison`` is committed; keep ``poison`` with the reason."""
+        KeyError where it is not there.
+        """
         now = iso(time.time_ns() // 1000)
         with translated("writing the spool", self._path), transaction(self._db) as cursor:
             count, size, inserted_us = self._take(cursor, token)
+            cursor.execute("DELETE FROM last_drained")
+            outcome = (drained.stored, drained.duplicate, drained.set_aside, drained.samples_stored)
+            cursor.execute("INSERT INTO last_drained VALUES (?, ?, ?, ?, ?)", (token, *outcome))
             cursor.executemany(
                 "INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*batch.key, _encode([batch]), inserted_us, reason, now) for batch in poison],
@@ -192,3 +229,11 @@ def _encode(batches: Sequence[Batch]) -> str:
 
 def _decode(text: str) -> tuple[Batch, ...]:
     return tuple(Batch(*fields) for fields in json.loads(text))
+
+
+def drained_unnoticed(known_position: int, last: tuple[int, Drained] | None) -> dict[str, int]:
+    """The step that an account lacks which knows the groups up to ``known_position``; {} for none."""
+    if last is None or last[0] == known_position:
+        return {}
+    position, drained = last
+    return {**drained.figures(), "spool_position": position - known_position}

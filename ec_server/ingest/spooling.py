@@ -22,17 +22,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ec_server.account.figures import RECEIVER_FIGURES, REJECTED
+from ec_server.account.figures import RECEIVER_FIGURES
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.group_settlement import spool_agreement
-from ec_server.ingest.spool import Spool, SpooledGroup
+from ec_server.ingest.spool import Drained, Spool, SpooledGroup, drained_unnoticed
 from ec_server.ingest.troubles import Troubles
 from ec_server.storage.contract import Store
 from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
-from utilities.model import Batch, RejectReason
+from utilities.model import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -40,30 +39,15 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """What became of one group that left the spool: batches by outcome."""
-
-    stored: int
-    duplicate: int
-    set_aside: int
-    samples_stored: int
-
-    def figures(self) -> dict[str, int]:
-        """The step of the account."""
-        return {
-            "spooled": -(self.stored + self.duplicate + self.set_aside),
-            "stored": self.stored,
-            "duplicate": self.duplicate,
-            "samples_stored": self.samples_stored,
-            REJECTED[RejectReason.UNSTORABLE]: self.set_aside,
-        }
-
-
 class AccountedSpool:
-    """A spool with the account that it belongs to; two threads may share it."""
+    """A spool with the account that it belongs to; two threads may share it.
 
-    def __init__(self, spool: Spool, account: Callable[[Mapping[str, int]], None]) -> None:
+    ``position`` is the account's ``spool_position``, before or after it agrees with the spool.
+    """
+
+    def __init__(self, spool: Spool, account: Callable[[Mapping[str, int]], None], position: int = 0) -> None:
+        last = spool.last_drained
+        self._position = last[0] if last else position
         self._spool = spool
         self._account = account
         self._lock = threading.Lock()
@@ -92,11 +76,9 @@ class AccountedSpool:
     ) -> None:
         """Forget a group that is committed, but keep ``poison`` aside, and account for it."""
         with self._lock:
-            if poison:
-                self._spool.set_aside(group.token, poison, why)
-            else:
-                self._spool.remove(group.token)
-        self._account(drained.figures())
+            self._spool.remove(group.token, drained, poison, why)
+        self._account({**drained.figures(), "spool_position": group.token - self._position})
+        self._position = group.token
 
     def close(self) -> None:
         """Let go of the file."""
@@ -133,9 +115,10 @@ class LeftSpool:
             raise
         self._lock = lock
         page = self._page = WorkerPage.create(self._run_folder / f"{name}.page", RECEIVER_FIGURES)
+        page.apply(drained_unnoticed(page.figures()["spool_position"], spool.last_drained))
         page.apply(spool_agreement(page.figures()["spooled"], len(spool), 0)[0])
         _log.info("%s is no longer configured; %d batches in its spool are stored", name, len(spool))
-        return AccountedSpool(spool, page.apply)
+        return AccountedSpool(spool, page.apply, page.figures()["spool_position"])
 
     def close(self, spool: AccountedSpool) -> None:
         """Let go of everything; a file that holds nothing goes."""

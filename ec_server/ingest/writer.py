@@ -31,7 +31,7 @@ from ec_server.ingest.message_check import MessageCheck
 from ec_server.ingest.message_group import Admits
 from ec_server.ingest.published_minutes import PublishedMinutes
 from ec_server.ingest.quarantine import Quarantine
-from ec_server.ingest.spool import Spool
+from ec_server.ingest.spool import Spool, drained_unnoticed
 from ec_server.ingest.spooling import AccountedSpool, LeftSpool, Spooling
 from ec_server.ingest.store_handle import StoreHandle
 from ec_server.ingest.troubles import Troubles
@@ -93,7 +93,7 @@ class Writer:
         self._spool = spool
         self._spooling: Spooling | None = None
         if spool is not None:
-            own = AccountedSpool(spool, locked.apply)
+            own = AccountedSpool(spool, locked.apply, page.figures()["spool_position"])
             self._spooling = Spooling(own, left_spools, open_store, self._troubles)
         self._committer = Committer(
             settings.worker,
@@ -139,7 +139,9 @@ class Writer:
         if self._spool is None:
             evidence = replace(evidence, in_spool=evidence.spooled)
         else:
-            evidence = replace(evidence, in_spool=len(self._spool))
+            known = self._page.figures()["spool_position"]
+            drained = drained_unnoticed(known, self._spool.last_drained)
+            evidence = replace(evidence, in_spool=len(self._spool), drained=drained)
         if evidence.asks_for_mark:
             evidence = self._with_mark(evidence)
         settlement = settle(evidence)

@@ -14,7 +14,7 @@ from ec_server.account.figures import RECEIVER_FIGURES, queued
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.group_settlement import settle
 from ec_server.ingest.intake_ring import IntakeRing, Taker
-from ec_server.ingest.spool import Spool
+from ec_server.ingest.spool import Drained, Spool
 from ec_server.ingest.spooling import LeftSpool
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
@@ -168,7 +168,9 @@ def test_a_death_while_a_left_spool_is_drained_leaves_every_batch_counted(
     assert first
     with SqliteStore(tmp_path) as store:
         store.replay(first.rows())
-    spool.remove(first.token)  # stored and removed; the account was not told
+    spool.remove(
+        first.token, Drained(len(first.batches), 0, 0, 0)
+    )  # stored and removed; the account was not told
     group = spool.peek()
     assert group
     with SqliteStore(tmp_path) as store:
@@ -180,6 +182,47 @@ def test_a_death_while_a_left_spool_is_drained_leaves_every_batch_counted(
     assert (figures["received"], figures["stored"], figures["duplicate"]) == (3, 2, 1)
     assert queued(figures) == figures["taken_over"] == 0
     assert rows_in(tmp_path) == 3
+
+
+def test_a_death_after_a_row_was_set_aside_counts_it_as_unstorable(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    page = left_by(7, tmp_path, 3)
+    spool = Spool(tmp_path / "spool" / "receiver-7.sqlite", 10_000_000)
+    first = spool.peek()
+    assert first
+    spool.remove(first.token, Drained(0, 0, 1, 0), first.batches, "refused")  # the account was not told
+    spool.close()
+    benches(left=[7])
+    until(lambda: page.figures()["spooled"] == 0, "the spool to be empty")
+    figures = page.figures()
+    assert (figures["stored"], figures["rejected_unstorable"]) == (2, 1)
+    assert queued(figures) == figures["taken_over"] == 0
+    benches(left=[7])  # and again: it is not counted twice
+    assert page.figures() == figures
+
+
+def test_a_writer_counts_what_the_one_before_had_set_aside(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = benches()
+    bench.send(body("m", NOW, 0))
+    bench.settled()
+    away = Away(tmp_path)
+    bench.send(body("m", NOW, 1000))
+    until(lambda: bench.page.figures()["spooled"] == 1, "the batch to be in the spool")
+    bench.end()
+    away.end()
+    spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", 10_000_000)
+    group = spool.peek()
+    assert group
+    spool.remove(group.token, Drained(0, 0, 1, 0), group.batches, "refused")  # the account was not told
+    spool.close()
+    again = benches()
+    until(lambda: again.page.figures()["spooled"] == 0, "the account to agree with the spool")
+    figures = again.settled()
+    assert (figures["stored"], figures["rejected_unstorable"], figures["received"]) == (1, 1, 2)
+    assert figures["lost"] == figures["taken_over"] == 0
 
 
 def test_a_large_left_spool_is_drained_beside_new_messages(
@@ -200,7 +243,7 @@ def test_spooled_batches_rank_in_the_order_in_which_they_came_whatever_the_clock
     spool.append([batch_of("m", NOW, "000003,1")], 10)  # the clock stepped back
     first = spool.peek()
     assert first
-    spool.remove(first.token)
+    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
     second = spool.peek()
     assert second
     assert [row.rank for row in first.rows() + second.rows()] == [1_000, 1_001, 1_002]

@@ -185,7 +185,7 @@ def test_without_free_space_nothing_is_taken_until_there_is(
     bench.send(body("m", NOW, 0))
     until(lambda: any("min_free_mb" in t for t in bench.troubles), "the trouble to be told")
     assert queued(bench.page.figures()) == 1
-    stores[-1]._min_free_bytes = 0  # room was made
+    stores[-1]._folder._min_free_bytes = 0  # room was made
     assert bench.settled()["stored"] == 1
 
 

@@ -81,6 +81,20 @@ CASES = {
         replace(CLEAN, settled=10, spooled=6, in_spool=2),
         GroupSettlement(Death.NOTHING_IN_HAND, CLEAN.ring, {"spooled": -4, "stored": 4}),
     ),
+    "after a drained group left the spool that notes what became of it": (
+        replace(CLEAN, spooled=6, in_spool=2, drained={"spooled": -4, "stored": 1, "duplicate": 1, "x": 2}),
+        GroupSettlement(
+            Death.NOTHING_IN_HAND, CLEAN.ring, {"spooled": -4, "stored": 1, "duplicate": 1, "x": 2}
+        ),
+    ),
+    "after a drained group left the spool and another came": (
+        replace(INTENDED, spooled=6, in_spool=8, drained={"spooled": -3, "stored": 3}),
+        GroupSettlement(
+            Death.AFTER_SPOOLING,
+            Place(150, 15),
+            {"spooled": 2, "stored": 3, "settled_sequence": 1, **ON},
+        ),
+    ),
     "the spool is older than the page": (
         replace(CLEAN, in_spool=3),
         GroupSettlement(Death.NOTHING_IN_HAND, CLEAN.ring, {"spooled": 3, "taken_over": 3}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ec_server.ingest.spool import Spool
+from ec_server.ingest.spool import Drained, Spool
 from ec_server.storage.merge import batch_of
 from utilities.errors import PermanentStorageError, RetryableStorageError
 
@@ -28,7 +28,7 @@ def drained(spool: Spool) -> list[tuple[int, list]]:
     found = []
     while one := spool.peek():
         found.append((one.inserted_us, list(one.batches)))
-        spool.remove(one.token)
+        spool.remove(one.token, Drained(len(one.batches), 0, 0, 0))
     return found
 
 
@@ -47,7 +47,7 @@ def test_a_group_stays_until_it_is_removed_also_after_a_restart(path: Path) -> N
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.remove(first.token)
+    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
     spool.close()
     again = Spool(path, 10_000_000)
     assert len(again) == 3
@@ -84,7 +84,8 @@ def test_a_poison_row_is_set_aside_and_does_not_block_the_rest(path: Path) -> No
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.set_aside(first.token, first.batches[1:2], "row too large")
+    spool.remove(first.token, Drained(2, 0, 1, 6), first.batches[1:2], "row too large")
+    assert spool.last_drained == (first.token, Drained(2, 0, 1, 6))
     assert (len(spool), spool.set_aside_count) == (3, 1)
     assert drained(spool) == [(2, group(2))]
     spool.close()
@@ -97,9 +98,9 @@ def test_a_group_cannot_be_removed_twice(path: Path) -> None:
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.remove(first.token)
+    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
     with pytest.raises(KeyError):
-        spool.remove(first.token)
+        spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
     assert len(spool) == 3
 
 
