@@ -1,9 +1,10 @@
-"""Bytes on disk a sample for each way Cassandra can compress the rows, with recordings of real power.
+"""Bytes on disk a sample for each way Cassandra can keep the rows, with recordings of real power.
 
     python -m benchmarks.cassandra_compression --recording laptop.npy --recording fridge.npy
 
 A recording is a NumPy file of 44,000 values a second. Its samples become rows as they arrive from a
-meter, 44 a message; each way gets the same rows, is flushed and compacted, and read back in full.
+meter, 44 a message; each way gets the same rows, is flushed and compacted, and read back in full. The last
+way packs them first (storage.pack_after_hours); its bytes are those of both tables, of rows and of blocks.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PER_MESSAGE = 44
 START = 1_772_366_400
 MARK = CommitMark("benchmark", 1)
 
+FORMS = {"float32": "%06d,%.9g", "decimals": "%06d,%.3f"}
+PACKED = "packed into blocks"
 WAYS: dict[str, str] = {
     "none": "{'enabled': 'false'}",
     "LZ4, 16 KB (Cassandra's default)": "{'class': 'LZ4Compressor', 'chunk_length_in_kb': 16}",
@@ -42,31 +45,42 @@ WAYS: dict[str, str] = {
 }
 
 
-def batches(device_id: str, values: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Iterator[Batch]:
+def batches(
+    device_id: str, values: np.ndarray[tuple[int], np.dtype[np.float32]], form: str
+) -> Iterator[Batch]:
     """A recording as the messages of a meter."""
     micros = np.arange(RATE) * 1_000_000 // RATE
     for second in range(len(values) // RATE):
-        samples = [f"{us:06d},{v:.9g}" for us, v in zip(micros, values[second * RATE : (second + 1) * RATE])]
+        of_second = zip(micros.tolist(), values[second * RATE : (second + 1) * RATE].tolist())
+        samples = [FORMS[form] % one for one in of_second]
         for at in range(0, RATE, PER_MESSAGE):
             yield batch_of(device_id, START + second, ";".join(samples[at : at + PER_MESSAGE]))
 
 
 def measure(cluster: Cluster, way: str, rows: Sequence[Batch]) -> tuple[int, float, float]:
-    """``(bytes on disk, seconds to flush and compact, seconds to read all)`` of one way."""
+    """``(bytes on disk, seconds to pack, flush and compact, seconds to read all)`` of one way."""
     keyspace = f"c{abs(hash(way)) % 10**9}"
-    with CassandraStore(Target(("127.0.0.1",), cluster.native_port, keyspace)) as store:
+    target = Target(("127.0.0.1",), cluster.native_port, keyspace)
+    with CassandraStore(target, packs=way == PACKED) as store:
         store.wait(60)
-        alter = f"ALTER TABLE {keyspace}.ec_consumption WITH compression = {WAYS[way]}"
-        store._db._session.execute(alter, timeout=30)
+        if way in WAYS:
+            alter = f"ALTER TABLE {keyspace}.ec_consumption WITH compression = {WAYS[way]}"
+            store._db._session.execute(alter, timeout=30)
         for at in range(0, len(rows), 1000):
             store.ingest(rows[at : at + 1000], MARK)
         began = time.monotonic()
+        if way == PACKED:
+            packed = [
+                store.pack_minute(device_id, START) for device_id in {batch.device_id for batch in rows}
+            ]
+            assert sum(one.rows for one in packed) == len(rows), "not every row was packed"
         node = cluster.nodes[0]
         node.nodetool("flush", keyspace)
-        node.nodetool("compact", keyspace, "ec_consumption")
+        node.nodetool("compact", keyspace, "ec_consumption", "ec_block")
         kept_s = time.monotonic() - began
         folder = node.folder / "data" / "data" / keyspace
-        size = sum(f.stat().st_size for f in folder.glob("ec_consumption-*/*") if f.is_file())
+        tables = ("ec_consumption-*/*", "ec_block-*/*")
+        size = sum(f.stat().st_size for table in tables for f in folder.glob(table) if f.is_file())
         began = time.monotonic()
         read = sum(
             1 for device in {batch.device_id for batch in rows} for _ in store.rows(device, START, START + 60)
@@ -80,21 +94,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recording", type=Path, action="append", required=True, metavar="FILE.npy")
     parser.add_argument("--seconds", type=int, default=15, help="of each recording; default 15")
+    parser.add_argument(
+        "--form", choices=FORMS, default="float32", help="how values are printed; default %(default)s"
+    )
+    parser.add_argument(
+        "--way", choices=[*WAYS, PACKED], action="append", help="only this way; may be repeated"
+    )
     options = parser.parse_args(arguments)
     rows = [
         batch
         for path in options.recording
-        for batch in batches(path.stem[:32], np.load(path)[: options.seconds * RATE])
+        for batch in batches(path.stem[:32], np.load(path)[: options.seconds * RATE], options.form)
     ]
     samples = sum(batch.count for batch in rows)
-    table = Table(title=f"{samples / 1e6:.1f} million samples in {len(rows)} rows")
-    for name in ("compression", "bytes a sample", "GB a device a day", "flush + compact s", "read all s"):
+    table = Table(title=f"{samples / 1e6:.1f} million samples, {options.form}, in {len(rows)} rows")
+    for name in (
+        "compression",
+        "bytes a sample",
+        "GB a device a day",
+        "(pack) flush compact s",
+        "read all s",
+    ):
         table.add_column(name, justify="left" if name == "compression" else "right")
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), 1, 9342, 7342, heap_mb=1024, jmx_port=7343)
         try:
             cluster.start()
-            for way in WAYS:
+            for way in options.way or [*WAYS, PACKED]:
                 size, kept_s, read_s = measure(cluster, way, rows)
                 each = size / samples
                 a_day = each * RATE * 86_400 / 1e9

@@ -39,7 +39,16 @@ client_encryption_options:
   keystore: {keystore}
   keystore_password: "{password}"
 """
-TABLES = ("ec_consumption", "ec_replaced", "ec_checksum", "ec_minute", "ec_day", "ec_notable", "ec_device")
+TABLES = (
+    "ec_consumption",
+    "ec_block",
+    "ec_replaced",
+    "ec_checksum",
+    "ec_minute",
+    "ec_day",
+    "ec_notable",
+    "ec_device",
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,10 @@ def forget_everything(store: CassandraStore) -> None:
     for table in ("ec_day", "ec_notable"):
         for row in list(database.read(f"SELECT DISTINCT device_id FROM {table}")):
             database.write([[_delete(table, ("device_id",), row)]])
-    for table in ("ec_consumption", "ec_replaced", "ec_device"):
+    tables = ["ec_consumption", "ec_replaced", "ec_device"]
+    if list(database.read("SELECT device_id FROM ec_block LIMIT 1")):
+        tables.append("ec_block")
+    for table in tables:
         database._session.execute(f"TRUNCATE {database.target.keyspace}.{table}")
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from utilities.errors import ConfigurationError
 
+_LEVELED = "LeveledCompactionStrategy"
+
 
 class Shape(NamedTuple):
     """A table as far as this program depends on it."""
@@ -70,6 +72,17 @@ class Schema:
             for name, kind in sorted(wanted.columns - shape_of_table(table).columns)
         ]
 
+    def compaction_advice(self, metadata: Any) -> list[str]:
+        """What an operator should change where a table gives the space of deleted rows back too late."""
+        keyspace = metadata.keyspaces[self._keyspace]
+        return [
+            f"{self._keyspace}.{shape.name} is compacted by time windows, which give no space of packed rows"
+            f" back: ALTER TABLE {self._keyspace}.{shape.name} WITH compaction = {{'class': '{_LEVELED}'}}"
+            for shape, statement in zip(self._wanted, self.statements)
+            if _LEVELED in statement
+            and "TimeWindow" in str(keyspace.tables[shape.name].options.get("compaction"))
+        ]
+
     def refuse_other_shapes(self, metadata: Any) -> None:
         """Raise ConfigurationError where a table of one of the names is another than this program's."""
         keyspace = metadata.keyspaces.get(self._keyspace)
@@ -92,7 +105,7 @@ def shape_of_cql(statement: str) -> Shape:
     head = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", statement, re.DOTALL)
     if head is None:
         raise ValueError(f"not a CREATE TABLE of the form used here: {statement[:60]}")
-    columns = re.findall(r"^\s+(\w+)\s+(text|int|bigint|timeuuid)\b", head[2], re.MULTILINE)
+    columns = re.findall(r"^\s+(\w+)\s+(text|int|bigint|timeuuid|blob)\b", head[2], re.MULTILINE)
     single = re.search(r"(\w+)\s+text PRIMARY KEY", head[2])
     keyed = re.search(r"PRIMARY KEY \(\(([^)]*)\)(?:, )?([^)]*)\)", head[2])
     partition = (single[1],) if single else tuple(keyed[1].split(", ")) if keyed else ()

@@ -59,6 +59,9 @@ _IN_FLIGHT = 24
 BUSY_PAUSE_S = 0.005
 _TICK_S = 1.0
 _PROBE = "SELECT device_id FROM ec_device WHERE device_id = '?'"
+_DISK_USAGE = (
+    "SELECT table_name, mebibytes FROM system_views.disk_usage WHERE keyspace_name = %s ALLOW FILTERING"
+)
 _PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
 
 _log = logging.getLogger(__name__)
@@ -186,6 +189,24 @@ class Database:
         keyspace = self.target.keyspace
         self._run(session, (EncodedBatch(prepared, piece, keyspace) for piece in pieces))
 
+    def disk_usage(self) -> dict[str, int] | None:
+        """Bytes of each of the keyspace's tables on the disks of all nodes that are up, to the megabyte.
+
+        None where a node does not tell: it is older than 4.0, or the user may not read ``system_views``.
+        """
+        session = self._usable()
+        found: dict[str, int] = {}
+        asked = query.SimpleStatement(_DISK_USAGE, is_idempotent=True)
+        with _Translated(self):
+            for host in [host for host in self._cluster.metadata.all_hosts() if host.is_up]:
+                try:
+                    rows = session.execute(asked, (self.target.keyspace,), host=host)
+                except (cassandra.Unauthorized, cassandra.InvalidRequest):
+                    return None
+                for row in rows:
+                    found[row.table_name] = found.get(row.table_name, 0) + row.mebibytes * 2**20
+        return found
+
     def _usable(self) -> Any:
         if not self._answers:
             if isinstance(self._trouble, ConfigurationError):
@@ -301,6 +322,9 @@ class Database:
             _refuse_unknown_data_centre(self._cluster, self.target)
             raise
         _ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
+        schema = cassandra_schema.Schema(self._tables, self.target.keyspace)
+        for advice in () if self._read_only else schema.compaction_advice(self._cluster.metadata):
+            _log.warning("%s", advice)
         session.client_protocol_handler = Protocol
         self._prepared.clear()
         self._session = session
@@ -369,6 +393,7 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "int": struct.Struct(">i").pack,
     "bigint": struct.Struct(">q").pack,
     "timeuuid": attrgetter("bytes"),
+    "blob": bytes,
 }
 """The types of the schema. The driver's own binding is general, and seven times slower."""
 

@@ -127,9 +127,7 @@ class SnapshotCollector(Collector):
         yield _gauge("ec_storage_writable", "1 where the database takes writes.", writable)
         if health is not None and health.free_bytes is not None:
             yield _gauge("ec_storage_free_bytes", "Free bytes where the data is.", health.free_bytes)
-        stored = GaugeMetricFamily(
-            "ec_stored_bytes", "Bytes that stored data takes; on SQLite alone.", labels=["kind"]
-        )
+        stored = GaugeMetricFamily("ec_stored_bytes", "Bytes that stored data takes.", labels=["kind"])
         for kind in ("rows", "blocks"):
             stored.add_metric([kind], self.snapshot.total(f"stored_bytes_{kind}"))
         yield stored

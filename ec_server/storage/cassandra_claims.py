@@ -16,9 +16,10 @@ from itertools import islice
 
 from ec_server.storage.cassandra_clock import Stamps, boot_time_s
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
+from ec_server.storage.cassandra_second import partition
 from utilities.cassandra_util import Database, Statement
 from utilities.model import MinuteState
-from utilities.utc import HOUR_S, MINUTE_S, ec_date, ec_time
+from utilities.utc import HOUR_S, MINUTE_S, ec_date, ec_time, minute_of
 
 Key = tuple[str, int]
 """``(device, minute)``."""
@@ -64,6 +65,10 @@ DELETE_DIGESTS = (
     "DELETE FROM ec_checksum USING TIMESTAMP ?"
     " WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
 )
+_PACKED_UNTIL = (
+    "SELECT DISTINCT device_id, ec_date, ec_minute, packed_until FROM ec_consumption"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
+)
 _FORGET_NOTE = (
     "UPDATE ec_notable USING TIMESTAMP ? SET state = null WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
 )
@@ -88,6 +93,8 @@ class _Held:
     """Somebody else had a line then."""
     is_in_doubt: bool = False
     """Rows may be stored for which no new version followed: the lease must not end with the old one."""
+    packed_until: int = 0
+    """The write timestamp up to which packed rows may have been deleted; below 0: not yet known."""
 
 
 class Claims:
@@ -132,9 +139,14 @@ class Claims:
                 self._removed[day] = removed[0].version
                 self._stamps.saw(removed[0].version)
 
-    def removed_until(self, device_id: str, second: int) -> int:
-        """The write timestamp up to which the day of ``second`` was removed; 0: it was not."""
-        return self._removed.get((device_id, ec_date(second)), 0) if self._removed else 0
+    def deleted_until(self, device_id: str, second: int) -> int:
+        """The write timestamp up to which rows of a second's minute may have been deleted; 0: none were.
+
+        Of minutes that are held, and were looked at before.
+        """
+        removed = self._removed.get((device_id, ec_date(second)), 0) if self._removed else 0
+        held = self._held.get((device_id, minute_of(second)))
+        return max(removed, held.packed_until) if held else removed
 
     def _is_stale(self, key: Key, now_s: float) -> bool:
         is_old = key[1] + HOUR_S <= time.time()
@@ -161,6 +173,17 @@ class Claims:
             self._begin(new, now_s)
         if short:
             self._renew(short, now_s)
+        unknown = [key for key in keys if self._held[key].packed_until < 0]
+        if unknown:
+            self._look_for_packing(unknown)
+
+    def _look_for_packing(self, keys: Collection[Key]) -> None:
+        """After the lease began: from now on nobody packs the minute (cassandra_packing.py, rule 2)."""
+        wanted = [partition(*key) for key in keys]
+        for key, rows in zip(keys, self._db.read_each(_PACKED_UNTIL, wanted)):
+            packed_until = rows[0].packed_until if rows else None
+            self._held[key].packed_until = packed_until or 0
+            self._stamps.saw(packed_until or 0)
 
     def touch(self, keys: Collection[Key]) -> frozenset[Key]:
         """After the rows: a new version. Returns the minutes that this writer opened with them."""
@@ -267,6 +290,7 @@ class Claims:
                 is_whole=whole,
                 others=held is not None and held.others,
                 is_in_doubt=held is not None and held.is_in_doubt,
+                packed_until=-1 if key[1] + MINUTE_S <= time.time() else 0,
             )
         self._renew(keys, now_s, found)
         days = {(device_id, ec_date(minute)): self._ttl_s(minute) for device_id, minute in keys}

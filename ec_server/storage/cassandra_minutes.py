@@ -22,6 +22,10 @@ cached digest or a verdict still holds is never a question of time, but of versi
 6. One level up, a day has a line a writer too (``ec_day``), whose version changes with each ``hold``,
    after the minute's line is stored and before its rows. What is concluded of a whole day holds while
    the day's fingerprint is the same and was concluded when no minute of it was leased.
+7. Packed rows stand in another table. Both partitions say which packing was the last one (``seal``): the
+   blocks before the rows are deleted, and the rows' partition in the mutation that deletes them. What is
+   concluded holds only where the blocks know of the packing that the rows' partition names, so that it
+   goes, too, where blocks disappear or go back to an older state. Packing changes no version.
 """
 
 from __future__ import annotations
@@ -74,12 +78,28 @@ class MinuteLines:
     digest_proof: str | None = None
     """What stands with the rows (rule 5)."""
     state_proof: str | None = None
+    packed_version: str | None = None
+    """The writers' versions at which nothing was left to pack."""
+    seal: int | None = None
+    """The last packing, as the rows' partition names it (rule 7)."""
+    block_seals: tuple[int | None, int | None] = (None, None)
+    """The last packing, and the one before it that the rows may still name, as the blocks know them."""
 
     @property
     def needs_proof(self) -> bool:
         """Whether the record says something that only what stands with the rows can confirm."""
         versions = (self.digest_version, self.state_version if self.state in NEEDS_ROWS else None)
         return self.fingerprint in versions
+
+    @property
+    def has_its_blocks(self) -> bool:
+        """Whether the blocks that belong to the rows are there (rule 7)."""
+        return self.seal is None or self.seal in self.block_seals
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there is nothing to pack."""
+        return self.packed_version == self.fingerprint
 
     @property
     def was_written(self) -> bool:
@@ -101,6 +121,10 @@ class MinuteLines:
         limit_us = now_us - SKEW_S * 1_000_000
         return [(name, line.version) for name, line in self._unsettled() if _ends(line) < limit_us]
 
+    def is_busy(self, now_us: int) -> bool:
+        """Whether a writer that lives may still be adding rows."""
+        return len(self._unsettled()) > len(self.abandoned(now_us))
+
     def _unsettled(self) -> list[tuple[str, WriterLine]]:
         return [
             (name, line)
@@ -118,7 +142,7 @@ class MinuteLines:
 
     def confirms(self, digest: Digest | None) -> bool:
         """Whether what stands with the rows is this: the digest over the cached seconds."""
-        return self.digest_proof == digest_proof(self.fingerprint, digest)
+        return self.has_its_blocks and self.digest_proof == digest_proof(self.fingerprint, digest)
 
     def minute_digest(self, now_us: int) -> tuple[bool, Digest | None]:
         """``(known, the minute digest or None for no rows)``."""
@@ -131,7 +155,7 @@ class MinuteLines:
         """The state that holds; None: not compared since the minute was last written."""
         if self.state is None or self.state_version != self.fingerprint or self.abandoned(now_us):
             return None
-        is_confirmed = self.state_proof == state_proof(self.fingerprint, self.state)
+        is_confirmed = self.has_its_blocks and self.state_proof == state_proof(self.fingerprint, self.state)
         return self.state if is_confirmed or self.state not in NEEDS_ROWS else None
 
     def record(self, now_us: int) -> MinuteRecord:
@@ -144,6 +168,7 @@ class MinuteLines:
             self.conflicts,
             self.check_time_us,
             self.check_times,
+            self.was_written and self.is_packed,
         )
 
 
@@ -191,6 +216,7 @@ def _record_fields(row: Any) -> dict[str, Any]:
         "conflicts": row.conflicts or 0,
         "check_time_us": microseconds(row.check_time) if row.check_time else None,
         "check_times": row.check_times or 0,
+        "packed_version": row.packed_version,
     }
 
 

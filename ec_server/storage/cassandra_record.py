@@ -8,7 +8,7 @@ confirms it stands with the rows, in another partition: a mutation of its own, i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -66,11 +66,20 @@ _NOTE = (
 )
 _UNNOTE = "DELETE FROM ec_notable USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
 _PROOFS = (
-    "SELECT DISTINCT device_id, ec_date, ec_minute, digest_proof, state_proof FROM ec_consumption"
+    "SELECT DISTINCT device_id, ec_date, ec_minute, digest_proof, state_proof, seal FROM ec_consumption"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
+)
+_SEALS = (
+    "SELECT DISTINCT device_id, ec_date, ec_minute, seal, seal_before FROM ec_block"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
 )
 _PROVE_DIGEST = (
     "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET digest_proof = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
+)
+_PROVE_DIGEST_OF_OTHER_BLOCKS = (
+    "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET digest_proof = ?, seal = ?,"
+    " state_proof = null"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
 )
 _PROVE_STATE = (
@@ -79,15 +88,22 @@ _PROVE_STATE = (
 )
 _PROOFS_AT_ONCE = 60
 """Partitions that one request asks for."""
+_PACKED = (
+    "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET packed_version = ?"
+    " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
+)
+_DAY_PACKED = (
+    "UPDATE ec_day USING TTL ? SET packed_version = ? WHERE device_id = ? AND ec_date = ? AND writer = ''"
+)
 _NOTED = "SELECT ec_date FROM ec_notable WHERE device_id = ?"
 _DAYS = (
-    "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version FROM ec_day"
-    " WHERE device_id = ?"
+    "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version, packed_version"
+    " FROM ec_day WHERE device_id = ?"
 )
 _LAST_WRITES = (
     "SELECT max(writetime(version)), max(writetime(leased_until)), max(writetime(digest_version)),"
-    " max(writetime(state_version)), max(writetime(check_time)) FROM ec_minute"
-    " WHERE device_id = ? AND ec_date = ?"
+    " max(writetime(state_version)), max(writetime(check_time)), max(writetime(packed_version))"
+    " FROM ec_minute WHERE device_id = ? AND ec_date = ?"
 )
 _REMOVED_DAY = (
     "UPDATE ec_day USING TTL ? AND TIMESTAMP ? SET version = ?"
@@ -113,6 +129,7 @@ class Day:
     proven_from: str | None = None
     proven_version: str | None = None
     sealed_version: str | None = None
+    packed_version: str | None = None
 
     def is_final(self, start: int) -> bool:
         """Whether every minute from ``start`` to the day's end is on record as final."""
@@ -122,6 +139,11 @@ class Day:
     def is_sealed(self) -> bool:
         """Whether the digest of every minute is cached."""
         return self.sealed_version == self.fingerprint
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether no minute has anything to pack."""
+        return self.packed_version == self.fingerprint
 
 
 NO_DAY = Day()
@@ -143,12 +165,12 @@ class Records:
 
     def lines(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
         """What is on record of the minutes of ``[start, stop)``, abandoned lines settled."""
-        found = self._read(device_id, start, stop)
+        found = self.on_record(device_id, start, stop)
         now_us = now()
         abandoned = [(minute, *one) for minute, lines in found.items() for one in lines.abandoned(now_us)]
         if abandoned and not self._read_only:
             self._db.write([self._settlement(device_id, *one)] for one in abandoned)
-            found = self._read(device_id, start, stop)
+            found = self.on_record(device_id, start, stop)
         return self._with_proofs(device_id, found)
 
     def _settlement(self, device_id: str, minute: int, writer: str, version: int) -> Statement:
@@ -158,26 +180,36 @@ class Records:
     def _with_proofs(self, device_id: str, found: dict[int, MinuteLines]) -> dict[int, MinuteLines]:
         """The lines, and what stands with the rows of those minutes whose record has to be confirmed."""
         wanted = [minute for minute, lines in sorted(found.items()) if lines.needs_proof]
-        pieces: list[tuple[str, str, list[str]]] = []
-        for date, minutes in groupby(wanted, key=ec_date):
-            texts = [ec_time(minute)[:4] for minute in minutes]
-            pieces += [
-                (device_id, date, texts[i : i + _PROOFS_AT_ONCE])
-                for i in range(0, len(texts), _PROOFS_AT_ONCE)
-            ]
-        for rows in self._db.read_each(_PROOFS, pieces):
-            for row in rows:
-                minute = parse_ec(row.ec_date, row.ec_minute + "00")
-                found[minute] = replace(
-                    found[minute], digest_proof=row.digest_proof, state_proof=row.state_proof
-                )
+        return found | self.with_proof(device_id, {minute: found[minute] for minute in wanted})
+
+    def with_proof(self, device_id: str, lines: Mapping[int, MinuteLines]) -> dict[int, MinuteLines]:
+        """The lines of some minutes, and what stands with their rows and blocks."""
+        found = dict(lines)
+        for minute, row in self._of_partitions(_PROOFS, device_id, list(found)):
+            found[minute] = replace(
+                found[minute], digest_proof=row.digest_proof, state_proof=row.state_proof, seal=row.seal
+            )
+        packed = [minute for minute, one in found.items() if one.seal is not None]
+        for minute, row in self._of_partitions(_SEALS, device_id, packed):
+            found[minute] = replace(found[minute], block_seals=(row.seal, row.seal_before))
         return found
+
+    def _of_partitions(self, cql: str, device_id: str, minutes: list[int]) -> list[tuple[int, Any]]:
+        """What stands once in the partition of each of some minutes."""
+        pieces: list[tuple[str, str, list[str]]] = []
+        for date, of_day in groupby(minutes, key=ec_date):
+            texts = [ec_time(minute)[:4] for minute in of_day]
+            steps = range(0, len(texts), _PROOFS_AT_ONCE)
+            pieces += [(device_id, date, texts[i : i + _PROOFS_AT_ONCE]) for i in steps]
+        found = self._db.read_each(cql, pieces)
+        return [(parse_ec(row.ec_date, row.ec_minute + "00"), row) for rows in found for row in rows]
 
     def of_minute(self, device_id: str, minute: int) -> MinuteLines:
         """What is on record of one minute."""
         return self.lines(device_id, minute, minute + 60).get(minute, MinuteLines(minute))
 
-    def _read(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
+    def on_record(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
+        """What stands in the record of the minutes of ``[start, stop)``: neither settled nor confirmed."""
         found: dict[int, MinuteLines] = {}
         for first, last in by_day(start, stop):
             span = (ec_time(first), ec_time(last - 1))
@@ -205,7 +237,8 @@ class Records:
     ) -> list[list[Statement]]:
         """The mutations that cache digests which are true of the rows at ``lines.fingerprint``.
 
-        The first is of the record's partition, the second of the rows'.
+        The first is of the record's partition, the second of the rows'. Where blocks went away, the second
+        names those that were there when the rows were read, and takes the verdict away.
 
         ``complete``: these are all non-empty seconds of the minute, so that its digest is known too.
         """
@@ -224,8 +257,18 @@ class Records:
         known = (whole.count, whole.md5) if whole else (0, "") if complete else (None, None)
         values = (ttl_s, stamp + 1, lines.fingerprint, *known, *where, time_text)
         proof = digest_proof(lines.fingerprint, of_these)
-        beside = Statement(_PROVE_DIGEST, (ttl_s, stamp + 1, proof, *where, time_text[:4]))
+        partition = (*where, time_text[:4])
+        if lines.has_its_blocks:
+            beside = Statement(_PROVE_DIGEST, (ttl_s, stamp + 1, proof, *partition))
+        else:
+            of_blocks = (ttl_s, stamp + 1, proof, lines.block_seals[0], *partition)
+            beside = Statement(_PROVE_DIGEST_OF_OTHER_BLOCKS, of_blocks)
         return [[*statements, Statement(_KNOWN, values)], [beside]]
+
+    def packed(self, device_id: str, lines: MinuteLines) -> None:
+        """Put on record that at ``lines.fingerprint`` nothing is left to pack in a minute."""
+        values = (self._ttl_s(lines.minute), self._stamps.next(), lines.fingerprint)
+        self._db.write([[Statement(_PACKED, (*values, *at(device_id, lines.minute)))]])
 
     def compared(self, device_id: str, lines: MinuteLines, compared_us: int) -> list[Statement]:
         """The mutation that counts a comparison without a verdict."""
@@ -284,6 +327,11 @@ class Records:
         values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
         self._db.write([[Statement(_DAY_SEALED, values)]])
 
+    def day_is_packed(self, device_id: str, start: int, day: Day) -> None:
+        """Put on record that nothing of the day is left to pack, as it was read."""
+        values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
+        self._db.write([[Statement(_DAY_PACKED, values)]])
+
     def reopen_days(self, device_id: str, minutes: Iterable[int]) -> None:
         """A day with an unresolved minute is not final, whatever was known of it."""
         days = {day_of(minute) for minute in minutes}
@@ -320,9 +368,11 @@ def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
             (row.writer, row.version) for row in of_day if row.writer not in ("", REMOVED) and row.version
         )
         own = [row for row in of_day if not row.writer]
-        record = (own[0].proven_from, own[0].proven_version, own[0].sealed_version) if own else ()
+        record = [
+            (row.proven_from, row.proven_version, row.sealed_version, row.packed_version) for row in own
+        ]
         if whole or own:
-            found[date] = Day(whole, *record)
+            found[date] = Day(whole, *(record[0] if record else ()))
     return found
 
 

@@ -1,8 +1,11 @@
-"""The rows of ``ec_consumption`` and ``ec_replaced``: how a batch becomes one, and how they are read.
+"""The rows of ``ec_consumption`` and ``ec_replaced``: how a batch becomes one, and how rows are read.
 
 A row's rank is also its write timestamp: written again it changes nothing, and the higher rank wins
-over the lower, in whatever order they arrive. ``insert_time`` is what the clock said. Rows of version
-1.0 have no rank; the moment of their insertion is theirs.
+over the lower, in whatever order they arrive. Only where rows up to some timestamp were deleted, because
+their day was removed or their minute was packed, is a row of a lower rank written just above it: Cassandra
+would show nothing that is older. ``insert_time`` is what the clock said.
+
+Rows that are read are those of blocks, too (cassandra_second.py), each second's after its rows.
 """
 
 from __future__ import annotations
@@ -10,17 +13,17 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import Any
 
+from ec_server.storage.cassandra_blocks import Blocks
+from ec_server.storage.cassandra_second import SecondRows, partition, rank_in, stored_row, us_in
 from ec_server.storage.contract import ReplacedRow
-from ec_server.storage.merge import in_rank
 from ec_server.storage.recent_rows import RowKey
 from ec_server.storage.timeuuid import microseconds, timeuuid, timeuuid_bytes
 from utilities.cassandra_batch import EncodedRows
 from utilities.cassandra_util import Database, Statement
-from utilities.checksum_util import join_rows, md5_hex
 from utilities.model import Batch, StoredRow
 from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
 
@@ -51,9 +54,11 @@ _KEEP_REPLACED = (
 _PARTITIONS = {
     table: f"SELECT DISTINCT device_id, ec_date, ec_minute FROM {table}"  # noqa: S608
     " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
-    for table in ("ec_consumption", "ec_replaced")
+    for table in ("ec_consumption", "ec_block", "ec_replaced")
 }
 _PARTITIONS_AT_ONCE = 60
+_ROWS_BETWEEN_BLOCKS = 4000
+"""Rows of whole seconds that are read before the blocks of these seconds are."""
 _COUNT = (
     "SELECT count(ec_time) AS rows, sum(values_count) AS samples FROM ec_consumption"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
@@ -73,14 +78,24 @@ _DELETED_AT_ONCE = 60
 class Change:
     """What becomes of one second's rows: applied as one, all or none."""
 
-    rows: list[StoredRow]
-    """To insert."""
-    replaced: list[StoredRow]
-    """To keep on record as replaced."""
-    removed: list[StoredRow]
-    """To delete, with timestamp ``removed_at``, below those of ``rows``."""
+    at: tuple[str, int]
+    """Device and second."""
     reason: str
-    removed_at: int = 0
+    stamp: int = 0
+    """The write timestamp of what is deleted or set aside, below those of ``rows``."""
+    rows: list[StoredRow] = field(default_factory=list)
+    """To insert."""
+    replaced: list[StoredRow] = field(default_factory=list)
+    """To keep on record as replaced."""
+    removed: list[StoredRow] = field(default_factory=list)
+    """To delete."""
+    damaged_blocks: list[str] = field(default_factory=list)
+    """Ids of blocks to set aside."""
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is anything to apply."""
+        return bool(self.rows or self.removed or self.damaged_blocks)
 
     def put(self, row: StoredRow) -> None:
         """Insert this row, in place of one of its key."""
@@ -91,15 +106,21 @@ class Rows:
     """Reads rows and writes them."""
 
     def __init__(
-        self, database: Database, ttl_s: Callable[[int], int], removed_until: Callable[[str, int], int]
+        self,
+        database: Database,
+        blocks: Blocks,
+        ttl_s: Callable[[int], int],
+        deleted_until: Callable[[str, int], int],
     ) -> None:
         """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever.
 
-        ``removed_until`` gives the write timestamp up to which a device's day was removed; 0: it was not.
+        ``deleted_until`` gives the write timestamp up to which rows of a device's second may have been
+        deleted; 0: none were.
         """
         self._db = database
+        self._blocks = blocks
         self._ttl_s = ttl_s
-        self._removed_until = removed_until
+        self._deleted_until = deleted_until
 
     def write(self, groups: Iterable[Sequence[StoredRow]]) -> None:
         """Store groups of rows, each of one device and minute, and each all or none."""
@@ -107,13 +128,13 @@ class Rows:
 
     def _encoded(self, group: Sequence[StoredRow]) -> EncodedRows:
         """Encoded here, where it is known what rows of one second have in common."""
-        known, head, ttl_s, removed = -1, b"", 0, 0
+        known, head, ttl_s, deleted = -1, b"", 0, 0
         rows = []
         for batch, inserted_us, rank in group:
             if known != batch.second:
                 known = batch.second
                 head, ttl_s = _head(batch.device_id, known), self._ttl_s(known)
-                removed = self._removed_until(batch.device_id, known)
+                deleted = self._deleted_until(batch.device_id, known)
             text = batch.values.encode("ascii")
             last = text.rfind(b";") + 1
             before = _BEFORE.pack(6, text[:6], 6, text[last : last + 6], len(text))
@@ -127,7 +148,7 @@ class Rows:
                 8,
                 rank,
                 8,
-                rank if rank > removed else removed + 1,
+                rank if rank > deleted else deleted + 1,
                 4,
                 ttl_s,
             )
@@ -144,10 +165,10 @@ class Rows:
         for row in change.replaced:
             yield self._kept(ReplacedRow(row, now_us, change.reason))
         for row in change.removed:
-            yield Statement(_DELETE_ROW, (change.removed_at, *_key(row.batch)))
+            yield Statement(_DELETE_ROW, (change.stamp, *_key(row.batch)))
+        yield from self._blocks.set_aside(*change.at, change.damaged_blocks, change.stamp)
         for row in change.rows:
-            removed = self._removed_until(row.batch.device_id, row.batch.second)
-            timestamp = max(row.rank, removed + 1)
+            timestamp = max(row.rank, self._deleted_until(*change.at) + 1)
             yield Statement(_INSERT, (*_values(row), timestamp, self._ttl_s(row.batch.second)))
 
     def keep(self, kept: Iterable[ReplacedRow]) -> None:
@@ -159,20 +180,27 @@ class Rows:
         values = (*_key(row.batch), row.rank, *_values(row)[6:10], timeuuid(at_us), one.reason)
         return Statement(_KEEP_REPLACED, (*values, at_us, self._ttl_s(row.batch.second)))
 
-    def of_seconds(self, seconds: Sequence[tuple[str, int]]) -> dict[tuple[str, int], list[StoredRow]]:
-        """The rows of several seconds of devices, read side by side."""
+    def of_seconds(self, seconds: Sequence[tuple[str, int]]) -> dict[tuple[str, int], SecondRows]:
+        """What is stored of several seconds of devices, read side by side."""
         found = self._db.read_each(_OF_SECOND, [_second(*one) for one in seconds])
-        return {one: [_stored(*one, row) for row in rows] for one, rows in zip(seconds, found)}
+        blocks = self._blocks.of_seconds(seconds)
+        return {one: SecondRows(*one, rows, packed) for one, rows, packed in zip(seconds, found, blocks)}
 
     def checksums(self, seconds: Sequence[tuple[str, int]]) -> tuple[dict[RowKey, str], int]:
         """The checksum of each row's key in several seconds, and the highest rank among them."""
         known: dict[RowKey, str] = {}
         highest = 0
         found = self._db.read_each(_CHECKSUMS, [_second(*one) for one in seconds])
-        for (device_id, second), rows in zip(seconds, found):
+        for (device_id, second), rows, blocks in zip(seconds, found, self._blocks.of_seconds(seconds)):
+            ranks: dict[RowKey, int] = {}
             for row in rows:
-                known[device_id, second, _us(row.start_us), _us(row.end_us)] = row.values_checksum or ""
-                highest = max(highest, _rank(row))
+                key = (device_id, second, us_in(row.start_us), us_in(row.end_us))
+                known[key], ranks[key] = row.values_checksum or "", rank_in(row)
+            for packed in SecondRows(device_id, second, (), blocks).packed().values():
+                key = packed.batch.key
+                if packed.rank >= ranks.get(key, packed.rank):
+                    known[key], ranks[key] = packed.batch.checksum, packed.rank
+            highest = max(highest, *ranks.values()) if ranks else highest
         return known, highest
 
     def replaced(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
@@ -183,7 +211,7 @@ class Rows:
         ]
         found = [
             ReplacedRow(
-                _stored(device_id, parse_ec(span[1], row.ec_time), row),
+                stored_row(device_id, parse_ec(span[1], row.ec_time), row),
                 microseconds(row.replaced_time),
                 row.reason,
             )
@@ -194,10 +222,15 @@ class Rows:
 
     def between(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
         """Rows of seconds ``[start, stop)``, ascending in the second, then in the rank."""
-        for minute in self._present("ec_consumption", device_id, start, stop):
+        for minute in self._minutes_with_rows(device_id, start, stop):
             first, last = max(start, minute), min(stop, minute + MINUTE_S) - 1
-            for second, rows in self.seconds(device_id, first, last):
-                yield from in_rank(_stored(device_id, second, row) for row in rows)
+            for second in self.seconds(device_id, first, last):
+                yield from second.stored()
+
+    def _minutes_with_rows(self, device_id: str, start: int, stop: int) -> list[int]:
+        """The minutes of ``[start, stop)`` that may have rows, packed or not."""
+        tables = ("ec_consumption", "ec_block")
+        return sorted({minute for table in tables for minute in self._present(table, device_id, start, stop)})
 
     def _present(self, table: str, device_id: str, start: int, stop: int) -> Iterable[int]:
         """The minutes of ``[start, stop)`` that may have rows in a table: hours are asked for at once."""
@@ -212,37 +245,67 @@ class Rows:
         found = self._db.read_each(_PARTITIONS[table], pieces)
         return sorted(parse_ec(row.ec_date, row.ec_minute + "00") for rows in found for row in rows)
 
-    def seconds(self, device_id: str, first: int, last: int) -> Iterator[tuple[int, list[Any]]]:
-        """``(second, its rows in any order)``, non-empty seconds ``first`` to ``last`` of one minute."""
+    def seconds(self, device_id: str, first: int, last: int) -> Iterator[SecondRows]:
+        """The non-empty seconds ``first`` to ``last`` of one minute, ascending."""
         date, minute_text = ec_date(first), ec_time(first)[:4]
         found = self._db.read(_ROWS, device_id, date, minute_text, ec_time(first), ec_time(last))
+        seconds: dict[int, list[Any]] = {}
+        count = 0
         for text, rows in groupby(found, key=lambda row: row.ec_time):
-            yield parse_ec(date, text), list(rows)
+            second = parse_ec(date, text)
+            seconds[second] = list(rows)
+            count += len(seconds[second])
+            if count >= _ROWS_BETWEEN_BLOCKS:
+                yield from self._with_blocks(device_id, first, second, seconds)
+                seconds, count, first = {}, 0, second + 1
+        if first <= last:
+            yield from self._with_blocks(device_id, first, last, seconds)
+
+    def _with_blocks(
+        self, device_id: str, first: int, last: int, rows: Mapping[int, list[Any]]
+    ) -> Iterator[SecondRows]:
+        blocks = self._blocks.of_span(device_id, first, last)
+        for second in sorted(rows.keys() | blocks.keys()):
+            yield SecondRows(device_id, second, rows.get(second, ()), blocks.get(second, ()))
 
     def counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """``(minute, rows, samples)`` of the non-empty minutes; the nodes count."""
-        minutes = self._present("ec_consumption", device_id, start, stop)
+        """``(minute, rows, samples)`` of the non-empty minutes; the nodes count, as far as they can."""
+        minutes = self._minutes_with_rows(device_id, start, stop)
         counted = self._db.read_each(_COUNT, [partition(device_id, minute) for minute in minutes])
-        return [(m, row.rows, row.samples) for m, (row,) in zip(minutes, counted) if row.rows]
+        found = []
+        for minute, (loose,), packed in zip(minutes, counted, self._blocks.counts(device_id, minutes)):
+            if packed.blocks > packed.seconds or (packed.blocks and loose.rows):
+                found.append((minute, *self._count(device_id, minute)))
+            else:
+                found.append((minute, loose.rows + packed.rows, (loose.samples or 0) + packed.samples))
+        return [one for one in found if one[1]]
+
+    def _count(self, device_id: str, minute: int) -> tuple[int, int]:
+        """Where rows of one key may stand in several places."""
+        seconds = self.seconds(device_id, minute, minute + MINUTE_S - 1)
+        samples = [row.batch.count for second in seconds for row in second.stored()]
+        return len(samples), sum(samples)
 
     def has_any(self, device_id: str, minute: int) -> bool:
-        """Whether the minute has a row."""
+        """Whether the minute has a row, packed or not."""
         found = self._db.read(_ANY_ROW, *partition(device_id, minute))
-        return any(row.ec_time is not None for row in found)  # static columns alone give a row of nulls
+        # static columns alone give a row of nulls
+        return any(row.ec_time is not None for row in found) or self._blocks.has_any(device_id, minute)
 
     def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
         """Delete every row of a day of a device that was written before ``ceiling``."""
         for minute in range(day, day + DAY_S, MINUTE_S * _DELETED_AT_ONCE):
             minutes = range(minute, minute + MINUTE_S * _DELETED_AT_ONCE, MINUTE_S)
             self._db.write(
-                [Statement(cql, (ceiling, *partition(device_id, one))) for cql in (_DELETE, _DELETE_REPLACED)]
-                for one in minutes
+                [
+                    *(
+                        Statement(cql, (ceiling, *partition(device_id, m)))
+                        for cql in (_DELETE, _DELETE_REPLACED)
+                    ),
+                    self._blocks.remove_minute(device_id, m, ceiling),
+                ]
+                for m in minutes
             )
-
-
-def partition(device_id: str, minute: int) -> tuple[str, str, str]:
-    """The partition of a minute of a device."""
-    return device_id, ec_date(minute), ec_time(minute)[:4]
 
 
 def _head(device_id: str, second: int) -> bytes:
@@ -262,38 +325,6 @@ def pieces(rows: Mapping[Any, Sequence[StoredRow]]) -> Iterator[Sequence[StoredR
             yield of_minute[i : i + step]
 
 
-def text_of(rows: Iterable[Any]) -> str:
-    """One second's canonical text from its rows in any order."""
-    ranked = sorted(rows, key=lambda row: (_rank(row), row.start_us, row.end_us))
-    return join_rows((_us(row.start_us), _us(row.end_us), _text(row)) for row in ranked)
-
-
-def is_whole(batch: Batch) -> bool:
-    """Whether a row's text fits its checksum."""
-    return md5_hex(batch.values) == batch.checksum
-
-
-def damaged_in(rows: Iterable[Any]) -> list[Any]:
-    """The rows whose text does not fit their checksum."""
-    return [row for row in rows if md5_hex(_text(row)) != row.values_checksum]
-
-
-def _text(row: Any) -> str:
-    """A stored text as ASCII: another program may have changed it, or left it out."""
-    text: str = row.ec_consumption_values or ""
-    return text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
-
-
-def _us(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
-
-
-def _rank(row: Any) -> int:
-    if row.rank is not None:
-        return int(row.rank)
-    return microseconds(row.insert_time) if row.insert_time is not None else 0
-
-
 def _key(batch: Batch) -> tuple[str, str, str, str, str, str]:
     of_minute = partition(batch.device_id, batch.second)
     return (*of_minute, ec_time(batch.second), f"{batch.start_us:06d}", f"{batch.end_us:06d}")
@@ -307,17 +338,3 @@ def _values(row: StoredRow) -> tuple[Any, ...]:
 
 def _second(device_id: str, second: int) -> tuple[str, ...]:
     return (*partition(device_id, second), ec_time(second), ec_time(second))
-
-
-def _stored(device_id: str, second: int, row: Any) -> StoredRow:
-    batch = Batch(
-        device_id,
-        second,
-        _us(row.start_us),
-        _us(row.end_us),
-        _text(row),
-        row.values_count or 0,
-        row.values_checksum or "",
-    )
-    inserted_us = microseconds(row.insert_time) if row.insert_time is not None else 0
-    return StoredRow(batch, inserted_us, _rank(row))

@@ -20,19 +20,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import Template
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from configuration.settings import Settings
 from ec_server.storage import ranges
+from ec_server.storage.cassandra_backlog import Backlog
+from ec_server.storage.cassandra_blocks import Blocks
 from ec_server.storage.cassandra_claims import Claims, Key
 from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_devices import Devices
 from ec_server.storage.cassandra_minutes import MinuteLines
+from ec_server.storage.cassandra_packing import Packing
 from ec_server.storage.cassandra_record import Records, digest_of_minute, now
-from ec_server.storage.cassandra_rows import Rows, damaged_in, text_of
+from ec_server.storage.cassandra_rows import Rows
+from ec_server.storage.cassandra_second import SecondRows
 from ec_server.storage.cassandra_settled import Settled
 from ec_server.storage.cassandra_writes import Writes
-from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
+from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
 from utilities.cassandra_util import Database, Statement, Target
 from utilities.checksum_util import second_digest
@@ -49,9 +53,14 @@ from utilities.model import (
     Verdict,
     WriteResult,
 )
-from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, ec_time, minute_of, parse_ec
+from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of, parse_ec
 
 _SCHEMA = Path(__file__).with_name("schema") / "cassandra.cql"
+_BY_WINDOW = (
+    "{{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS',"
+    " 'compaction_window_size': {hours}}}"
+)
+_BY_LEVEL = "{'class': 'LeveledCompactionStrategy'}"
 _FIRST_CONNECTION_S = 20.0
 _LONGEST_TTL_S = 20 * 365 * DAY_S  # Cassandra's own limit
 _KEPT_AT_ONCE = 32
@@ -65,21 +74,29 @@ _Rows = TypeVar("_Rows")
 class CassandraStore(Store):
     """One connection to a cluster; see the module's rules."""
 
-    def __init__(self, target: Target, *, read_only: bool = False, retention_days: int = 0) -> None:
-        """Begin to connect; ``wait`` tells how that went. ``retention_days`` 0 keeps for ever."""
+    def __init__(
+        self, target: Target, *, read_only: bool = False, retention_days: int = 0, packs: bool = False
+    ) -> None:
+        """Begin to connect; ``wait`` tells how that went. ``retention_days`` 0 keeps for ever.
+
+        ``packs``: rows will be packed, and tables that are made now get the compaction that suits it.
+        """
         self._read_only = read_only
         self._retention_s = retention_days * DAY_S
         self._lock = threading.RLock()
         self._next_upkeep_s = 0.0
         self._damage: dict[tuple[str, int], str] = {}
         self._stamps = Stamps()
-        tables = Template(_SCHEMA.read_text("utf-8")).substitute(window_hours=_window_hours(retention_days))
+        tables = _tables(retention_days, packs=packs)
         self._db = Database(target, tables, read_only=read_only, on_tick=self._upkeep)
         self._claims = Claims(self._db, uuid.uuid4().hex[:16], self._stamps, self._ttl_s)
-        self._rows = Rows(self._db, self._ttl_s, self._claims.removed_until)
+        blocks = Blocks(self._db, self._ttl_s)
+        self._rows = Rows(self._db, blocks, self._ttl_s, self._claims.deleted_until)
         self._writes = Writes(self._claims, self._rows, self._stamps)
         self._records = Records(self._db, self._stamps, self._ttl_s, read_only=read_only)
         self._settled = Settled(self._records, read_only=read_only)
+        self._packing = Packing(self._db, blocks, self._records, self._claims, self._stamps, self._ttl_s)
+        self._backlog = Backlog(self._records, read_only=read_only)
         self._devices = Devices(self._db, self._records, self._settled.first_unproven)
 
     def wait(self, timeout_s: float) -> None:
@@ -196,8 +213,8 @@ class CassandraStore(Store):
 
     def second_text(self, device_id: str, second: int) -> str:
         """See the contract."""
-        for _, rows in self._rows.seconds(device_id, second, second):
-            return text_of(rows)
+        for found in self._rows.seconds(device_id, second, second):
+            return found.text()
         return ""
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
@@ -260,36 +277,38 @@ class CassandraStore(Store):
         Rows that another program brought to a minute, or took from it, count as a write of this store:
         a new version first, and the rows read again after it.
         """
+        lines = self._records.with_proof(device_id, {lines.minute: lines})[lines.minute]
         found = self._read_digests(device_id, lines.minute, cached)
         if self._read_only or not (found or lines.was_written):
             return found, []
         known, before = lines.minute_digest(now())
         if (known and before != digest_of_minute(found)) or not lines.was_written:
             lines = self._count_as_written(device_id, lines.minute)
+            lines = self._records.with_proof(device_id, {lines.minute: lines})[lines.minute]
             found = self._read_digests(device_id, lines.minute, {})
         return found, self._records.keep(lines, device_id, found, complete=True)
 
     def _read_digests(self, device_id: str, minute: int, cached: Mapping[int, Digest]) -> _Digests:
         """The digests of the minute's non-empty seconds; those that are not cached from the rows."""
         digests = dict(cached)
-        for second, rows in self._uncached_seconds(device_id, minute, cached):
-            self._note_damage(device_id, second, damaged_in(rows))
-            digest = second_digest(text_of(rows))
+        for found in self._uncached_seconds(device_id, minute, cached):
+            self._note_damage(found)
+            digest = second_digest(found.text())
             if digest:
-                digests[second] = Digest(*digest)
+                digests[found.second] = Digest(*digest)
         return sorted(digests.items())
 
-    def _note_damage(self, device_id: str, second: int, damaged: Sequence[Any]) -> None:
-        self._damage.pop((device_id, second), None)
-        if damaged and len(self._damage) < _DAMAGE_LISTED:
-            self._damage[device_id, second] = (
-                f"{self._db.target.keyspace}.ec_consumption, {device_id}: the row of {ec_date(second)}"
-                f" {ec_time(second)} at {damaged[0].start_us} us does not fit its checksum"
-            )
+    def _note_damage(self, found: SecondRows) -> None:
+        key = (found.device_id, found.second)
+        self._damage.pop(key, None)
+        damage = found.damage()
+        if damage and len(self._damage) < _DAMAGE_LISTED:
+            table = "ec_block" if found.damaged_blocks() else "ec_consumption"
+            self._damage[key] = f"{self._db.target.keyspace}.{table}, {found.device_id}: {damage}"
 
     def _uncached_seconds(
         self, device_id: str, minute: int, cached: Mapping[int, Digest]
-    ) -> Iterator[tuple[int, list[Any]]]:
+    ) -> Iterator[SecondRows]:
         if not cached:
             yield from self._rows.seconds(device_id, minute, minute + MINUTE_S - 1)
             return
@@ -349,8 +368,12 @@ class CassandraStore(Store):
 
     def stored_days(self) -> list[tuple[str, int]]:
         """See the contract; reads every partition's key."""
-        keys = self._db.read("SELECT DISTINCT device_id, ec_date, ec_minute FROM ec_consumption")
-        return sorted({(key.device_id, parse_ec(key.ec_date, "000000")) for key in keys})
+        keys = {
+            (key.device_id, key.ec_date)
+            for table in ("ec_consumption", "ec_block")
+            for key in self._db.read(f"SELECT DISTINCT device_id, ec_date, ec_minute FROM {table}")  # noqa: S608
+        }
+        return sorted((device_id, parse_ec(date, "000000")) for device_id, date in keys)
 
     def latest_second(self) -> int | None:
         """See the contract; to the day, of the days on record."""
@@ -418,6 +441,26 @@ class CassandraStore(Store):
                     self._records.day_is_sealed(device_id, start, day)
         return sorted(found, key=lambda pair: pair[1])
 
+    def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
+        """See the contract; minutes that somebody may be writing to are left out."""
+        return self._backlog.minutes(before)[:most]
+
+    def count_unpacked(self, before: int) -> int:
+        """See the contract."""
+        return len(self._backlog.minutes(before))
+
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        """See the contract, and cassandra_packing.py."""
+        with self._lock:
+            return self._packing.pack_minute(device_id, minute)
+
+    def stored_bytes(self) -> StoredBytes | None:
+        """See the contract; on the disks of all nodes together, every copy counted."""
+        found = self._db.disk_usage()
+        if found is None:
+            return None
+        return StoredBytes(sum(found.values()) - found.get("ec_block", 0), found.get("ec_block", 0))
+
     def remove_before(self, day: int) -> list[str]:
         """See the contract. Rows carry their own end too (``storage.retention_days``)."""
         gone = set()
@@ -439,7 +482,10 @@ def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> Cass
     Raises ConfigurationError where it answers and refuses.
     """
     store = CassandraStore(
-        target_of(settings), read_only=read_only, retention_days=settings.storage_retention_days
+        target_of(settings),
+        read_only=read_only,
+        retention_days=settings.storage_retention_days,
+        packs=settings.storage_pack_after_hours > 0,
     )
     store.wait(_FIRST_CONNECTION_S)
     return store
@@ -460,6 +506,14 @@ def target_of(settings: Settings) -> Target:
         tls_certificate=settings.cassandra_tls_certificate,
         tls_key=settings.cassandra_tls_key,
     )
+
+
+def _tables(retention_days: int, *, packs: bool) -> str:
+    """The CQL of every table. Rows that are packed leave their windows open: levels give space back."""
+    hours = _window_hours(retention_days)
+    by_window = _BY_WINDOW.format(hours=hours)
+    cql = Template(_SCHEMA.read_text("utf-8"))
+    return cql.substitute(of_rows=_BY_LEVEL if packs else by_window, of_blocks=by_window)
 
 
 def _window_hours(retention_days: int) -> int:

@@ -26,7 +26,8 @@ from collections.abc import Iterable, Sequence
 from ec_server.storage.cassandra_claims import Claims, Key
 from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_known import BEGINNING, KnownRows, place_of
-from ec_server.storage.cassandra_rows import Change, Rows, is_whole, pieces
+from ec_server.storage.cassandra_rows import Change, Rows, pieces
+from ec_server.storage.cassandra_second import SecondRows, is_whole
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import RepairedSecond, merged
 from ec_server.storage.recent_rows import RowKey
@@ -58,9 +59,10 @@ class Writes:
         """What the device says of its seconds; afterwards these values win."""
         stored = self._rows.of_seconds(_seconds(batches))
         self._look({_minute(batch) for batch in batches})
-        self._saw(stored.values())
+        rows = {at: second.stored() for at, second in stored.items()}
+        self._saw(rows.values())
         rank = self._stamps.next(len(batches) + 1)
-        repaired = {at: _RepairedSecond(rows, rank) for at, rows in stored.items()}
+        repaired = {at: _RepairedSecond(second, rows[at], rank) for at, second in stored.items()}
         changed = tuple(
             repaired[batch.device_id, batch.second].add(batch, rank + i) for i, batch in enumerate(batches, 1)
         )
@@ -90,7 +92,8 @@ class Writes:
             return self._arrive(batches, replayed)
         met += self._look_up(batches, new, changed)
         if met:  # what arrives ranks above what is stored
-            self._saw(self._rows.of_seconds(_seconds([batches[i] for i in met])).values())
+            _, highest = self._rows.checksums(_seconds([batches[i] for i in met]))
+            self._stamps.saw(highest)
         rows = self._rows_of(batches, replayed)
         groups = {key: [rows[i] for i in of_minute] for key, of_minute in new.items() if of_minute}
         opened = self._store(groups)
@@ -162,10 +165,11 @@ class Writes:
         otherwise what a replay changes ranks above all.
         """
         batches = [row.batch for row in arrived.values()]
-        stored = self._rows.of_seconds(_seconds(batches))
+        found = self._rows.of_seconds(_seconds(batches))
+        stored = {at: second.stored() for at, second in found.items()}
         self._saw(stored.values())
         met = {
-            at: _MetSecond(rows, self._rows.replaced(*at, at[1] + 1), self._stamps, keep_ranks=keep_ranks)
+            at: _MetSecond(at, rows, self._rows.replaced(*at, at[1] + 1), self._stamps, keep_ranks=keep_ranks)
             for at, rows in stored.items()
         }
         for i, row in arrived.items():
@@ -174,8 +178,8 @@ class Writes:
 
     def _change(self, changes: Iterable[Change]) -> frozenset[Key]:
         """Change seconds, each in one mutation; the minutes that this opened."""
-        wanted = [change for change in changes if change.rows or change.removed]
-        keys = {_minute(row.batch) for change in wanted for row in (*change.rows, *change.removed)}
+        wanted = [change for change in changes if change.changes_anything]
+        keys = {(device_id, minute_of(second)) for device_id, second in (change.at for change in wanted)}
         if not keys:
             return frozenset()
         self._claims.hold(keys)
@@ -195,6 +199,7 @@ class _MetSecond:
 
     def __init__(
         self,
+        at: tuple[str, int],
         rows: Sequence[StoredRow],
         replaced: Sequence[ReplacedRow],
         stamps: Stamps,
@@ -206,7 +211,7 @@ class _MetSecond:
         self._rows = {row.batch.key: row for row in rows}
         self._replaced = {(one.row.batch.key, one.row.batch.checksum) for one in replaced}
         self._stamps = stamps
-        self.change = Change([], [], [], "message")
+        self.change = Change(at, "message")
 
     def add(self, arrived: StoredRow) -> bool:
         """Whether the batch changed anything."""
@@ -235,19 +240,26 @@ class _MetSecond:
 class _RepairedSecond:
     """A second's rows while the device repairs it."""
 
-    def __init__(self, rows: Sequence[StoredRow], first_rank: int) -> None:
-        """Damaged rows are taken out with the first repair; ``first_rank`` is above every stored one."""
+    def __init__(self, second: SecondRows, rows: Sequence[StoredRow], first_rank: int) -> None:
+        """What is damaged is taken out with the first repair; ``first_rank`` is above every stored one."""
         whole = [row for row in rows if is_whole(row.batch)]
         self._rows = {row.batch.key: row for row in whole}
         self._second = RepairedSecond(whole)
         damaged = [row for row in rows if not is_whole(row.batch)]
-        self.change = Change([], list(damaged), damaged, "repair", first_rank)
+        self.change = Change(
+            (second.device_id, second.second),
+            "repair",
+            first_rank,
+            replaced=list(damaged),
+            removed=damaged,
+            damaged_blocks=second.damaged_blocks(),
+        )
 
     def add(self, batch: Batch, rank: int) -> bool:
         """Whether the batch changed anything."""
         after = self._second.after(batch)
         if after is None:
-            return bool(self.change.removed)
+            return bool(self.change.removed or self.change.damaged_blocks)
         before = self._rows.get(after.key)
         if before is not None:
             self.change.replaced.append(before)

@@ -60,6 +60,9 @@ class StoreMachine(RuleBasedStateMachine):
         """Another store on the same data."""
         raise NotImplementedError
 
+    def rest(self) -> None:
+        """What has to be done so that nobody seems to be writing to a minute."""
+
     @initialize()
     def begin(self) -> None:
         self.model = MemoryStore()
@@ -206,6 +209,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(handle=handles, device=devices, minute=st.sampled_from(MINUTES))
     def pack(self, handle: int, device: str, minute: int) -> None:
         """Which changes nothing that is compared."""
+        self.rest()
         self.stores[handle].pack_minute(device, minute)
 
     @rule(days=st.integers(-400, 400))

@@ -29,6 +29,12 @@ class CassandraMachine(StoreMachine):
                 store._db._session.execute(f"TRUNCATE {KEYSPACE}.{table}", timeout=60)
         return store
 
+    def rest(self) -> None:
+        for store in self.stores:
+            assert isinstance(store, CassandraStore)
+            with store._lock:
+                store._claims.release_all()
+
 
 def run_machine(cassandra: RealCassandra, examples: int, steps: int) -> None:
     CassandraMachine.cassandra = cassandra

@@ -164,6 +164,41 @@ class TestStart:
             store.repair([run_of("m", NOON, 0, value="2.5")])
             assert store.second_text("m", NOON) == run_of("m", NOON, 0, value="2.5").values
 
+    def test_a_keyspace_made_without_packing_can_be_packed_and_its_compaction_is_named(
+        self, cassandra: RealCassandra, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        keyspace = "ec_before_packing"
+        with opened(cassandra.target(keyspace)) as store:
+            store.ingest([run_of("m", NOON, 0)], MARK)
+            check(store, "m", NOON, MinuteState.PROVEN)
+        drops = (
+            "ec_consumption DROP seal",
+            "ec_consumption DROP packed_until",
+            "ec_consumption DROP rank",
+            "ec_minute DROP packed_version",
+            "ec_day DROP packed_version",
+        )
+        by_hand(
+            cassandra,
+            *(f"ALTER TABLE {keyspace}.{drop}" for drop in drops),
+            f"DROP TABLE {keyspace}.ec_block",
+        )
+        assert "compact" not in caplog.text
+        with CassandraStore(cassandra.target(keyspace), packs=True) as store:
+            store.wait(60)
+            assert f"ALTER TABLE {keyspace}.ec_consumption WITH compaction" in caplog.text
+            rows = list(store.rows("m", NOON, NOON + 60))
+            assert store.unpacked_minutes(NOON + 60, 10) == [("m", NOON)]
+            assert store.pack_minute("m", NOON).rows == 1
+            assert list(store.rows("m", NOON, NOON + 60)) == rows
+            assert store.unproven_ranges("m", NOON, NOON + 60) == []
+        caplog.clear()
+        compaction = "{'class': 'LeveledCompactionStrategy'}"
+        by_hand(cassandra, f"ALTER TABLE {keyspace}.ec_consumption WITH compaction = {compaction}")
+        with CassandraStore(cassandra.target(keyspace), packs=True) as store:
+            store.wait(60)
+        assert "WITH compaction" not in caplog.text
+
     def test_a_contact_point_that_is_down_is_passed_over(self, cassandra: RealCassandra) -> None:
         with opened(cassandra.target("ec_trouble", host=("127.0.0.99", cassandra.host))) as store:
             assert store.health().writable
