@@ -41,10 +41,14 @@ def are_few(good: Flags) -> bool:
 
 def without_exceptions(numbers: _Array, good: Flags) -> _Array:
     """The number before in place of each that is not good; before the first good one, that one."""
-    if good.all():
+    odd = np.flatnonzero(~good).tolist()
+    if not odd:
         return numbers
-    last_good = np.maximum.accumulate(np.where(good, np.arange(len(good)), -1))
-    return numbers[np.where(last_good < 0, int(good.argmax()), last_good)]
+    numbers = numbers.copy()
+    before = numbers[int(good.argmax())]
+    for place in odd:
+        numbers[place] = numbers[place - 1] if place else before
+    return numbers
 
 
 def encode(text: bytes, samples: Samples, good: Flags) -> bytes:

@@ -7,6 +7,10 @@ of whole numbers; exceptions.
 
 Converters give few distinct values, and ranks follow the signal as the values do, but in whole numbers; where
 nearly all values are distinct, the table alone is as large as the floats.
+
+Whether a value is a float32 is known for sure once it was printed again. That is done anyway before a block
+is written, so at first the regular values are believed to be floats where the first few are; where that was
+wrong, each is looked at.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from ec_server.packing.number_text import (
     Numbers,
     decimal_digits,
     float_digits,
+    pick,
     value_words,
 )
 from ec_server.packing.parts import join_parts, split_parts
@@ -35,10 +40,11 @@ _Bits = npt.NDArray[np.uint32]
 
 _POWERS = 10.0 ** np.arange(23)
 _SIGN = np.uint32(1 << 31)
+_NINE_DIGITS = 10**8
 _LONG_MANTISSA = 10**6
 """Where all mantissas are shorter, decimal numbers are the better guess."""
 _PROBE = 64
-_TABLE_UP_TO, _DIRECT_FROM = 0.9, 0.5
+_TABLE_UP_TO, _DIRECT_FROM = 0.95, 0.8
 """Distinct values as a share of all, up to which a table is tried, and from which on floats are."""
 
 
@@ -46,22 +52,39 @@ DIRECT, TABLE = 3, 4
 """Numbers of the codecs."""
 
 
+def encode_believed(text: bytes, samples: Samples) -> list[tuple[int, bytes]]:
+    """Codec and body for the values, of which only some were looked at; [] where these are no long floats."""
+    some = samples.first(_PROBE)
+    if int((some.mantissas >= _NINE_DIGITS).sum()) * 2 < len(some.us) or not _are_floats(text, some):
+        return []
+    good = samples.regular
+    if not exceptions.are_few(good):
+        return []
+    return _encode(text, samples, *_with_others(text, samples, _nearest(samples), good))
+
+
 def encode(text: bytes, samples: Samples) -> list[tuple[int, bytes]]:
     """Codec and body for the values as float32, by one way or both; [] where too many values are none."""
-    found = _floats_of(text, samples)
-    if found is None:
+    if samples.mantissas.max() < _LONG_MANTISSA or not _are_floats(text, samples.first(_PROBE)):
         return []
-    floats, good = found
+    floats, good = _as_floats(text, samples)
+    return _encode(text, samples, floats, good) if exceptions.are_few(good) else []
+
+
+def _encode(text: bytes, samples: Samples, floats: _Floats, good: Flags) -> list[tuple[int, bytes]]:
+    floats = exceptions.without_exceptions(floats, good)
     odd = exceptions.encode(text, samples, good)
-    distinct, ranks = np.unique(_in_order(floats), return_inverse=True)
+    in_order = _in_order(floats)
+    share = (np.count_nonzero(np.diff(np.sort(in_order))) + 1) / len(floats)
     bodies = []
-    if len(distinct) <= len(floats) * _TABLE_UP_TO:
-        table = len(distinct).to_bytes(4, "little") + numeric_file.compress(distinct)
+    if share <= _TABLE_UP_TO:
+        distinct, ranks = np.unique(in_order, return_inverse=True)
+        table = len(distinct).to_bytes(4, "little") + numeric_file.compress_ascending(distinct)
         column = int_column.encode(ranks.astype(np.int64), signal=True)
         bodies.append((TABLE, join_parts([table, column, odd])))
-    if len(distinct) >= len(floats) * _DIRECT_FROM:
-        bodies.append((DIRECT, join_parts([numeric_file.compress(floats), odd])))
-    return bodies
+    if share >= _DIRECT_FROM:
+        bodies.append((DIRECT, join_parts([numeric_file.compress_floats(floats), odd])))
+    return sorted(bodies, key=lambda body: len(body[1]))
 
 
 def decode_direct(body: bytes, count: int) -> Values:
@@ -77,28 +100,34 @@ def decode_table(body: bytes, count: int) -> Values:
     return _printed(_from_order(distinct).take(int_column.decode(ranks, count)), exceptions.decode(odd))
 
 
-def _floats_of(text: bytes, samples: Samples) -> tuple[_Floats, Flags] | None:
-    """The values as float32 and which of them are exact; None where too few are. The others are replaced."""
-    some = samples.first(_PROBE)
-    if samples.mantissas.max() < _LONG_MANTISSA or not exceptions.are_few(_as_floats(text, some)[1]):
-        return None
-    floats, good = _as_floats(text, samples)
-    if not exceptions.are_few(good):
-        return None
-    return exceptions.without_exceptions(floats, good), good
+def _are_floats(text: bytes, samples: Samples) -> bool:
+    """Whether most values are float32."""
+    return exceptions.are_few(_as_floats(text, samples)[1])
+
+
+def _nearest(samples: Samples) -> _Floats:
+    """The float32 next to each regular value."""
+    sizes = samples.mantissas / pick(_POWERS, samples.places)
+    return np.where(samples.negative, -sizes, sizes).astype(np.float32)
 
 
 def _as_floats(text: bytes, samples: Samples) -> tuple[_Floats, Flags]:
     """The values as float32, and which of them ``%.9g`` prints as they stand."""
-    sizes = samples.mantissas / _POWERS.take(samples.places)
-    floats = np.where(samples.negative, -sizes, sizes).astype(np.float32)
+    floats = _nearest(samples)
     wide = np.abs(floats).astype(np.float64)
     in_range = samples.regular & _prints_in_arrays(wide)
     printed = float_digits(np.where(in_range, wide, 0.0))
     stated = decimal_digits(samples.mantissas, samples.places)
     same = (printed.digits == stated.digits) & (printed.exponent == stated.exponent)
-    good = in_range & stripped(samples) & same
+    return _with_others(text, samples, floats, in_range & stripped(samples) & same)
+
+
+def _with_others(text: bytes, samples: Samples, floats: _Floats, good: Flags) -> tuple[_Floats, Flags]:
+    """The same, each value that is not good looked at for itself."""
     others = np.flatnonzero(~good)
+    if not len(others):
+        return floats, good
+    good = good.copy()
     for place, value in zip(others.tolist(), exceptions.texts_at(text, samples, others)):
         number = _float_of(value)
         if number is not None:

@@ -9,8 +9,10 @@ to nine digits.
    trailing zeros, and ``x`` has 24: their product fits into the 53 bits of a double, so it is rounded once.
 2. A value is built in two little-endian 64-bit words, at most 16 bytes. Bytes behind its length are
    undefined.
-3. A sample is written at its place in one long text as three words, the last one first. What a word writes
-   behind its sample's end is overwritten by the next sample, which has 9 bytes at least.
+3. A sample is written at its place in one long text as two or three words at once, in the samples' order.
+   What it writes behind its own end is overwritten by the next sample.
+4. numpy shifts each word by a number of its own one by one, but multiplies in vectors: where not all are
+   shifted alike, a shift is a product with a power of two.
 
 ::
 
@@ -41,13 +43,16 @@ MOST_PLACES = 7
 _EXPONENTS = range(-7, 9)
 _BASE = -_EXPONENTS[0]
 _SPARE_BYTES = 24
-_BYTE, _WORD = np.uint64(8), np.uint64(64)
+_BYTE, _HALF, _WORD = np.uint64(8), np.uint64(32), np.uint64(64)
 _1000 = np.uint32(1000)
 
 
 def pick(table: npt.NDArray[_Scalar], index: npt.NDArray[np.integer]) -> npt.NDArray[_Scalar]:
-    """The table's entries at each index, all of which it must have: not checked, for twice the speed."""
-    return table.take(index, mode="clip")
+    """The table's entries at each index, all of which it must have: not checked, for twice the speed.
+
+    An index of any other type than a pointer's size would be converted entry by entry: five times the time.
+    """
+    return table.take(index.astype(np.intp, copy=False), mode="clip")
 
 
 class Digits(NamedTuple):
@@ -89,6 +94,10 @@ _AROUND_LOW = np.array([_word(text[:8]) for text in _AROUND], np.uint64)
 _AROUND_HIGH = np.array([_word(text[8:]) for text in _AROUND], np.uint64)
 _BEFORE_POINT = np.array([_first_bytes(max(e + 1, 0)) for e in _EXPONENTS], np.uint64)
 _MOVE = np.array([0 if e == 8 else 8 * max(1 - e, 1) for e in _EXPONENTS], np.uint64)
+# What moves a word up by so many bits, 0 for all 64 of them.
+_TIMES = np.array([(1 << int(move)) % (1 << 64) for move in _MOVE], np.uint64)
+_LEAST_QUICK = int(np.flatnonzero(_MOVE <= _HALF)[0])
+"""From this exponent on, words move by half their length at most."""
 _INTEGER_DIGITS = np.array([max(e + 1, 1) for e in _EXPONENTS])
 
 # By a double's binary exponent: the index of the decimal exponent of the least value that has it; and the
@@ -107,6 +116,9 @@ _SHORT = 4
 _WHOLE_TEXTS = [sign + b"%d" % i for sign in (b"", b"-") for i in range(10**_SHORT)]
 _WHOLE = np.array([_word(text) for text in _WHOLE_TEXTS], np.uint64)
 _WHOLE_LENGTHS = np.array([len(text) for text in _WHOLE_TEXTS])
+
+# What moves a word up by so many bytes.
+_UP_BY = np.array([1 << 8 * i for i in range(_SHORT + 2)], np.uint64)
 
 
 def _shortest_length(exponent: int, zeros: int) -> int:
@@ -148,30 +160,69 @@ def _decimal_exponent(sizes: Doubles) -> Numbers:
 def value_words(number: Digits, negative: Flags, places: int | None = None) -> ValueWords:
     """Text of each number: with so many places, or as short as it can be."""
     digits, exponent = number
+    at = exponent[:1] if (exponent == exponent[:1]).all() else exponent
+    a, b, c = _threes(digits)
+    lengths = _lengths(a, b, c, exponent, places)
+
+    last = pick(_THREE, c)
+    behind = pick(_THREE, b)
+    behind <<= np.uint64(24)
+    behind |= pick(_THREE, a)
+    behind |= last << np.uint64(48)
+    low = behind & pick(_BEFORE_POINT, at)
+    behind ^= low
+    low |= pick(_AROUND_LOW, at)
+    high = _moved_out(behind, at)
+    high |= pick(_AROUND_HIGH, at)
+    times = pick(_TIMES, at)
+    behind *= times
+    low |= behind
+    last >>= np.uint64(16)
+    last *= times
+    high |= last
+
+    words = ValueWords(low, high, lengths)
+    return _signed(words, negative) if negative.any() else words
+
+
+def _threes(digits: npt.NDArray[np.uint32]) -> tuple[Numbers, Numbers, Numbers]:
+    """Each nine digits as three numbers below 1,000."""
     thousands = digits // _1000
-    a, c = thousands // _1000, digits - thousands * _1000
-    b = thousands - a * _1000
+    a = thousands // _1000
+    return tuple(one.astype(np.int64) for one in (a, thousands - a * _1000, digits - thousands * _1000))  # type: ignore[return-value]
 
-    last_three = pick(_THREE, c)
-    first_eight = pick(_THREE, a) | pick(_THREE, b) << np.uint64(24) | last_three << np.uint64(48)
-    before = first_eight & pick(_BEFORE_POINT, exponent)
-    behind, move = first_eight ^ before, pick(_MOVE, exponent)
-    low = pick(_AROUND_LOW, exponent) | before | behind << move
-    high = pick(_AROUND_HIGH, exponent) | behind >> (_WORD - move) | last_three >> np.uint64(16) << move
 
+def _lengths(a: Numbers, b: Numbers, c: Numbers, exponent: Numbers, places: int | None) -> Numbers:
+    """Bytes of each value without a sign."""
     if places is not None:
-        lengths = pick(_INTEGER_DIGITS, exponent) + (1 + places if places else 0)
-    else:
-        zeros = pick(_ZEROS, c)
-        more = np.flatnonzero(c == 0)
-        zeros[more] += np.where(b[more] == 0, 3 + pick(_ZEROS, a[more]), pick(_ZEROS, b[more]))
-        lengths = pick(_SHORTEST, exponent * (DIGITS + 1) + zeros)
-    if negative.any():
-        shift = negative * _BYTE
-        high = high << shift | low >> (_WORD - shift)
-        low = low << shift | negative * np.uint64(ord("-"))
-        lengths += negative
-    return ValueWords(low, high, lengths)
+        return pick(_INTEGER_DIGITS, exponent) + (1 + places if places else 0)
+    zeros = pick(_ZEROS, c)
+    more = np.flatnonzero(c == 0)
+    zeros[more] += np.where(b[more] == 0, 3 + pick(_ZEROS, a[more]), pick(_ZEROS, b[more]))
+    zeros += exponent * (DIGITS + 1)
+    return pick(_SHORTEST, zeros)
+
+
+def _signed(words: ValueWords, negative: Flags) -> ValueWords:
+    """The same with a ``-`` before each that is negative; in place."""
+    low, high, lengths = words
+    signs = negative.astype(np.uint64)
+    lengths += signs.view(np.int64)
+    times = signs * np.uint64((1 << 8) - 1)
+    times += np.uint64(1)
+    high *= times
+    high |= (low >> (_WORD - _BYTE)) * signs
+    low *= times
+    signs *= np.uint64(ord("-"))
+    low |= signs
+    return words
+
+
+def _moved_out(words: Words, exponent: Numbers) -> Words:
+    """What of each word leaves it when it moves up as its exponent says."""
+    if len(exponent) == 1 or int(exponent.min(initial=0)) < _LEAST_QUICK:
+        return words >> (_WORD - pick(_MOVE, exponent))
+    return (words >> _HALF) * pick(_TIMES, exponent) >> _HALF
 
 
 def short_decimal_words(mantissas: Numbers, negative: Flags, places: int) -> ValueWords | None:
@@ -186,10 +237,11 @@ def short_decimal_words(mantissas: Numbers, negative: Flags, places: int) -> Val
     fraction = pick(_fractions(places), small - whole * np.uint32(10**places))
     whole += negative * np.uint32(10**_SHORT)
     lengths = pick(_WHOLE_LENGTHS, whole)
-    shift = lengths.view(np.uint64) << np.uint64(3)
-    low = pick(_WHOLE, whole) | fraction << shift
+    times = pick(_UP_BY, lengths)
+    low = pick(_WHOLE, whole) | fraction * times
+    high = (fraction >> np.uint64(24)) * (times >> np.uint64(24)) >> np.uint64(16)
     lengths += places + 1
-    return ValueWords(low, fraction >> (_WORD - shift), lengths)
+    return ValueWords(low, high, lengths)
 
 
 @lru_cache(maxsize=8)
@@ -214,10 +266,13 @@ def join_samples(heads: Words, values: ValueWords) -> tuple[bytearray, Numbers]:
     places = np.zeros(len(heads) + 1, np.int64)
     np.cumsum(values.lengths + 8, out=places[1:])
     text = bytearray(int(places[-1]) + _SPARE_BYTES)
-    words = np.ndarray((len(text) - 7,), "<u8", buffer=text, strides=(1,))
-    at = places[:-1]
+    columns = [heads, values.low]
     if int(values.lengths.max(initial=0)) > 8:
-        words[at + 16] = values.high
-    words[at + 8] = values.low
-    words[at] = heads
+        columns.append(values.high)
+    words = np.empty((len(heads), len(columns)), np.uint64)
+    for i, column in enumerate(columns):
+        words[:, i] = column
+    item = np.dtype((np.void, words.itemsize * len(columns)))
+    anywhere = np.ndarray((len(text) - item.itemsize + 1,), item, buffer=text, strides=(1,))
+    anywhere[places[:-1]] = words.view(item)[:, 0]
     return text, places

@@ -1,4 +1,4 @@
-"""The values of a block: a table of codecs, tried in order of size; pure.
+"""The values of a block: a table of codecs, tried in order of likelihood and size; pure.
 
 A column's first byte is the number of its codec; what follows is said where the codec is:
 
@@ -13,7 +13,7 @@ A column's first byte is the number of its codec; what follows is said where the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -44,16 +44,20 @@ _DECODERS: dict[int, Callable[[bytes, int], Values]] = {
 }
 
 
-def candidates(text: bytes, samples: Samples) -> list[bytes]:
-    """The values as each codec that suits them stores them, smallest first."""
-    found = [bytes([number]) + body for encode in _ENCODERS for number, body in encode(text, samples)]
-    return sorted(found, key=len)
+def candidates(text: bytes, samples: Samples) -> Iterator[bytes]:
+    """The values as each codec that suits them stores them, likeliest and smallest first; at last as text.
 
-
-def as_text(text: bytes, samples: Samples) -> bytes:
-    """The values as compressed text, which suits all."""
+    What is not asked for is not encoded.
+    """
+    yield from map(_column, float_values.encode_believed(text, samples))
+    yield from sorted((_column(one) for encode in _ENCODERS for one in encode(text, samples)), key=len)
     values = exceptions.texts_at(text, samples, np.arange(len(samples.us)))
-    return bytes([_TEXT]) + exceptions.compressed(values)
+    yield bytes([_TEXT]) + exceptions.compressed(values)
+
+
+def _column(encoded: tuple[int, bytes]) -> bytes:
+    number, body = encoded
+    return bytes([number]) + body
 
 
 def decode(data: bytes, count: int) -> Values:

@@ -3,8 +3,9 @@
 Rules:
 
 1. Rows are read and packed outside any transaction that writes, so that ingest waits for the exchange alone:
-   the block goes in and its rows go out in one transaction, which finds the minute's ``version`` unchanged
-   since the rows were read. Otherwise nothing happens, and the minute is packed another time.
+   blocks go in and their rows go out in one transaction, which finds the minute's ``version`` unchanged
+   since the rows were read. Otherwise nothing happens, and the minute is packed another time. A transaction
+   exchanges several seconds, as each costs as much again as a second's rows, but a bounded number of rows.
 2. Packing changes nothing that anybody sees: neither ``version``, nor proof, nor digests, nor counts.
 3. What a block would not give back byte for byte stays a row: rows of other programs in another form, and
    damaged ones.
@@ -15,13 +16,15 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import apsw
 
-from ec_server.packing.block import Row, pack
+from ec_server.packing.block import Row, pack, pack_columns
 from ec_server.storage.contract import Packed, StoredBytes
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
 from ec_server.storage.sqlite_day import REMOVED, DayFile, snapshot
+from ec_server.storage.sqlite_day_columns import columns_of
 from ec_server.storage.sqlite_rank import first_rowid, rank_of
 from utilities.model import Batch
 from utilities.utc import MINUTE_S, ec_time, iso_texts, parse_ec, parse_iso
@@ -32,6 +35,8 @@ _IN_ITS_OWN_FORM = (
     "typeof(ec_consumption_values) = 'text' AND typeof(values_checksum) = 'text'"
     " AND typeof(insert_time) = 'text' AND typeof(values_count) = 'integer'"
 )
+_ROWS_AT_ONCE = 10_000
+"""What is exchanged in one transaction: some 50 ms of ingest's time."""
 _PAGES_AT_ONCE = 1000
 _KEPT_SHARE, _KEPT_PAGES = 4, 16_384
 """Of today's file, a quarter may be free, or 64 MB."""
@@ -41,6 +46,21 @@ _WORTH_A_REWRITE = 8
 
 class _ChangedError(Exception):
     """The minute was written to since its rows were read."""
+
+
+class _Exchange(NamedTuple):
+    """A second's rows and the block that takes their place; None where none does."""
+
+    time_text: str
+    block: bytes | None = None
+    rows: int = 0
+    """In the block."""
+    samples: int = 0
+    gone: Sequence[int] = ()
+    """Rowids of rows that it takes the place of."""
+    gone_samples: int = 0
+    left: int = 0
+    """Rows that stay rows."""
 
 
 class DayPacking:
@@ -73,12 +93,14 @@ class DayPacking:
         at = (device_id, ec_time(minute))
         version = the_value(self._file.db.execute(f"SELECT version FROM ec_minute WHERE {_MINUTE}", at))  # noqa: S608
         packed = Packed()
+        ready: list[_Exchange] = []
         try:
             for time_text in self._times_with_rows(*at):
-                packed += self._pack_second(device_id, time_text, version)
-            with transaction(self._file.db) as cursor:
-                self._expect(cursor, at, version)
-                cursor.execute(f"UPDATE ec_minute SET packed = 1 WHERE {_MINUTE}", at)  # noqa: S608
+                ready.append(self._prepare(device_id, time_text, version))
+                if sum(len(one.gone) for one in ready) >= _ROWS_AT_ONCE:
+                    packed += self._exchange(at, version, ready)
+                    ready = []
+            packed += self._exchange(at, version, ready, are_last=True)
         except _ChangedError:
             return packed
         return packed
@@ -96,36 +118,67 @@ class DayPacking:
         if found is None or found != version or self._file.version(cursor) == REMOVED:
             raise _ChangedError
 
+    def _exchange(
+        self, at: tuple[str, str], version: int | None, ready: Sequence[_Exchange], *, are_last: bool = False
+    ) -> Packed:
+        """Put blocks in the place of rows; the minute is packed with the last ones."""
+        packed = Packed()
+        with transaction(self._file.db) as cursor:
+            self._expect(cursor, at, version)
+            for one in ready:
+                if one.block is not None:
+                    self._put(cursor, at[0], one, one.block)
+                packed += Packed(len(one.gone), one.gone_samples, one.left)
+            if are_last:
+                cursor.execute(f"UPDATE ec_minute SET packed = 1 WHERE {_MINUTE}", at)  # noqa: S608
+        return packed
+
+    def _put(self, cursor: apsw.Cursor, device_id: str, one: _Exchange, block: bytes) -> None:
+        key = (device_id, self._file.date, one.time_text)
+        self._file.blocks.remove(cursor, device_id, one.time_text)
+        cursor.execute("INSERT INTO ec_block VALUES (?, ?, ?, ?, ?, ?)", (*key, one.rows, one.samples, block))
+        self._delete(cursor, key, one.gone, are_all=not one.left)
+        cursor.execute(
+            "UPDATE ec_block_total SET block_bytes = block_bytes + ?, last_rowid = max(last_rowid, ?)",
+            (len(block), max(one.gone)),
+        )
+
     # --- one second -----------------------------------------------------------------------
 
-    def _pack_second(self, device_id: str, time_text: str, version: int | None) -> Packed:
-        key = (device_id, self._file.date, time_text)
-        at = (device_id, time_text[:4] + "00")
+    def _prepare(self, device_id: str, time_text: str, version: int | None) -> _Exchange:
+        """The second's block, and which rows it takes the place of."""
         with snapshot(self._file.db):
-            self._expect(self._file.db.cursor(), at, version)
-            loose, others = self._loose_rows(device_id, time_text)
-            block = self._file.blocks.of_second(device_id, time_text)
-            is_packed = self._file.blocks.exist(device_id, time_text, time_text)
+            self._expect(self._file.db.cursor(), (device_id, time_text[:4] + "00"), version)
+            if not self._file.blocks.exist(device_id, time_text, time_text):
+                found = columns_of(self._file, device_id, time_text)
+                if found is not None and (data := pack_columns(found.columns)) is not None:
+                    counts = found.columns.counts
+                    samples = int(counts.sum())
+                    return _Exchange(time_text, data, len(counts), samples, found.rowids.tolist(), samples, 0)
+            return self._prepare_row_by_row(device_id, time_text)
+
+    def _prepare_row_by_row(self, device_id: str, time_text: str) -> _Exchange:
+        """The same where there is a block already, or a row that a block cannot hold."""
+        loose, others = self._loose_rows(device_id, time_text)
+        block = self._file.blocks.of_second(device_id, time_text)
+        is_packed = self._file.blocks.exist(device_id, time_text, time_text)
         if not loose or (is_packed and block is None):  # a damaged block is a repair's business
-            return Packed(left=len(loose) + others)
+            return _Exchange(time_text, left=len(loose) + others)
         before = block.rows() if block is not None else []
         data, left = pack([*before, *loose])
         stay = {row[1:] for row in left}
         gone = [row for row in loose if row[1:] not in stay]
         if data is None or not gone:
-            return Packed(left=len(left) + others)
-        rows, samples = len(before) + len(gone), sum(row.batch.count for row in [*before, *gone])
-        with transaction(self._file.db) as cursor:
-            self._expect(cursor, at, version)
-            self._file.blocks.remove(cursor, device_id, time_text)
-            cursor.execute("INSERT INTO ec_block VALUES (?, ?, ?, ?, ?, ?)", (*key, rows, samples, data))
-            rowids = [first_rowid(row.rank) + row.tie for row in gone]
-            self._delete(cursor, key, rowids, are_all=not left and not others)
-            cursor.execute(
-                "UPDATE ec_block_total SET block_bytes = block_bytes + ?, last_rowid = max(last_rowid, ?)",
-                (len(data), max(rowids)),
-            )
-        return Packed(len(gone), sum(row.batch.count for row in gone), len(left) + others)
+            return _Exchange(time_text, left=len(left) + others)
+        return _Exchange(
+            time_text,
+            data,
+            len(before) + len(gone),
+            sum(row.batch.count for row in [*before, *gone]),
+            [first_rowid(row.rank) + row.tie for row in gone],
+            sum(row.batch.count for row in gone),
+            len(left) + others,
+        )
 
     def _loose_rows(self, device_id: str, time_text: str) -> tuple[list[Row], int]:
         """The second's rows in their own form, and how many there are in another."""
@@ -156,7 +209,7 @@ class DayPacking:
         return rows, count - len(rows)
 
     def _delete(
-        self, cursor: apsw.Cursor, key: tuple[str, str, str], rowids: list[int], *, are_all: bool
+        self, cursor: apsw.Cursor, key: tuple[str, str, str], rowids: Sequence[int], *, are_all: bool
     ) -> None:
         before = self._file.db.total_changes()
         if are_all:

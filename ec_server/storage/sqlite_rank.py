@@ -13,6 +13,11 @@ the rows of different devices that have the same one. Rules:
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
+_Numbers = npt.NDArray[np.int64]
+
 _PER_MICROSECOND = 1024
 LAYOUT_2 = 2**50
 
@@ -20,6 +25,13 @@ LAYOUT_2 = 2**50
 def rank_of(rowid: int) -> int:
     """The rank of a stored row."""
     return rowid // _PER_MICROSECOND if rowid >= LAYOUT_2 else rowid
+
+
+def ranks_and_ties(rowids: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """The rank of each stored row, and how far its rowid is above its rank's first."""
+    ranks = np.where(rowids >= LAYOUT_2, rowids // _PER_MICROSECOND, rowids)
+    firsts = ranks * _PER_MICROSECOND
+    return ranks, rowids - np.where(firsts >= LAYOUT_2, firsts, ranks)
 
 
 def is_shared(rowid: int) -> bool:

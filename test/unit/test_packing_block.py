@@ -23,9 +23,14 @@ from packed_rows import (
 )
 
 from ec_server.packing.block import Row, pack, unpack
+from ec_server.packing.decimal_values import FIXED
+from ec_server.packing.float_values import DIRECT, TABLE
+from ec_server.packing.parts import split_parts
 from ec_server.storage.merge import batch_of
 from utilities.checksum_util import join_rows
 from utilities.errors import BlockError
+
+TEXT = 0
 
 
 def oldest_first(rows: list[Row]) -> list[Row]:
@@ -216,3 +221,51 @@ def test_counts_and_times_of_a_block_are_read_without_its_rows() -> None:
     assert (block.device_id, block.second) == (DEVICE, SECOND)
     assert int(block.counts.sum()) == len(block.us) == 1000
     assert np.array_equal(block.us, regular_clock(1000))
+
+
+def codec_of(block: bytes) -> int:
+    *_, values = split_parts(block[1:-16], 8)
+    return values[0]
+
+
+@pytest.mark.parametrize("most", [4, 9])
+@pytest.mark.parametrize("places", range(1, 8))
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_decimals_of_any_length_and_sign_are_kept_as_numbers(places: int, sign: str, most: int) -> None:
+    """Up to four digits before the point are printed in a way of their own."""
+    digits = [1, 9, 10, 12, 99, 100, 1234, 9999, 10_000, 123_456, 1_234_567, 12_345_678, 999_999_999]
+    digits = [one for one in digits if one < 10 ** (places + most)]
+    values = [f"{sign}{one // 10**places}.{one % 10**places:0{places}d}" for one in digits]
+    block = check_packs(rows_of(regular_clock(len(values)), values, [5]))
+    assert codec_of(block) == FIXED
+
+
+@pytest.mark.parametrize("digits", [8, 9])
+def test_a_single_sample_of_many_digits_is_kept_as_a_number(digits: int) -> None:
+    for point in range(1, digits):
+        value = f"{'123456789'[:point]}.{'123456789'[point:digits]}"
+        block = check_packs(rows_of([7], [value], []))
+        assert codec_of(block) != TEXT or digits - point > 7
+
+
+def test_floats_are_believed_only_as_far_as_they_are_printed_as_they_were() -> None:
+    values = [FORMS["float32"](value) for value in signal(4000, 1)]
+    for place in range(100, 4000, 500):
+        values[place] = "123.456780"
+    for place in range(300, 4000, 700):
+        values[place] = "123.456789"  # its float32 prints otherwise
+    block = check_packs(rows_of(regular_clock(4000), values, every(44, 4000)))
+    assert codec_of(block) in {DIRECT, TABLE}
+    assert independently(block) == rows_of(regular_clock(4000), values, every(44, 4000))
+
+
+def test_a_codec_that_cannot_be_decoded_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in a decoder costs space, never the packing."""
+    from ec_server.packing import value_column
+
+    def fails(body: bytes, count: int) -> None:
+        raise ValueError("a defect")
+
+    rows = rows_of(regular_clock(300), [f"{value:.3f}" for value in signal(300, 3)], every(44, 300))
+    monkeypatch.setitem(value_column._DECODERS, FIXED, fails)
+    assert codec_of(check_packs(rows)) != FIXED
