@@ -1,0 +1,104 @@
+"""What people who look at the page cost the server: browsers on its first page while three meters send."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.effort import Effort
+from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram, free_port
+from benchmarks.outcome import Outcome, Ratio, Value, medians
+from benchmarks.storing_program import this_server
+from ec_server.status.process_usage import read_usage
+
+Say = Callable[[str], None]
+
+_BROWSERS = 3
+_METERS, _RATE = 3, 300
+_SETTLE_S = 5.0
+_FIRST_PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+
+
+def run(effort: Effort, say: Say) -> Outcome:
+    """Share of a core that three open browsers cost the status process, and the first paint."""
+    rows: list[dict[str, Value]] = []
+    seconds = max(10.0, 10 * effort.seconds)
+    status_port = free_port()
+    with effort.fresh_folder() as folder, ExitStack() as stack:
+        program, port = this_server(folder, whole=True, options={"status.port": str(status_port)})
+        stack.enter_context(program)
+        load = [PYTHON, "-m", "reference_client.load_generator", "--server", f"127.0.0.1:{port}"]
+        load += ["--devices", str(_METERS), "--messages", str(10**9), "--rate", str(_RATE)]
+        load += ["--start", str(int(time.time()))]
+        stack.enter_context(MeasuredProgram("the load", load, folder / "load.log"))
+        time.sleep(_SETTLE_S)
+        for number in effort.each_round():
+            say(f"round {number + 1} of {effort.rounds}: nobody looks")
+            rows.append({"browsers": "none", "status CPU %": _cpu(program, seconds), "first paint ms": None})
+            say(f"round {number + 1} of {effort.rounds}: {_BROWSERS} browsers")
+            with ExitStack() as browsers:
+                opened = [browsers.enter_context(_browser()) for _ in range(_BROWSERS)]
+                for browser in opened:
+                    browser.get(f"http://127.0.0.1:{status_port}/")
+                paint_ms = max(browser.execute_script(_FIRST_PAINT) or 0.0 for browser in opened)
+                time.sleep(_SETTLE_S)
+                cpu = _cpu(program, seconds)
+            rows.append({"browsers": str(_BROWSERS), "status CPU %": cpu, "first paint ms": paint_ms})
+    shares = tuple(float(row["status CPU %"] or 0) for row in rows if row["browsers"] != "none")
+    return Outcome(
+        f"The page: processor time of the status process, in % of a core, {_METERS} meters sending",
+        medians(rows, "browsers"),
+        [Ratio(f"{_BROWSERS} browsers, % of a core", shares, at_most=5.0)],
+        (),
+        ["the browsers run on the same machine: the first paint is theirs as much as the server's"],
+        rows,
+    )
+
+
+def _cpu(program: MeasuredProgram, seconds: float) -> float:
+    """Of the status process, in percent of a core."""
+    before, began_s = _used_s(program), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (_used_s(program) - before) / (time.monotonic() - began_s)
+
+
+def _used_s(program: MeasuredProgram) -> float:
+    for pid in program.pids():
+        usage = read_usage(pid)
+        if usage and b"ec_server.status" in _command(pid):
+            return usage.cpu_s
+    raise BenchmarkError("the server has no status process")
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@contextmanager
+def _browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    try:
+        from selenium import webdriver  # noqa: PLC0415 (a development dependency)
+        from selenium.webdriver.chrome.options import Options  # noqa: PLC0415
+        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+    except ImportError as error:
+        raise BenchmarkError("selenium is missing: pip install -r requirements-dev.txt") from error
+    if program is None or driver is None:
+        raise BenchmarkError("Chromium is missing: apt-get install chromium chromium-driver")
+    options = Options()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield started
+    finally:
+        started.quit()
