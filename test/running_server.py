@@ -35,6 +35,8 @@ class RunningServer:
         self.folder = folder
         self.sip_port, self.sync_port, self.status_port = free_ports(3)
         self.log_path = folder / "server.log"
+        self.environ: dict[str, str] = {}
+        """Options of every start, and of the commands that open the same database."""
         self.process: subprocess.Popen[bytes] | None = None
         self._pids: set[int] = set()
 
@@ -62,7 +64,7 @@ class RunningServer:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", str(ROOT / "ec_server_main.py")],
                 cwd=self.folder,
-                env={**os.environ, **own, **environ},
+                env={**os.environ, **own, **self.environ, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

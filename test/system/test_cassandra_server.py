@@ -24,6 +24,7 @@ from running_server import ROOT, RunningServer, wait_for
 from sync_meter import MemoryMeter, stored_samples, text_of, waveform
 from sync_process import SyncProcess, an_hour_ago
 from system import test_meters_end_to_end as meter_checks
+from system import test_packing_server as packing_checks
 from system import test_sync_server as sync_checks
 from system.sip_peer import request
 from system.test_sync_server import meters
@@ -89,11 +90,8 @@ class OnCassandra(RunningServer):
     def __init__(self, folder: Path, keyspace: Keyspace) -> None:
         folder.mkdir(exist_ok=True)
         super().__init__(folder)
-        self.keyspace = keyspace
+        self.environ = keyspace.environ
         self.waits_for_database = True
-
-    def start(self, **environ: str) -> None:
-        super().start(**{**self.keyspace.environ, **environ})
 
     def _is_ready(self) -> bool:
         if self.waits_for_database:
@@ -167,6 +165,17 @@ class TestSynchronizing(sync_checks.TestARound):
     @pytest.fixture(autouse=True)
     def _by_hand(self, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync_checks, "by_hand", keyspace.by_hand)
+
+
+class TestPacking:
+    @pytest.mark.timeout(300)
+    def test_old_minutes_are_packed_by_the_server_and_nobody_sees_a_difference(
+        self, server: RunningServer, keyspace: Keyspace
+    ) -> None:
+        device, minute = packing_checks.old_minutes_are_packed(server)
+        with keyspace.store(read_only=True) as store:
+            assert store._rows._blocks.counts(device, [minute])[0].rows == packing_checks.MESSAGES / 2
+            assert store.unproven_ranges(device, minute, minute + 60) == [(minute, minute + 60)]
 
 
 class Load:
