@@ -23,7 +23,7 @@ from rich.table import Table
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.merge import batch_of
 from reference_cluster.cluster import Cluster
-from utilities.cassandra_util import Target
+from utilities.cassandra_target import Target
 from utilities.model import Batch, CommitMark
 
 RATE = 44_000

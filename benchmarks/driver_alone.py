@@ -23,7 +23,8 @@ from cassandra.query import BatchStatement, BatchType
 
 from ec_server.storage.timeuuid import timeuuid
 from reference_client.load_plan import LoadPlan
-from utilities.cassandra_util import BUSY_PAUSE_S, is_busy
+from utilities.cassandra_errors import is_busy
+from utilities.cassandra_util import BUSY_PAUSE_S
 from utilities.checksum_util import md5_hex
 from utilities.utc import ec_date, ec_time
 

@@ -12,7 +12,8 @@ from ec_server.storage.cassandra_store import CassandraStore
 from reference_cluster import jars
 from reference_cluster.cluster import Cluster
 from reference_cluster.node import NodeError
-from utilities.cassandra_util import Database, Target
+from utilities.cassandra_target import Target
+from utilities.cassandra_util import Database
 from utilities.utc import ec_date, ec_time
 
 KEYSPACE = "ec_benchmark"

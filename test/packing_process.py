@@ -30,7 +30,7 @@ def opened(where: list[str]) -> Store:
 
         return SqliteStore(Path(where[0]))
     from ec_server.storage.cassandra_store import CassandraStore
-    from utilities.cassandra_util import Target
+    from utilities.cassandra_target import Target
 
     host, port, keyspace, *login = where
     store = CassandraStore(Target((host,), int(port), keyspace, *login))

@@ -23,7 +23,7 @@ from ec_server.storage.cassandra_store import CassandraStore
 from reference_cluster import jars
 from reference_cluster.cluster import Cluster
 from reference_cluster.node import Node, NodeError, java
-from utilities.cassandra_util import Target
+from utilities.cassandra_target import Target
 
 _KEYSTORE_PASSWORD = "only for this test run"
 _AUTH = """\
@@ -151,7 +151,7 @@ def forget_everything(store: CassandraStore) -> None:
 
 
 def _delete(table: str, key: tuple[str, ...], row: Any) -> Any:
-    from utilities.cassandra_util import Statement
+    from utilities.cassandra_values import Statement
 
     where = " AND ".join(f"{column} = ?" for column in key)
     return Statement(f"DELETE FROM {table} WHERE {where}", tuple(row))

@@ -1,6 +1,7 @@
-"""Cassandra's driver, and nothing of what is stored: sessions, policies, errors.
+"""A keyspace of a Cassandra cluster, and nothing of what is stored in it: sessions and requests.
 
-Only this module and cassandra_batch import the driver.
+Only the ``cassandra_`` modules of this folder import the driver: ``batch``, ``errors``, ``policies`` and
+``tables`` besides this one.
 
 Rules:
 
@@ -23,25 +24,22 @@ Thread safety: ``Database`` may be used by several threads.
 from __future__ import annotations
 
 import logging
-import socket
-import ssl
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from operator import attrgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import cassandra
-from cassandra import ConsistencyLevel, auth, cluster, connection, policies, protocol, query
-from cassandra.io.libevreactor import LibevConnection
+from cassandra import cluster, query
 
 from utilities import cassandra_schema
 from utilities.cassandra_batch import EncodedBatch, EncodedRows, Protocol
+from utilities.cassandra_errors import DRIVER_ERRORS, is_busy, is_permanent, translation
+from utilities.cassandra_policies import LONGEST_PAUSE_S, REQUEST_TIMEOUT_S, cluster_of
+from utilities.cassandra_tables import SCHEMA_TIMEOUT_S, ensure_schema, refuse_unknown_data_centre
+from utilities.cassandra_target import Target
+from utilities.cassandra_values import Encoders, Mutation, Statement, encoded, encoder
 from utilities.errors import (
     ConfigurationError,
     PermanentStorageError,
@@ -49,12 +47,7 @@ from utilities.errors import (
     StorageError,
 )
 
-LONGEST_PAUSE_S = 2.0
-_SCHEMA_TIMEOUT_S = 30.0
-REQUEST_TIMEOUT_S = 4.0
 _PROBE_TIMEOUT_S = 2.0
-_HEARTBEAT_S = 5
-_SPECULATIVE_DELAY_S = 1.0
 _IN_FLIGHT = 24
 BUSY_PAUSE_S = 0.005
 _TICK_S = 1.0
@@ -62,41 +55,12 @@ _PROBE = "SELECT device_id FROM ec_device WHERE device_id = '?'"
 _DISK_USAGE = (
     "SELECT table_name, mebibytes FROM system_views.disk_usage WHERE keyspace_name = %s ALLOW FILTERING"
 )
-_PROTOCOL = 4  # version 5 checks every frame a second time, for a tenth of the speed
 
 _log = logging.getLogger(__name__)
 logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # it logs every attempt; _note says it once
 
 Row = Any
 """A named tuple of the columns asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Which cluster, as whom, and how; the attributes are the configuration's ``cassandra.`` keys."""
-
-    host: tuple[str, ...]
-    port: int
-    keyspace: str
-    username: str = ""
-    password: str = field(default="", repr=False)
-    local_dc: str = ""
-    consistency: str = "LOCAL_QUORUM"
-    replication: str = "1"
-    tls_ca: Path | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-
-
-class Statement(NamedTuple):
-    """CQL with ``?`` and its values."""
-
-    cql: str
-    values: tuple[Any, ...]
-
-
-Mutation = Sequence[Statement]
-"""Statements on one partition key: applied as one, all or none."""
 
 
 class Database:
@@ -121,7 +85,7 @@ class Database:
         self._on_tick = on_tick
         self._cluster: Any = None
         self._session: Any = None
-        self._prepared: dict[str, tuple[Any, _Encoders]] = {}
+        self._prepared: dict[str, tuple[Any, Encoders]] = {}
         self._preparing = threading.Lock()
         self._trouble: StorageError | ConfigurationError = RetryableStorageError(
             f"not yet connected to {self._place()}"
@@ -150,7 +114,7 @@ class Database:
     def close(self) -> None:
         """End the background thread and every connection."""
         self._closing.set()
-        self._thread.join(_SCHEMA_TIMEOUT_S)
+        self._thread.join(SCHEMA_TIMEOUT_S)
         if self._cluster is not None:
             self._cluster.shutdown()
 
@@ -233,7 +197,7 @@ class Database:
                             self._closing.wait(BUSY_PAUSE_S)
                             future = session.execute_async(statement)
                             continue
-                        worst = worst if _is_permanent(worst) else error
+                        worst = worst if is_permanent(worst) else error
                     return
 
             for statement in statements:
@@ -251,7 +215,7 @@ class Database:
     def _statement(self, session: Any, statement: Statement) -> Any:
         prepared, encoders = self._prepare(session, statement.cql)
         bound = query.BoundStatement(prepared)
-        bound.values = _encoded(encoders, statement.values)
+        bound.values = encoded(encoders, statement.values)
         return bound
 
     def _together(self, session: Any, mutation: Mutation) -> Any:
@@ -261,24 +225,24 @@ class Database:
         batch = query.BatchStatement(batch_type=query.BatchType.UNLOGGED)
         batch.is_idempotent = True
         cql = ""
-        encoders: _Encoders = ()
+        encoders: Encoders = ()
         bound: Any = None
         for statement in mutation:
             if statement.cql != cql:
                 cql = statement.cql
                 prepared, encoders = self._prepare(session, cql)
                 bound = query.BoundStatement(prepared)
-            bound.values = _encoded(encoders, statement.values)
+            bound.values = encoded(encoders, statement.values)
             batch.add(bound)
         return batch
 
-    def _prepare(self, session: Any, cql: str) -> tuple[Any, _Encoders]:
+    def _prepare(self, session: Any, cql: str) -> tuple[Any, Encoders]:
         known = self._prepared.get(cql)
         if known is None:
             with self._preparing, _Translated(self):
                 prepared = session.prepare(cassandra_schema.qualified(cql, self.target.keyspace))
                 prepared.is_idempotent = True
-                encoders = tuple(_encoder(column.type) for column in prepared.column_metadata)
+                encoders = tuple(encoder(column.type) for column in prepared.column_metadata)
                 known = self._prepared[cql] = (prepared, encoders)
         return known
 
@@ -303,7 +267,7 @@ class Database:
             self._note(error)
             self._drop_cluster()
         except Exception as error:
-            self._note(_translation(error, self._place(), self.target))
+            self._note(translation(error, self._place(), self.target))
             self._drop_cluster()
 
     def _drop_cluster(self) -> None:
@@ -315,13 +279,13 @@ class Database:
                 self._cluster = None
 
     def _connect(self) -> None:
-        self._cluster = _cluster_of(self.target)
+        self._cluster = cluster_of(self.target)
         try:
             session = self._cluster.connect()
         except cluster.NoHostAvailable:
-            _refuse_unknown_data_centre(self._cluster, self.target)
+            refuse_unknown_data_centre(self._cluster, self.target)
             raise
-        _ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
+        ensure_schema(self._cluster, session, self.target, self._tables, read_only=self._read_only)
         schema = cassandra_schema.Schema(self._tables, self.target.keyspace)
         for advice in () if self._read_only else schema.compaction_advice(self._cluster.metadata):
             _log.warning("%s", advice)
@@ -338,7 +302,7 @@ class Database:
             asked = query.SimpleStatement(cql, is_idempotent=True)
             self._session.execute(asked, timeout=_PROBE_TIMEOUT_S)
         except Exception as error:
-            self._note(_translation(error, self._place(), self.target))
+            self._note(translation(error, self._place(), self.target))
         else:
             self._answers = True
             _log.info("%s answers again", self._place())
@@ -353,7 +317,7 @@ class Database:
 
     def lost(self, error: BaseException) -> StorageError | ConfigurationError:
         """The error in the tree's words; from a retryable one on, calls fail until a probe succeeds."""
-        translated = _translation(error, self._place(), self.target)
+        translated = translation(error, self._place(), self.target)
         if isinstance(translated, RetryableStorageError):
             self._note(translated)
             return translated
@@ -379,223 +343,5 @@ class _Translated:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, _DRIVER_ERRORS):
+        if isinstance(error, DRIVER_ERRORS):
             raise self._database.lost(error) from error
-
-
-# --- values -------------------------------------------------------------------------------
-
-_Encoders = tuple[Callable[[Any], bytes], ...]
-
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {
-    "varchar": str.encode,
-    "text": str.encode,
-    "int": struct.Struct(">i").pack,
-    "bigint": struct.Struct(">q").pack,
-    "timeuuid": attrgetter("bytes"),
-    "blob": bytes,
-}
-"""The types of the schema. The driver's own binding is general, and seven times slower."""
-
-
-def _encoder(kind: Any) -> Callable[[Any], bytes]:
-    return _ENCODERS.get(kind.typename) or (lambda value: kind.serialize(value, _PROTOCOL))
-
-
-def _encoded(encoders: _Encoders, values: tuple[Any, ...]) -> list[bytes | None]:
-    if len(encoders) != len(values):
-        raise ValueError(f"{len(values)} values for {len(encoders)} columns")
-    return [None if value is None else encode(value) for encode, value in zip(encoders, values)]
-
-
-# --- errors -------------------------------------------------------------------------------
-
-_DRIVER_ERRORS = (
-    cassandra.DriverException,
-    cassandra.OperationTimedOut,
-    cluster.NoHostAvailable,
-    connection.ConnectionException,
-    protocol.ErrorMessage,
-    OSError,
-)
-_PERMANENT = (cassandra.InvalidRequest, cassandra.Unauthorized, protocol.SyntaxException)
-
-
-def is_busy(error: BaseException) -> bool:
-    """Whether a node is there, and its connection full: the driver refuses more until all of it is sent."""
-    return isinstance(error, cluster.NoHostAvailable) and any(
-        isinstance(one, connection.ConnectionBusy) for one in dict(error.errors).values()
-    )
-
-
-def _is_permanent(error: BaseException | None) -> bool:
-    return isinstance(error, _PERMANENT)
-
-
-def _translation(
-    error: BaseException, place: str, target: Target
-) -> RetryableStorageError | PermanentStorageError | ConfigurationError:
-    """A driver's error in the words of the tree."""
-    for one in _causes(error):
-        if isinstance(one, cassandra.AuthenticationFailed):
-            return ConfigurationError(
-                f"{place} refuses the login of {target.username or 'nobody'!r}: {one}; "
-                "correct cassandra.username and cassandra.password"
-            )
-        if isinstance(one, cassandra.Unauthorized):
-            return ConfigurationError(
-                f"{place}: {one}; grant it to cassandra.username = {target.username}, on the keyspace "
-                f"of cassandra.keyspace = {target.keyspace}"
-            )
-        if isinstance(one, ssl.SSLError) or "[SSL" in str(one):
-            return ConfigurationError(
-                f"{place}: {one}; check cassandra.tls_ca, cassandra.tls_certificate and cassandra.tls_key"
-            )
-    if _is_permanent(error):
-        return PermanentStorageError(f"{place} refuses: {error}")
-    return RetryableStorageError(f"{place} does not answer: {_brief(error)}; it will be asked again")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    yield error
-    if isinstance(error, cluster.NoHostAvailable) and isinstance(error.errors, dict):
-        yield from (one for one in error.errors.values() if isinstance(one, BaseException))
-
-
-def _brief(error: BaseException) -> str:
-    named = [f"{host}: {one}" for host, one in _host_errors(error)] or [str(error)]
-    return f"{type(error).__name__}: {'; '.join(named)}"[:400]
-
-
-def _host_errors(error: BaseException) -> list[tuple[Any, Any]]:
-    found = getattr(error, "errors", None)
-    return list(found.items()) if isinstance(found, dict) else []
-
-
-# --- policies -----------------------------------------------------------------------------
-
-
-class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
-    """Waits one second, and then always two, between attempts to reach a node."""
-
-    def new_schedule(self) -> Iterator[float]:
-        pause_s = 1.0
-        while True:
-            yield pause_s
-            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
-
-
-class _AsksAnotherNode(policies.RetryPolicy):  # type: ignore[misc]
-    """What one coordinator could not do, two others are asked for: every statement is idempotent."""
-
-    _TIMES = 2
-
-    def _decide(self, _query: Any, consistency: Any, *, retry_num: int, **_details: Any) -> Any:
-        if retry_num < self._TIMES:
-            return self.RETRY_NEXT_HOST, consistency
-        return self.RETHROW, None
-
-    on_read_timeout = on_write_timeout = on_unavailable = on_request_error = _decide
-
-
-class _Connection(LibevConnection):  # type: ignore[misc]
-    """Hands a batch to the socket as a whole, not in pieces of 4 KB."""
-
-    out_buffer_size = 256 * 1024
-    in_buffer_size = 32 * 1024
-
-
-def _cluster_of(target: Target) -> Any:
-    nodes = policies.TokenAwarePolicy(policies.DCAwareRoundRobinPolicy(target.local_dc))
-    profile = cluster.ExecutionProfile(
-        load_balancing_policy=nodes,
-        retry_policy=_AsksAnotherNode(),
-        consistency_level=getattr(ConsistencyLevel, target.consistency),
-        request_timeout=REQUEST_TIMEOUT_S,
-        speculative_execution_policy=policies.ConstantSpeculativeExecutionPolicy(_SPECULATIVE_DELAY_S, 1),
-        row_factory=query.named_tuple_factory,
-    )
-    login = {"username": target.username, "password": target.password}
-    return cluster.Cluster(
-        contact_points=list(target.host),
-        port=target.port,
-        protocol_version=_PROTOCOL,
-        auth_provider=auth.PlainTextAuthProvider(**login) if target.username else None,
-        ssl_context=_tls_context(target),
-        execution_profiles={cluster.EXEC_PROFILE_DEFAULT: profile},
-        reconnection_policy=_NeverGivesUp(),
-        connection_class=_Connection,
-        sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        connect_timeout=REQUEST_TIMEOUT_S,
-        control_connection_timeout=REQUEST_TIMEOUT_S,
-        idle_heartbeat_interval=_HEARTBEAT_S,
-        idle_heartbeat_timeout=_HEARTBEAT_S,
-        monitor_reporting_enabled=False,
-        application_name="energy-consumption-server",
-    )
-
-
-def _tls_context(target: Target) -> ssl.SSLContext | None:
-    if target.tls_ca is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(target.tls_ca))
-        context.check_hostname = False  # nodes are reached by address; the CA is this cluster's own
-        if target.tls_certificate is not None:
-            context.load_cert_chain(target.tls_certificate, target.tls_key)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cassandra.tls_ca, cassandra.tls_certificate or cassandra.tls_key cannot be used: {error}"
-        ) from error
-    return context
-
-
-# --- keyspace and tables ------------------------------------------------------------------
-
-
-def _ensure_schema(owner: Any, session: Any, target: Target, tables: str, *, read_only: bool) -> None:
-    """Refuse what is there in another shape, and make what is missing."""
-    schema = cassandra_schema.Schema(tables, target.keyspace)
-    schema.refuse_other_shapes(owner.metadata)
-    if _is_complete(schema, owner):
-        return
-    if read_only:
-        raise RetryableStorageError(
-            f"keyspace {target.keyspace} lacks tables or columns; the server makes them when it starts"
-        )
-    _make(owner, session, target, schema)
-    owner.refresh_schema_metadata(max_schema_agreement_wait=_SCHEMA_TIMEOUT_S)
-    schema.refuse_other_shapes(owner.metadata)
-    if not _is_complete(schema, owner):
-        raise RetryableStorageError(f"the nodes do not yet agree on keyspace {target.keyspace}")
-
-
-def _is_complete(schema: cassandra_schema.Schema, owner: Any) -> bool:
-    return not schema.missing(owner.metadata) and not schema.missing_columns(owner.metadata)
-
-
-def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Schema) -> None:
-    """Everyone asks the same node, so that servers that start at once do not make a table twice."""
-    up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
-    chosen = up[0] if up else None
-    try:
-        if target.keyspace not in owner.metadata.keyspaces:
-            cql = schema.keyspace_cql(target.replication)
-            session.execute(cql, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
-    except (cassandra.InvalidRequest, protocol.ConfigurationException) as error:
-        raise ConfigurationError(
-            f"keyspace {target.keyspace} cannot be made: {error}; correct cassandra.replication"
-        ) from error
-    for statement in schema.statements:
-        session.execute(statement, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
-    for statement in schema.missing_columns(owner.metadata):
-        with suppress(cassandra.InvalidRequest):  # another server added it meanwhile
-            session.execute(statement, host=chosen, timeout=_SCHEMA_TIMEOUT_S)
-
-
-def _refuse_unknown_data_centre(owner: Any, target: Target) -> None:
-    known = sorted({str(host.datacenter) for host in owner.metadata.all_hosts() if host.datacenter})
-    if target.local_dc and known and target.local_dc not in known:
-        raise ConfigurationError(
-            f"no node is in cassandra.local_dc = {target.local_dc}; there are: {', '.join(known)}"
-        )

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 from ec_server.packing.block import unpack
 from ec_server.storage.cassandra_second import StoredBlock, partition
 from ec_server.storage.timeuuid import timeuuid
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.errors import BlockError
 from utilities.utc import ec_date, ec_time, parse_ec
 

@@ -17,7 +17,8 @@ from itertools import islice
 from ec_server.storage.cassandra_clock import Stamps, boot_time_s
 from ec_server.storage.cassandra_minutes import LEASE_S, MinuteLines, minutes_of_rows
 from ec_server.storage.cassandra_second import partition
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.model import MinuteState
 from utilities.utc import HOUR_S, MINUTE_S, ec_date, ec_time, minute_of
 

@@ -17,7 +17,8 @@ from ec_server.storage.cassandra_clock import boot_time_s
 from ec_server.storage.cassandra_record import Day, Records
 from ec_server.storage.ranges import Range, of_text, text_of
 from ec_server.storage.timeuuid import microseconds, timeuuid
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.model import DeviceRecord, MinuteState
 from utilities.utc import DAY_S, day_of, ec_date, minute_of, minute_text, parse_minute
 

@@ -44,7 +44,8 @@ from ec_server.storage.cassandra_second import (
 )
 from ec_server.storage.contract import Packed
 from ec_server.storage.timeuuid import timeuuid
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.errors import RetryableStorageError
 from utilities.model import StoredRow
 from utilities.utc import MINUTE_S, ec_date, ec_time, minute_text, parse_ec

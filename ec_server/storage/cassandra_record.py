@@ -26,7 +26,8 @@ from ec_server.storage.cassandra_minutes import (
     state_proof,
 )
 from ec_server.storage.timeuuid import timeuuid
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.checksum_util import minute_digest
 from utilities.model import Digest, MinuteState, Verdict
 from utilities.utc import DAY_S, day_of, ec_date, ec_time, parse_ec

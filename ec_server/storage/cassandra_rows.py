@@ -23,7 +23,8 @@ from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.recent_rows import RowKey
 from ec_server.storage.timeuuid import microseconds, timeuuid, timeuuid_bytes
 from utilities.cassandra_batch import EncodedRows
-from utilities.cassandra_util import Database, Statement
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.model import Batch, StoredRow
 from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
 

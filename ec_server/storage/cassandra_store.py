@@ -38,7 +38,9 @@ from ec_server.storage.cassandra_settled import Settled
 from ec_server.storage.cassandra_writes import Writes
 from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
-from utilities.cassandra_util import Database, Statement, Target
+from utilities.cassandra_target import Target
+from utilities.cassandra_util import Database
+from utilities.cassandra_values import Statement
 from utilities.checksum_util import second_digest
 from utilities.errors import StorageError
 from utilities.model import (

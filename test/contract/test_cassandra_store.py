@@ -13,7 +13,7 @@ from real_cassandra import RealCassandra, forget_everything
 from ec_server.storage import cassandra_claims, ranges
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import FinishedMinute, Store
-from utilities.cassandra_util import Statement
+from utilities.cassandra_values import Statement
 from utilities.errors import RetryableStorageError
 from utilities.model import CommitMark, Digest, MinuteState, StoredRow
 from utilities.utc import DAY_S, ec_date

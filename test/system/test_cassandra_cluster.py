@@ -18,7 +18,7 @@ from ec_server.storage.merge import batch_of
 from reference_cluster.cluster import Cluster
 from reference_cluster.jars import JarError
 from reference_cluster.node import NodeError
-from utilities.cassandra_util import Target
+from utilities.cassandra_target import Target
 from utilities.errors import StorageError
 from utilities.model import Batch, CommitMark
 

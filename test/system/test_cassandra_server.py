@@ -70,7 +70,7 @@ class Keyspace:
 
 
 def _delete_row(row: Batch) -> Any:
-    from utilities.cassandra_util import Statement
+    from utilities.cassandra_values import Statement
 
     columns = ("device_id", "ec_date", "ec_minute", "ec_time", "start_us", "end_us")
     where = " AND ".join(f"{column} = ?" for column in columns)

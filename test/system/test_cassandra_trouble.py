@@ -24,7 +24,8 @@ from ec_server.ingest.spooling import AccountedSpool, Spooling
 from ec_server.ingest.troubles import Troubles
 from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
 from utilities import cassandra_util
-from utilities.cassandra_util import Statement, Target
+from utilities.cassandra_target import Target
+from utilities.cassandra_values import Statement
 from utilities.checksum_util import md5_hex
 from utilities.errors import ConfigurationError, PermanentStorageError, RetryableStorageError
 from utilities.model import Batch, CommitMark, MinuteState
