@@ -76,22 +76,23 @@ class SecondRows:
                     found[place_of(row)] = row
         return found
 
-    def damage(self) -> str:
-        """What is damaged, for people; empty for nothing."""
+    def damage(self) -> tuple[str, str] | None:
+        """The table in which something is damaged, and what, for people; None for nothing."""
+        moment = f"{ec_date(self.second)} {ec_time(self.second)}"
         for row in self.loose:
             if md5_hex(text_in(row)) != row.values_checksum:
-                return f"the row of {self._moment()} at {row.start_us} us does not fit its checksum"
+                return (
+                    "ec_consumption",
+                    f"the row of {moment} at {row.start_us} us does not fit its checksum",
+                )
         for one in self.blocks:
             if one.block is None:
-                return f"the packed second {self._moment()} cannot be read: {one.damage}"
-        return ""
+                return "ec_block", f"the packed second {moment} cannot be read: {one.damage}"
+        return None
 
     def damaged_blocks(self) -> list[str]:
         """The ids of blocks that cannot be decoded."""
         return [one.block_id for one in self.blocks if one.block is None]
-
-    def _moment(self) -> str:
-        return f"{ec_date(self.second)} {ec_time(self.second)}"
 
 
 def partition(device_id: str, second: int) -> tuple[str, str, str]:

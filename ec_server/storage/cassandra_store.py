@@ -18,22 +18,20 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from string import Template
 from typing import TypeVar
 
-from configuration.settings import Settings
 from ec_server.storage import ranges
 from ec_server.storage.cassandra_backlog import Backlog
 from ec_server.storage.cassandra_blocks import Blocks
 from ec_server.storage.cassandra_claims import Claims, Key
 from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_devices import Devices
+from ec_server.storage.cassandra_digests import Digests
+from ec_server.storage.cassandra_layout import tables_cql
 from ec_server.storage.cassandra_minutes import MinuteLines
 from ec_server.storage.cassandra_packing import Packing
-from ec_server.storage.cassandra_record import Records, digest_of_minute, now
+from ec_server.storage.cassandra_record import Records, now
 from ec_server.storage.cassandra_rows import Rows
-from ec_server.storage.cassandra_second import SecondRows
 from ec_server.storage.cassandra_settled import Settled
 from ec_server.storage.cassandra_writes import Writes
 from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
@@ -41,7 +39,6 @@ from ec_server.storage.merge import single_day
 from utilities.cassandra_target import Target
 from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
-from utilities.checksum_util import second_digest
 from utilities.errors import StorageError
 from utilities.model import (
     SETTLED,
@@ -57,19 +54,9 @@ from utilities.model import (
 )
 from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of, parse_ec
 
-_SCHEMA = Path(__file__).with_name("schema") / "cassandra.cql"
-_BY_WINDOW = (
-    "{{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS',"
-    " 'compaction_window_size': {hours}}}"
-)
-_BY_LEVEL = "{'class': 'LeveledCompactionStrategy'}"
-_FIRST_CONNECTION_S = 20.0
 _LONGEST_TTL_S = 20 * 365 * DAY_S  # Cassandra's own limit
-_KEPT_AT_ONCE = 32
 _UPKEEP_S = 1.0
-_DAMAGE_LISTED = 100
 
-_Digests = list[tuple[int, Digest]]
 _Rows = TypeVar("_Rows")
 
 
@@ -87,9 +74,8 @@ class CassandraStore(Store):
         self._retention_s = retention_days * DAY_S
         self._lock = threading.RLock()
         self._next_upkeep_s = 0.0
-        self._damage: dict[tuple[str, int], str] = {}
         self._stamps = Stamps()
-        tables = _tables(retention_days, packs=packs)
+        tables = tables_cql(retention_days, packs=packs)
         self._db = Database(target, tables, read_only=read_only, on_tick=self._upkeep)
         self._claims = Claims(self._db, uuid.uuid4().hex[:16], self._stamps, self._ttl_s)
         blocks = Blocks(self._db, self._ttl_s)
@@ -97,6 +83,9 @@ class CassandraStore(Store):
         self._writes = Writes(self._claims, self._rows, self._stamps)
         self._records = Records(self._db, self._stamps, self._ttl_s, read_only=read_only)
         self._settled = Settled(self._records, read_only=read_only)
+        self._digests = Digests(
+            self._db, self._records, self._rows, self._count_as_written, read_only=read_only
+        )
         self._packing = Packing(self._db, blocks, self._records, self._claims, self._stamps, self._ttl_s)
         self._backlog = Backlog(self._records, read_only=read_only)
         self._devices = Devices(self._db, self._records, self._settled.first_unproven)
@@ -120,7 +109,7 @@ class CassandraStore(Store):
     def health(self) -> StorageHealth:
         """See the contract; asks nobody, the connection's own thread does."""
         answers, trouble = self._db.state()
-        return StorageHealth(writable=answers, detail=trouble, damage=tuple(self._damage.values()))
+        return StorageHealth(writable=answers, detail=trouble, damage=self._digests.damage)
 
     def _upkeep(self) -> None:
         """Release what was not written to for a while; skipped while a call is under way."""
@@ -203,6 +192,15 @@ class CassandraStore(Store):
             self._claims.released(taken)
         return len(taken)
 
+    def _count_as_written(self, device_id: str, minute: int) -> MinuteLines:
+        key = (device_id, minute)
+        with self._lock:
+            self._writes.look(key)
+            self._claims.hold([key])
+            self._claims.touch([key])
+            self._claims.spoil([key], is_in_doubt=False)
+            return self._claims.read([key])[key]
+
     # --- reading --------------------------------------------------------------------------
 
     def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
@@ -227,104 +225,13 @@ class CassandraStore(Store):
         self, device_id: str, minute: int, *, from_rows: bool = False
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
-        lines = self._records.of_minute(device_id, minute)
-        found, kept = self._digests_of(device_id, lines, from_rows=from_rows)
-        self._db.write(kept)
-        return found
+        return self._digests.of_seconds(device_id, minute, from_rows=from_rows)
 
     def minute_digests(
         self, device_id: str, start: int, stop: int, *, from_rows: bool = False
     ) -> list[tuple[int, Digest]]:
         """See the contract."""
-        lines = self._records.lines(device_id, start, stop)
-        found: _Digests = []
-        kept: list[list[Statement]] = []
-        for minute in range(start, stop, MINUTE_S) if from_rows else sorted(lines):
-            of_minute = lines.get(minute, MinuteLines(minute))
-            known, digest = of_minute.minute_digest(now())
-            if from_rows or (not known and of_minute.was_written):
-                seconds, mutations = self._digests_of(device_id, of_minute, from_rows=from_rows)
-                digest = digest_of_minute(seconds)
-                kept += mutations
-            if digest is not None:
-                found.append((minute, digest))
-            if len(kept) >= _KEPT_AT_ONCE:
-                self._db.write(kept)
-                kept.clear()
-        self._db.write(kept)
-        return found
-
-    def _digests_of(
-        self, device_id: str, lines: MinuteLines, *, from_rows: bool
-    ) -> tuple[_Digests, list[list[Statement]]]:
-        """The seconds' digests of one minute, and the mutations that keep them where they were computed."""
-        if from_rows:
-            return self._compute(device_id, lines, {})
-        if not lines.was_written:
-            return [], []
-        known, whole = lines.minute_digest(now())
-        has_digests = lines.has_digests(now())
-        cached = self._records.cached_seconds(device_id, lines.minute) if has_digests else {}
-        of_cached = digest_of_minute(sorted(cached.items()))
-        if known and of_cached == whole:
-            return sorted(cached.items()), []
-        is_true = has_digests and not known and lines.confirms(of_cached)
-        return self._compute(device_id, lines, cached if is_true else {})
-
-    def _compute(
-        self, device_id: str, lines: MinuteLines, cached: Mapping[int, Digest]
-    ) -> tuple[_Digests, list[list[Statement]]]:
-        """Digests from the rows, and what keeps them as true at the fingerprint read before the rows.
-
-        Rows that another program brought to a minute, or took from it, count as a write of this store:
-        a new version first, and the rows read again after it.
-        """
-        lines = self._records.with_proof(device_id, {lines.minute: lines})[lines.minute]
-        found = self._read_digests(device_id, lines.minute, cached)
-        if self._read_only or not (found or lines.was_written):
-            return found, []
-        known, before = lines.minute_digest(now())
-        if (known and before != digest_of_minute(found)) or not lines.was_written:
-            lines = self._count_as_written(device_id, lines.minute)
-            lines = self._records.with_proof(device_id, {lines.minute: lines})[lines.minute]
-            found = self._read_digests(device_id, lines.minute, {})
-        return found, self._records.keep(lines, device_id, found, complete=True)
-
-    def _read_digests(self, device_id: str, minute: int, cached: Mapping[int, Digest]) -> _Digests:
-        """The digests of the minute's non-empty seconds; those that are not cached from the rows."""
-        digests = dict(cached)
-        for found in self._uncached_seconds(device_id, minute, cached):
-            self._note_damage(found)
-            digest = second_digest(found.text())
-            if digest:
-                digests[found.second] = Digest(*digest)
-        return sorted(digests.items())
-
-    def _note_damage(self, found: SecondRows) -> None:
-        key = (found.device_id, found.second)
-        self._damage.pop(key, None)
-        damage = found.damage()
-        if damage and len(self._damage) < _DAMAGE_LISTED:
-            table = "ec_block" if found.damaged_blocks() else "ec_consumption"
-            self._damage[key] = f"{self._db.target.keyspace}.{table}, {found.device_id}: {damage}"
-
-    def _uncached_seconds(
-        self, device_id: str, minute: int, cached: Mapping[int, Digest]
-    ) -> Iterator[SecondRows]:
-        if not cached:
-            yield from self._rows.seconds(device_id, minute, minute + MINUTE_S - 1)
-            return
-        for second in [s for s in range(minute, minute + MINUTE_S) if s not in cached]:
-            yield from self._rows.seconds(device_id, second, second)
-
-    def _count_as_written(self, device_id: str, minute: int) -> MinuteLines:
-        key = (device_id, minute)
-        with self._lock:
-            self._writes.look(key)
-            self._claims.hold([key])
-            self._claims.touch([key])
-            self._claims.spoil([key], is_in_doubt=False)
-            return self._claims.read([key])[key]
+        return self._digests.of_minutes(device_id, start, stop, from_rows=from_rows)
 
     # --- proof ----------------------------------------------------------------------------
 
@@ -399,7 +306,7 @@ class CassandraStore(Store):
         mutations: list[list[Statement]] = []
         for verdict in verdicts:
             of_minute = lines.get(verdict.minute, MinuteLines(verdict.minute))
-            if self._digest_now(device_id, of_minute) == verdict.seen:
+            if self._digests.now_of(device_id, of_minute) == verdict.seen:
                 mutations += self._records.verdict(device_id, of_minute, verdict, compared_us)
             else:
                 changed.append(verdict.minute)
@@ -407,15 +314,6 @@ class CassandraStore(Store):
         self._db.write(mutations)
         self._records.reopen_days(device_id, [v.minute for v in verdicts if v.state not in SETTLED])
         return changed
-
-    def _digest_now(self, device_id: str, lines: MinuteLines) -> Digest | None:
-        """The minute digest that is true at the lines' fingerprint."""
-        known, digest = lines.minute_digest(now())
-        if known or not lines.was_written:
-            return digest
-        digests, kept = self._compute(device_id, lines, {})
-        self._db.write(kept)
-        return digest_of_minute(digests)
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """See the contract."""
@@ -475,49 +373,3 @@ class CassandraStore(Store):
                     self._records.remove_day(device_id, start, ceiling)
                     gone |= {date} if one.fingerprint else set()
         return sorted(gone)
-
-
-def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> CassandraStore:
-    """The store of a configuration; up to 20 s for the first attempt to connect.
-
-    A cluster that does not answer is no error: the store says so in ``health`` and goes on trying.
-    Raises ConfigurationError where it answers and refuses.
-    """
-    store = CassandraStore(
-        target_of(settings),
-        read_only=read_only,
-        retention_days=settings.storage_retention_days,
-        packs=settings.storage_pack_after_hours > 0,
-    )
-    store.wait(_FIRST_CONNECTION_S)
-    return store
-
-
-def target_of(settings: Settings) -> Target:
-    """The ``cassandra.`` keys of a configuration."""
-    return Target(
-        host=settings.cassandra_host,
-        port=settings.cassandra_port,
-        keyspace=settings.cassandra_keyspace,
-        username=settings.cassandra_username,
-        password=settings.cassandra_password,
-        local_dc=settings.cassandra_local_dc,
-        consistency=settings.cassandra_consistency,
-        replication=settings.cassandra_replication,
-        tls_ca=settings.cassandra_tls_ca,
-        tls_certificate=settings.cassandra_tls_certificate,
-        tls_key=settings.cassandra_tls_key,
-    )
-
-
-def _tables(retention_days: int, *, packs: bool) -> str:
-    """The CQL of every table. Rows that are packed leave their windows open: levels give space back."""
-    hours = _window_hours(retention_days)
-    by_window = _BY_WINDOW.format(hours=hours)
-    cql = Template(_SCHEMA.read_text("utf-8"))
-    return cql.substitute(of_rows=_BY_LEVEL if packs else by_window, of_blocks=by_window)
-
-
-def _window_hours(retention_days: int) -> int:
-    """Hours of one window of the compaction: a day, or about a thirtieth of a short retention."""
-    return min(24, max(1, retention_days * 24 // 30)) if retention_days else 24

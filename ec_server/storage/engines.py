@@ -18,7 +18,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     if settings.storage_engine == "cassandra":
         if extras.is_missing("cassandra"):
             raise ConfigurationError(f"storage in Cassandra needs {extras.install_text('cassandra')}")
-        from ec_server.storage.cassandra_store import open_cassandra_store  # noqa: PLC0415 (slow import)
+        from ec_server.storage.cassandra_opening import open_cassandra_store  # noqa: PLC0415 (slow import)
 
         return open_cassandra_store(settings, read_only=read_only)
     from ec_server.storage.sqlite_store import SqliteStore  # noqa: PLC0415 (not needed with Cassandra)

@@ -229,13 +229,13 @@ class TestProof:
     ) -> None:
         writer, reader = opens(), opens()
         writer.ingest([run_of("m", NOON, 0)], MARK)
-        read = reader._uncached_seconds
+        read = reader._digests._uncached_seconds
 
         def slowly(*arguments):
             yield from list(read(*arguments))
             writer.ingest([run_of("m", NOON, 1000)], MARK)
 
-        monkeypatch.setattr(reader, "_uncached_seconds", slowly)
+        monkeypatch.setattr(reader._digests, "_uncached_seconds", slowly)
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
         monkeypatch.undo()
         assert reader.minute_digests("m", NOON, NOON + 60)[0][1].count == 8
@@ -265,7 +265,7 @@ class TestProof:
             writer.ingest([run_of("m", NOON, 1000)], MARK)
             return count(*arguments)
 
-        monkeypatch.setattr(auditor, "_count_as_written", slowly)
+        monkeypatch.setattr(auditor._digests, "_counts_as_written", slowly)
         assert auditor.minute_digests("m", NOON, NOON + 60, from_rows=True)[0][1].count == 12
         assert opens().minute_digests("m", NOON, NOON + 60)[0][1].count == 12
 

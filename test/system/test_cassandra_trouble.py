@@ -22,7 +22,8 @@ from configuration.settings import Settings
 from ec_server.ingest.spool import Spool
 from ec_server.ingest.spooling import AccountedSpool, Spooling
 from ec_server.ingest.troubles import Troubles
-from ec_server.storage.cassandra_store import CassandraStore, open_cassandra_store, target_of
+from ec_server.storage.cassandra_opening import open_cassandra_store, target_of
+from ec_server.storage.cassandra_store import CassandraStore
 from utilities import cassandra_util
 from utilities.cassandra_target import Target
 from utilities.cassandra_values import Statement

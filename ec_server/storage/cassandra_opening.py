@@ -1,0 +1,42 @@
+"""Opens a Cassandra store as a configuration describes it."""
+
+from __future__ import annotations
+
+from configuration.settings import Settings
+from ec_server.storage.cassandra_store import CassandraStore
+from utilities.cassandra_target import Target
+
+_FIRST_CONNECTION_S = 20.0
+
+
+def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> CassandraStore:
+    """The store of a configuration; up to 20 s for the first attempt to connect.
+
+    A cluster that does not answer is no error: the store says so in ``health`` and goes on trying.
+    Raises ConfigurationError where it answers and refuses.
+    """
+    store = CassandraStore(
+        target_of(settings),
+        read_only=read_only,
+        retention_days=settings.storage_retention_days,
+        packs=settings.storage_pack_after_hours > 0,
+    )
+    store.wait(_FIRST_CONNECTION_S)
+    return store
+
+
+def target_of(settings: Settings) -> Target:
+    """The ``cassandra.`` keys of a configuration."""
+    return Target(
+        host=settings.cassandra_host,
+        port=settings.cassandra_port,
+        keyspace=settings.cassandra_keyspace,
+        username=settings.cassandra_username,
+        password=settings.cassandra_password,
+        local_dc=settings.cassandra_local_dc,
+        consistency=settings.cassandra_consistency,
+        replication=settings.cassandra_replication,
+        tls_ca=settings.cassandra_tls_ca,
+        tls_certificate=settings.cassandra_tls_certificate,
+        tls_key=settings.cassandra_tls_key,
+    )
