@@ -154,6 +154,19 @@ class PackedSuite:
         pack_all(one, inside)
         assert everything(other) == before
 
+    def test_what_is_packed_behind_a_writers_back_is_a_duplicate_to_it(
+        self, opens: Opens, inside: Inside
+    ) -> None:
+        writer, packer = opens(), opens()
+        filled(writer)
+        pack_all(packer, inside)
+        more = [run_of("m", NOON + 7, 0), run_of("m", NOON + 7, 1000)]
+        assert writer.ingest(more[:1]).changed == (True,)
+        assert writer.ingest(more).changed == (False, True)
+        pack_all(packer, inside)
+        assert writer.ingest(more).changed == (False, False)
+        assert inside.count("ec_consumption") == 0
+
     def test_a_late_row_stands_beside_the_block_wins_and_is_packed_in_its_turn(
         self, store: Store, inside: Inside
     ) -> None:
