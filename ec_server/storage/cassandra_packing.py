@@ -35,6 +35,7 @@ from ec_server.storage.cassandra_clock import Stamps
 from ec_server.storage.cassandra_minutes import MinuteLines
 from ec_server.storage.cassandra_record import Records
 from ec_server.storage.cassandra_second import (
+    Place,
     SecondRows,
     StoredBlock,
     is_newer,
@@ -227,7 +228,11 @@ def plan_of_second(second: SecondRows) -> SecondPlan:
     readable = [one for one in second.blocks if one.block is not None]
     packed = SecondRows(second.device_id, second.second, (), readable).packed()
     rows = [(row, stored_row(second.device_id, second.second, row)) for row in second.loose]
-    own = [(row, stored) for row, stored in rows if is_in_its_own_form(row, stored)]
+    own = [
+        (row, stored)
+        for row, stored in rows
+        if is_in_its_own_form(row, stored) and not _is_another(stored, packed)
+    ]
     new = [stored for _, stored in own if is_newer(stored, packed)]
     if not new and len(readable) < 2:
         return SecondPlan(second.second, **_gone(own), left=len(rows) - len(own))
@@ -256,8 +261,14 @@ def _gone(rows: Sequence[tuple[Any, StoredRow]]) -> dict[str, Any]:
     }
 
 
+def _is_another(row: StoredRow, packed: dict[Place, StoredRow]) -> bool:
+    """Whether a packed row has its key and rank, and other samples: then this one cannot be packed."""
+    other = packed.get(place_of(row))
+    return other is not None and other.rank == row.rank and other.batch != row.batch
+
+
 def _obsolete(
-    readable: Sequence[StoredBlock], packed: dict[tuple[int, int], StoredRow], stay: set[tuple[int, int]]
+    readable: Sequence[StoredBlock], packed: dict[Place, StoredRow], stay: set[Place]
 ) -> tuple[str, ...]:
     """The blocks that the new one replaces: all, unless a packed row did not get into it."""
     return () if stay & packed.keys() else tuple(one.block_id for one in readable)
