@@ -11,14 +11,14 @@ digests, sqlite_day_proof.py what is proven of them, sqlite_day_packing.py makes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
 import apsw
 
 from ec_server.storage.ranges import of_minutes
-from ec_server.storage.sqlite_connection import all_rows, connect, the_value, transaction
+from ec_server.storage.sqlite_connection import BUSY_TIMEOUT_MS, all_rows, connect, the_value, transaction
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
 from ec_server.storage.sqlite_lasting import LastingCommits
 from utilities.errors import PermanentStorageError
@@ -63,10 +63,19 @@ class DayFile:
         SQLite does that only for the last connection, and not if that one is read-only.
         """
         if not self.read_only:
-            self.db.set_busy_timeout(0)
-            with suppress(apsw.Error):  # others are at work in it: theirs to do, then
-                self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.empty_log()
         self.db.close()
+
+    def empty_log(self) -> bool:
+        """Move what is committed into the file itself; False where others are at work in it: theirs to do."""
+        self.db.set_busy_timeout(0)
+        try:
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.Error:
+            return False
+        finally:
+            self.db.set_busy_timeout(BUSY_TIMEOUT_MS)
+        return True
 
     # --- layout ---------------------------------------------------------------------------
 

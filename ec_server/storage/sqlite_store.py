@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
+from ec_server.storage.sqlite_backlog import Backlog
 from ec_server.storage.sqlite_day_writes import Written
 from ec_server.storage.sqlite_files import Day
 from ec_server.storage.sqlite_folder import SqliteFolder
@@ -36,7 +36,7 @@ from utilities.model import (
     Verdict,
     WriteResult,
 )
-from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_of
+from utilities.utc import MINUTE_S, day_of, ec_date, minute_of
 
 _FOR_EVER = 2**62
 
@@ -58,7 +58,7 @@ class SqliteStore(Store):
         self._trust = DayTrust(self._folder)
         self._records = Records(self._folder, self._trust)
         self._last_insert_us = 0
-        self._sizes: dict[int, tuple[tuple[int, ...], StoredBytes]] = {}
+        self._backlog = Backlog(self._folder)
 
     def close(self) -> None:
         """See the contract."""
@@ -260,21 +260,11 @@ class SqliteStore(Store):
 
     def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
         """See the contract."""
-        found: list[tuple[str, int]] = []
-        for day in self._folder.days.between(0, before):
-            left = most - len(found)
-            if left <= 0:
-                break
-            found += self._folder.of_days(
-                day,
-                day + 1,
-                lambda d, _a, _b, n=left: d.packing.unpacked(before, n),  # type: ignore[misc]
-            )
-        return found
+        return self._backlog.unpacked_minutes(before, most)
 
     def count_unpacked(self, before: int) -> int:
         """See the contract."""
-        return sum(self._folder.of_days(0, before, lambda d, _a, _b: [d.packing.count_unpacked(before)]))
+        return self._backlog.count_unpacked(before)
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
         """See the contract. Also where space is short: packing makes more than it needs."""
@@ -286,24 +276,11 @@ class SqliteStore(Store):
 
     def return_space(self, before: int) -> bool:
         """See the contract. Today's file keeps some, for the rows that come."""
-        more = False
-        for day in self._folder.days.between(0, before):
-            more |= self._folder.on_day(
-                "shrinking", day, partial(_return_space, is_over=day + DAY_S <= before)
-            )
-        return more
+        return self._backlog.return_space(before)
 
     def stored_bytes(self) -> StoredBytes:
         """See the contract."""
-        found = [self._bytes_of(day) for day in self._folder.days.stored()]
-        return StoredBytes(sum(one.rows for one in found), sum(one.blocks for one in found))
-
-    def _bytes_of(self, day: int) -> StoredBytes:
-        stamp, kept = self._folder.days.stamp(day), self._sizes.get(day)
-        if kept is None or kept[0] != stamp:
-            found = list(self._folder.of_days(day, day + 1, lambda d, _a, _b: [d.packing.stored_bytes()]))
-            kept = self._sizes[day] = (stamp, found[0] if found else StoredBytes(0, 0))
-        return kept[1]
+        return self._backlog.stored_bytes()
 
     def remove_before(self, day: int) -> list[str]:
         """See the contract."""
@@ -317,7 +294,7 @@ class SqliteStore(Store):
                 self._folder.days.forget(old)
                 self._folder.days.delete(old)
             self._records.forget(old)
-            self._sizes.pop(old, None)
+            self._backlog.forget(old)
             removed.append(ec_date(old))
         return removed
 
@@ -329,7 +306,3 @@ class SqliteStore(Store):
 
 def _minute(of: FinishedMinute) -> int:
     return of.minute
-
-
-def _return_space(day: Day, *, is_over: bool) -> bool:
-    return day.packing.return_space(is_over=is_over)

@@ -17,13 +17,17 @@ from contract.packed_suite import (
     filled,
     pack_all,
 )
-from contract.store_suite import NOON, batch, check, run_of
+from contract.store_suite import MIDNIGHT, NOON, batch, check, run_of
 from foreign_sqlite import by_hand
 
+from ec_server.packing.block import pack_columns
+from ec_server.storage import sqlite_day_packing
 from ec_server.storage.contract import Packed
+from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_files import DayFiles
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.errors import RetryableStorageError
-from utilities.model import Batch, MinuteState
+from utilities.model import Batch, MinuteState, StoredRow
 
 Opens = Callable[[], SqliteStore]
 
@@ -49,6 +53,10 @@ def store(opens: Opens) -> SqliteStore:
 @pytest.fixture
 def foreign(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
     return lambda statement: by_hand(tmp_path / "ec-20260301.sqlite", statement)
+
+
+def day_of(store: SqliteStore) -> DayFile:
+    return store._folder.days.open(MIDNIGHT).file
 
 
 class _Inside:
@@ -160,6 +168,69 @@ class TestOtherPrograms:
         assert foreign("SELECT * FROM ec_consumption") == before
         assert store.unpacked_minutes(AFTER, 10) == []
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "ec_consumption_values = CAST(ec_consumption_values AS BLOB)",
+            "ec_consumption_values = ''",
+            "ec_consumption_values = ec_consumption_values || char(228)",
+            "values_count = CAST(values_count AS TEXT) || 'x'",
+            "values_count = values_count + 1",
+            "values_checksum = upper(values_checksum)",
+            "values_checksum = values_checksum || '0'",
+            "values_checksum = CAST(values_checksum AS BLOB)",
+            "insert_time = replace(insert_time, '+00:00', 'Z')",
+            "insert_time = replace(insert_time, '+00:00', '-00:00')",
+            "insert_time = replace(insert_time, '.', ',')",
+            "insert_time = substr(insert_time, 1, 20) || ' 1234' || substr(insert_time, 26)",
+            "insert_time = CAST(insert_time AS BLOB)",
+            "start_us = '1000'",
+            "start_us = CAST('001000' AS BLOB)",
+            "start_us = ' 01000'",
+            "end_us = '001061'",
+        ],
+    )
+    def test_a_row_of_any_other_form_stays_as_it_is_and_the_others_are_packed(
+        self, store: SqliteStore, foreign, change: str
+    ) -> None:
+        store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 2000)])
+        foreign(f"UPDATE ec_consumption SET {change} WHERE start_us = '001000'")
+        columns = [
+            "start_us",
+            "end_us",
+            "ec_consumption_values",
+            "values_count",
+            "values_checksum",
+            "insert_time",
+        ]
+        quoted = ", ".join(f"quote({column})" for column in columns)
+        statement = f"SELECT {quoted} FROM ec_consumption ORDER BY rowid"
+        before = foreign(statement)[1]
+        assert pack_all(store) == Packed(rows=2, samples=8, left=1)
+        assert foreign(statement) == [before]
+
+    def test_rows_are_packed_to_the_same_block_in_columns_and_one_by_one(
+        self, store: SqliteStore, foreign, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batches = [run_of("m", NOON, start) for start in (5000, 0, 1000, 3000)]
+        store.ingest(batches[:2])
+        store.ingest(batches[2:])
+        store.replay([StoredRow(run_of("m", NOON, 7000), NOON * 1_000_000, 2**40)])
+        columns = sqlite_day_packing.columns_of(day_of(store), "m", "120000")
+        assert columns is not None
+        in_columns = pack_columns(columns.columns)
+        assert in_columns is not None
+        monkeypatch.setattr(sqlite_day_packing, "columns_of", lambda *_: None)
+        pack_all(store)
+        assert foreign("SELECT hex(block) AS block FROM ec_block") == [{"block": in_columns.hex().upper()}]
+
+    def test_rows_inserted_over_many_seconds_keep_their_insert_times(self, store: SqliteStore) -> None:
+        moments = [NOON * 1_000_000 + i * 700_001 for i in range(10)]
+        rows = [StoredRow(run_of("m", NOON, 100 * i), at, at) for i, at in enumerate(moments)]
+        store.replay(rows)
+        pack_all(store)
+        assert list(store.rows("m", NOON, NOON + 1)) == rows
+
 
 class TestSpace:
     def test_space_is_used_again_and_returned_when_the_day_is_over(
@@ -183,6 +254,42 @@ class TestSpace:
         while store.return_space(AFTER):
             pass
         assert size() < full / 3
+
+    def test_a_day_that_is_over_and_packed_is_not_opened_again_until_it_changes(
+        self, store: SqliteStore, opens: Opens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        filled(store)
+        pack_all(store)
+        while store.return_space(AFTER):
+            pass
+        assert store.count_unpacked(AFTER) == 0
+        opened: list[int] = []
+        open_day = DayFiles.open
+        monkeypatch.setattr(DayFiles, "open", lambda self, day: opened.append(day) or open_day(self, day))
+        for _ in range(2):
+            assert (store.count_unpacked(AFTER), store.unpacked_minutes(AFTER, 10)) == (0, [])
+            assert not store.return_space(AFTER)
+            store.stored_bytes()
+        assert opened.count(MIDNIGHT) <= 1  # for the bytes
+        opens().ingest([run_of("m", NOON, 5000)])
+        assert store.unpacked_minutes(AFTER, 10) == [("m", NOON)]
+        assert pack_all(store).rows == 1
+
+    def test_the_log_of_a_day_that_is_over_is_emptied_once_nobody_reads(
+        self, store: SqliteStore, opens: Opens, tmp_path: Path
+    ) -> None:
+        store.ingest([_full(NOON, start) for start in range(0, 200_000, 1000)])
+        pack_all(store)
+        log = tmp_path / "ec-20260301.sqlite-wal"
+        reader = opens()._folder.days.open(MIDNIGHT).file.db
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ec_block").fetchall()
+        while store.return_space(AFTER):
+            pass
+        assert log.stat().st_size > 0
+        reader.execute("COMMIT")
+        store.return_space(AFTER)
+        assert log.stat().st_size == 0
 
     def test_a_disk_too_full_for_rows_is_packed_all_the_same(
         self, store: SqliteStore, tmp_path: Path
