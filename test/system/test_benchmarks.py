@@ -12,6 +12,7 @@ import pytest
 from needs import need
 
 import benchmarks.__main__ as command
+from benchmarks import pace
 from benchmarks.competitors import Measured, bare_callback, offer, renewed, server_with
 from benchmarks.effort import Effort
 from benchmarks.instructions import self_costs
@@ -72,6 +73,15 @@ def test_a_missing_a_changed_and_a_foreign_row_are_found(effort: Effort):
         assert len(found.faults()) == 2
         # What nobody acknowledged may be missing; it may be there, too.
         assert count_rows(program.storage, [replace(sent, unanswered=tuple(range(1000)))]).missing == 0
+
+
+def test_what_is_stored_while_as_much_is_packed_is_counted_packed_or_not(effort: Effort):
+    outcome = pace.run(replace(effort, seconds=0.05), lambda _: None)
+    assert outcome.faults == []
+    assert [row["server"] for row in outcome.rounds] == ["without packing", "with packing that keeps pace"]
+    assert all(value > 0 for value in outcome.ratios[0].rounds)
+    assert outcome.rounds[1]["packer CPU µs/message"] > 0
+    assert list(effort.folder.iterdir()) == []
 
 
 def test_a_publisher_and_a_subscriber_with_the_same_writer_store_the_same_rows(effort: Effort):

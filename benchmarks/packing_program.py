@@ -1,0 +1,33 @@
+"""Packs every minute of a folder that ended before a moment, without rest, as the packer does with a backlog.
+
+``python -m benchmarks.packing_program FOLDER BEFORE GO``: says ``ready``, begins once the file GO is there,
+and prints the packed samples and its processor time for them as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from ec_server.storage.sqlite_store import SqliteStore
+
+
+def main(folder: Path, before: int, go: Path) -> None:
+    """Pack until nothing is left."""
+    samples = 0
+    with SqliteStore(folder) as store:
+        print("ready", flush=True)
+        while not go.exists():
+            time.sleep(0.001)
+        began = time.process_time()
+        while minutes := store.unpacked_minutes(before, 120):
+            for device_id, minute in minutes:
+                samples += store.pack_minute(device_id, minute).samples
+        cpu_s = time.process_time() - began
+    print(json.dumps({"samples": samples, "cpu_s": cpu_s}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
