@@ -38,6 +38,7 @@ from crash.workload import (
     Returned,
     Row,
     Stated,
+    WentBack,
     rows_of,
 )
 from ec_server.storage.merge import batch_of
@@ -89,6 +90,8 @@ class Known:
                 self.ingested.append(what)
         elif isinstance(what, Stated):
             self.stated[what.minute] = what.seconds
+        elif isinstance(what, WentBack):
+            self.ingested = [one for one in self.ingested if one.day != what.day]
         elif isinstance(what, Lost):
             self.ingested = [one for one in self.ingested if one.day != what.day]
             self.stated = {m: s for m, s in self.stated.items() if day_of(m) != what.day}
@@ -375,7 +378,7 @@ class _Reopened:
             raise ViolationError(f"{known.begun.step} changed rows")
 
     def _check_account(self, store: SqliteStore) -> None:
-        rows = self._rows_and_replaced(store)
+        kept = self._samples_kept(store)
         for day in {one.day for one in self._known.ingested}:
             mark = store.committed_mark(day, WRITER)
             of_day = [one for one in self._known.ingested if one.day == day]
@@ -383,8 +386,7 @@ class _Reopened:
                 of_day.append(self._known.under_way)
             for one in of_day:
                 is_committed = mark is not None and one.sequence <= mark[0]
-                there = [_key(b) in rows for b in one.batches]
-                if is_committed and not all(there):
+                if is_committed and any(_samples(batch) - kept for batch in one.batches):
                     raise ViolationError(f"commit {one.sequence} is on record, and not all of its rows")
                 if mark is not None and mark[0] == one.sequence and one.changed is not None:
                     stored = sum(one.changed)
@@ -408,9 +410,12 @@ class _Reopened:
         if any(again.changed):
             raise ViolationError(f"commit {under_way.sequence}, once it is on record, changes rows again")
 
-    def _rows_and_replaced(self, store: SqliteStore) -> set[tuple[int, int, int, str]]:
-        rows = {_key(row.batch) for row in store.rows(DEVICE, *SPAN)}
-        return rows | {_key(kept.row.batch) for kept in store.replaced_rows(DEVICE, *SPAN)}
+    @staticmethod
+    def _samples_kept(store: SqliteStore) -> set[tuple[int, int, str]]:
+        """Of rows, and of those that others took the place of."""
+        batches = [row.batch for row in store.rows(DEVICE, *SPAN)]
+        batches += [kept.row.batch for kept in store.replaced_rows(DEVICE, *SPAN)]
+        return set().union(*map(_samples, batches))
 
     def _check_liveness(self, store: SqliteStore) -> None:
         meter = MemoryMeter(self._known.meter)
@@ -452,10 +457,6 @@ def _second(date: str, ec_time: str) -> int:
 
 def _minutes(spans: Sequence[tuple[int, int]]) -> set[int]:
     return {minute for start, stop in spans for minute in range(start, stop, 60)}
-
-
-def _key(batch: Batch) -> tuple[int, int, int, str]:
-    return batch.second, batch.start_us, batch.end_us, batch.values
 
 
 def _samples(batch: Batch) -> set[tuple[int, int, str]]:

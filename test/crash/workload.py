@@ -62,6 +62,13 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class WentBack:
+    """A day's file is put back to an older state: what was committed since is gone, what was stated is not."""
+
+    day: int
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """A step begins."""
 
@@ -285,13 +292,15 @@ class Workload:
 
     def back_up(self) -> None:
         """Copy the day's file while nobody has it open."""
-        path = self.folder / f"ec-{ec_date(day_of(self.now_s))}.sqlite"
+        self.backed_up_day = day_of(self.now_s)
+        path = self.folder / f"ec-{ec_date(self.backed_up_day)}.sqlite"
         self._while_closed(lambda: setattr(self, "backup", (path, path.read_bytes())))
 
     def restore(self) -> None:
         """Put the copy back; the day goes back to what it was then."""
         if self.backup is not None and self.backup[0].exists():
             path, content = self.backup
+            self.recording.note(WentBack(self.backed_up_day))
             self._while_closed(lambda: self.recording.put_back(path, content))
             self.sent.clear()
 
