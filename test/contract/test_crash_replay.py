@@ -12,8 +12,10 @@ import apsw
 import pytest
 from contract.store_suite import NOON, check, run_of
 from crash.__main__ import replay_seed
+from crash.known import ViolationError
 from crash.recorded_disk import Sync, Write, recorded
-from crash.replay import Tried, ViolationError, within
+from crash.reopened_store import within
+from crash.replay import Tried
 
 from ec_server.storage import sqlite_day_packing, sqlite_day_writes, sqlite_trust
 from ec_server.storage.sqlite_connection import transaction

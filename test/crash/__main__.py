@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
+from crash.known import ViolationError
 from crash.recorded_disk import recorded
-from crash.replay import Replay, Tried, ViolationError
+from crash.replay import Replay, Tried
 from crash.workload import Workload
 from ec_server.storage import sqlite_connection
 

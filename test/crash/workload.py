@@ -63,7 +63,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class WentBack:
-    """A day's file is put back to an older state: what was committed since is gone, what was stated is not."""
+    """A day's file goes back to an older state: what was committed since is gone, not what was stated."""
 
     day: int
 

@@ -1,0 +1,85 @@
+"""Run seeds: ``PYTHONPATH=test:. python -m simulation --seeds 0:1000``, or one again, with some faults."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from simulation.plan import Fault, faults_of, setting_of
+from simulation.world import ViolationError, World
+
+
+def run_seed(seed: int, only: Sequence[int] | None = None) -> World:
+    """Run one seed, with these faults alone where they are given; what it found is made shorter."""
+    setting = setting_of(seed)
+    faults = [f for f in faults_of(setting) if only is None or f.number in only]
+    world = World(setting, faults)
+    try:
+        world.run()
+    except ViolationError as violation:
+        kept = faults if only is not None else shrunk(seed, faults)
+        numbers = ",".join(str(fault.number) for fault in kept) or "none"
+        listed = "".join(f"\n  {fault}" for fault in kept)
+        raise ViolationError(
+            f"{violation}\n{setting}{listed}\n"
+            f"replay with: PYTHONPATH=test:. python -m simulation --seed {seed} --only {numbers}"
+        ) from violation
+    return world
+
+
+def shrunk(seed: int, faults: Sequence[Fault]) -> list[Fault]:
+    """As few of the faults as still lead to a violation."""
+    kept = list(faults)
+    for fault in list(faults):
+        fewer = [one for one in kept if one is not fault]
+        try:
+            World(setting_of(seed), fewer).run()
+        except ViolationError:
+            kept = fewer
+    return kept
+
+
+def run_seeds(first: int, last: int, *, most_s: float = float("inf")) -> tuple[int, int, float]:
+    """How many seeds ran, with how many meters, and how many simulated seconds; for at most ``most_s``."""
+    began_s, ran, meters, simulated_s = time.monotonic(), 0, 0, 0.0
+    for seed in range(first, last):
+        if time.monotonic() - began_s > most_s:
+            break
+        world = run_seed(seed)
+        ran += 1
+        meters += len(world.meters)
+        simulated_s += world.timeline.now_s - world.began_s
+        if ran % 1000 == 0:
+            print(_summary(ran, meters, simulated_s, time.monotonic() - began_s), flush=True)
+    return ran, meters, simulated_s
+
+
+def _summary(ran: int, meters: int, simulated_s: float, took_s: float) -> str:
+    years = simulated_s / (365.25 * 86_400)
+    return f"{ran} seeds, {meters} meters, {years:.2f} simulated years, in {took_s:.0f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", default="0:1000", help="FIRST:LAST, half-open")
+    parser.add_argument("--seed", type=int, help="one seed")
+    parser.add_argument("--only", help="numbers of the faults to keep, by comma; none: no fault")
+    chosen = parser.parse_args()
+    try:
+        if chosen.seed is not None:
+            only = None
+            if chosen.only is not None:
+                only = [] if chosen.only == "none" else [int(n) for n in chosen.only.split(",")]
+            run_seed(chosen.seed, only)
+            return
+        first, last = map(int, chosen.seeds.split(":"))
+        began_s = time.monotonic()
+        print(_summary(*run_seeds(first, last), time.monotonic() - began_s))
+    except ViolationError as violation:
+        sys.exit(str(violation))
+
+
+if __name__ == "__main__":
+    main()
