@@ -10,9 +10,10 @@ import pytest
 from contract.store_suite import NOON, batch, run_of
 from foreign_sqlite import by_hand
 
-from ec_server.storage.contract import Store
+from ec_server.storage.contract import Packed, Store
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.model import MinuteState
+from utilities.utc import DAY_S
 
 DATA = Path(__file__).parents[1] / "data"
 _MAKE = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())"
@@ -85,3 +86,51 @@ def test_an_old_file_restored_after_the_migration_proves_nothing(folder: Path) -
     for read_only in (True, False):
         with SqliteStore(folder, read_only=read_only) as store:
             assert store.unproven_ranges("m", NOON, NOON + 300) == [(NOON, NOON + 300)]
+
+
+AFTER = NOON + 3 * DAY_S
+
+
+def pack_all(store: SqliteStore) -> Packed:
+    total = Packed()
+    for device_id, minute in store.unpacked_minutes(AFTER, 1000):
+        total += store.pack_minute(device_id, minute)
+    while store.return_space(AFTER):
+        pass
+    return total
+
+
+def test_it_is_packed_in_place_with_its_proof_and_order(folder: Path) -> None:
+    path = folder / "ec-20260301.sqlite"
+    with SqliteStore(folder) as store:
+        before = [list(store.rows("m", NOON, NOON + 300)), store.minute_digests("m", NOON, NOON + 300)]
+        assert pack_all(store).left == 0
+        is_as_it_was(store)
+        assert [
+            list(store.rows("m", NOON, NOON + 300)),
+            store.minute_digests("m", NOON, NOON + 300, from_rows=True),
+        ] == before
+    assert by_hand(path, "SELECT count(*) AS n FROM ec_consumption") == [{"n": 0}]
+    with SqliteStore(folder) as store:
+        is_as_it_was(store)
+        store.ingest([batch("m", NOON, {15: "3"})])
+        store.repair([batch("m", NOON, {10: "4", 15: "4"})])
+        assert store.second_text("m", NOON) == "000000,1.5;000010,4;000015,4;000020,1.5;000030,1.5"
+        pack_all(store)
+        assert store.second_text("m", NOON) == "000000,1.5;000010,4;000015,4;000020,1.5;000030,1.5"
+
+
+def test_its_space_is_returned_and_rows_that_stay_keep_their_rank(folder: Path) -> None:
+    path = folder / "ec-20260301.sqlite"
+    with SqliteStore(folder) as store:
+        store.ingest([run_of("m", NOON + 600, 1000 * i, value="7.25") for i in range(900)])
+    by_hand(path, "UPDATE ec_consumption SET insert_time = 'then' WHERE start_us IN ('000000', '005000')")
+    statement = "SELECT rowid AS rank, ec_time, start_us FROM ec_consumption WHERE insert_time = 'then'"
+    before, size = by_hand(path, statement), path.stat().st_size
+    with SqliteStore(folder) as store:
+        pack_all(store)
+    assert len(before) >= 2
+    assert by_hand(path, statement) == before
+    assert path.stat().st_size < size / 2
+    assert by_hand(path, "PRAGMA auto_vacuum") == [{"auto_vacuum": 2}]
+    assert by_hand(path, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
