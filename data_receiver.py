@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", dest="file", type=Path, help="configuration file")
     parser.add_argument(
-        "--worker", type=int, default=0, metavar="NUMBER", help="which receiver it is, from 0"
+        "--worker", type=int, default=0, metavar="NUMBER", help="number of this receiver, from 0"
     )
     arguments = parser.parse_args()
     name = receiver_name(arguments.worker)
@@ -66,7 +66,7 @@ def main() -> int:
     try:
         receiver = Receiver(settings, arguments.worker, arguments.file)
     except OSError as error:
-        _log.error("storage.path %s is not usable: %s", settings.storage_path, error)
+        _log.error("storage.path %s cannot be used: %s", settings.storage_path, error)
         return EXIT_CONFIGURATION
     except EcServerError as error:
         _log.error("%s", error)
@@ -200,7 +200,7 @@ class Receiver:
         left = len(self._ring)
         if left or not ended:
             why = self._ring.trouble or "the writer did not end in time"
-            _log.error("ended with %d messages in the ring, for the next start: %s", left, why)
+            _log.error("ended with %d messages in the ring, which the next start stores: %s", left, why)
             return EXIT_FAILED
         _log.info("drained and ended")
         return 0

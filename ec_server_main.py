@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         print(_version())
         return 0
     if options.json and not options.status:
-        parser.error("--json belongs to --status")
+        parser.error("--json needs --status")
     for asked, answer in ((options.check_config, check), (options.print_config, print_config)):
         if asked:
             return _say(*answer(options.config, os.environ))
@@ -71,8 +71,8 @@ def _say(code: int, text: str, *, to_stdout: bool = False) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Receives electricity meter data over SIP, stores it, and proves that it is complete.",
-        epilog="Without a command it runs until SIGTERM or SIGINT. Exit codes: 0 as asked, 1 not cleanly, "
-        "2 cannot start.",
+        epilog="Without a command the server runs until SIGTERM or SIGINT. Exit codes: 0 ended as requested, "
+        "1 not cleanly, 2 cannot start.",
     )
     parser.add_argument(
         "-c",
@@ -85,25 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_argument(
         "--check-config",
         action="store_true",
-        help="name every fault of the configuration and end: 0 none, 2 some",
+        help="report all errors of the configuration and end; exit code 0: none, 2: some",
     )
     commands.add_argument(
         "--print-config",
         action="store_true",
-        help="print each option's value and where it comes from, and end: 0, or 2 where there are faults",
+        help="print each option's value and where it was set, and end; exit code 0, or 2 if there are errors",
     )
     commands.add_argument(
         "--status",
         action="store_true",
-        help="ask the running server how it and each device is: 0 well, 1 needs attention, 2 no answer",
+        help="print the state of the running server and of each device; exit code 0: all is well, "
+        "1: something needs attention, 2: no server answers",
     )
     commands.add_argument(
         "--forget",
         metavar="DEVICE",
-        help="a device that will not come back counts as silent or behind no longer, until it sends: "
-        "0 forgotten, 1 not on record or sending, 2 cannot",
+        help="stop counting a device as silent or behind, until it sends again; its data stays; exit code "
+        "0: forgotten, 1: unknown, or sending at the moment, 2: not possible",
     )
-    parser.add_argument("--json", action="store_true", help="with --status: for programs")
+    parser.add_argument("--json", action="store_true", help="with --status: print JSON")
     commands.add_argument("--version", action="store_true", help="print name and version, and end")
     return parser
 

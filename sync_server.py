@@ -70,10 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", dest="file", type=Path, metavar="FILE", help="configuration file")
     asking = parser.add_argument_group("audit")
     moment: dict[str, Any] = {"type": _minute, "metavar": "YYYYMMDDHHMM"}
-    asking.add_argument("--audit", metavar="DEVICE", help="compare this device anew, then end")
+    asking.add_argument(
+        "--audit", metavar="DEVICE", help="compare this device again, print a report, and end"
+    )
     asking.add_argument("--from", dest="start", help="first minute, UTC", **moment)
-    asking.add_argument("--to", dest="stop", help="minute after the last", **moment)
-    asking.add_argument("--json", action="store_true", help="the report as JSON")
+    asking.add_argument("--to", dest="stop", help="end of the range, not included", **moment)
+    asking.add_argument("--json", action="store_true", help="print the report as JSON")
     patience = f"wait at most so long for the device ({AUDIT_TIMEOUT_S:g})"
     asking.add_argument("--timeout", type=_seconds, default=AUDIT_TIMEOUT_S, metavar="S", help=patience)
     return parser
@@ -122,7 +124,7 @@ async def _until_stopped(settings: Settings, directory: DeviceDirectory, page: W
         try:
             await SyncServer(settings, directory, page, partial(open_store, settings)).run(stop)
         except RetryableStorageError as error:
-            _log.warning("cannot open the database yet: %s", error)
+            _log.warning("cannot open the database yet, trying again: %s", error)
             page.beat()
             page.set_state("starting", str(error))
             await _pause(stop)
@@ -152,7 +154,7 @@ def _allow_many_connections() -> None:
 def _audit(arguments: argparse.Namespace, settings: Settings) -> int:
     start, stop = arguments.start, arguments.stop
     if start is None or stop is None or not 0 < stop - start <= audit.MAX_MINUTES * MINUTE_S:
-        print("--audit needs --from and --to, at least a minute and at most 31 days apart", file=sys.stderr)
+        print("--audit needs --from and --to, from 1 minute to 31 days apart", file=sys.stderr)
         return EXIT_USAGE
     run_folder = settings.storage_path / RUN_FOLDER
     report = audit.ask(run_folder, arguments.audit, start, stop, arguments.timeout)

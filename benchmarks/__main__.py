@@ -147,30 +147,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     full, quick, add = _FULL, _QUICK, parser.add_argument
     add("name", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME", help="see below")
-    add("--quick", action="store_true", help=f"a look, in under {quick.minutes} minutes")
+    add("--quick", action="store_true", help=f"a quick run, in under {quick.minutes} minutes")
     add(
         "--rounds",
         type=int,
         metavar="N",
-        help=f"times everything is measured; default {full.rounds}, quick {quick.rounds}",
+        help=f"number of rounds; default {full.rounds}, quick {quick.rounds}",
     )
     add(
         "--seconds",
         type=float,
         metavar="S",
-        help=f"about how long one measurement lasts; default {full.seconds:g}, quick {quick.seconds:g}",
+        help=f"approximate length of one measurement; default {full.seconds:g}, quick {quick.seconds:g}",
     )
     add(
         "--minutes",
         type=float,
         metavar="M",
-        help=f"begin no round that this would not hold; default {full.minutes}, quick {quick.minutes}",
+        help=f"time limit for beginning rounds; default {full.minutes}, quick {quick.minutes}",
     )
     add(
         "--gigabytes",
         type=float,
         metavar="G",
-        help=f"to what size a day's file is grown; default {full.gigabytes:g}, quick {quick.gigabytes:g}",
+        help=f"size to which a day file is grown; default {full.gigabytes:g}, quick {quick.gigabytes:g}",
     )
     add("--cassandra", action="store_true", help="compare with Cassandra too (starts a node: 2 GB of memory)")
     add("--questdb", action="store_true", help="compare with QuestDB too (fetches a jar of 29 MB)")
@@ -180,9 +180,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_recording,
         default=[],
         metavar="FILE.npy:RATE",
-        help="float32 values to store in `storage`, samples a second; may be repeated",
+        help="float32 values and samples per second, for `storage`; may be repeated",
     )
-    add("--folder", type=Path, default=_RESULTS, help="for data, on a real disk; default %(default)s")
+    add("--folder", type=Path, default=_RESULTS, help="folder for data, on a real disk; default %(default)s")
     add("--json", type=Path, metavar="FILE", help="default FOLDER/latest.json")
     return parser  # fmt: skip
 

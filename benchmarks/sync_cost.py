@@ -70,7 +70,7 @@ class _SyncProgram(MeasuredProgram):
         meter.start()
         while not meter.rounds:
             if self.process.poll() is not None or time.monotonic() - began > _PATIENCE_S:
-                raise BenchmarkError(f"no round came to its end: {self.said()}")
+                raise BenchmarkError(f"no round ended: {self.said()}")
             time.sleep(0.002)
         took_s = time.monotonic() - began
         time.sleep(1.0)  # the figures follow twice a second

@@ -31,7 +31,7 @@ def conflicts(settings: Settings) -> list[Conflict]:
 def _bind(settings: Settings) -> Iterator[Conflict]:
     if not settings.sip_bind:
         yield Conflict(
-            ("sip.public_addr", "sip.bind"), "is a name, so sip.bind must say which address to listen on"
+            ("sip.public_addr", "sip.bind"), "is a host name: set sip.bind to the address to listen on"
         )
 
 
@@ -163,7 +163,7 @@ def _storage_path(settings: Settings) -> Iterator[Conflict]:
     if not usable:
         yield Conflict(("storage.path",), f"cannot be a folder: {existing} is not one")
     elif not os.access(existing, os.W_OK | os.X_OK):
-        yield Conflict(("storage.path",), f"cannot be written to: {existing} does not permit it")
+        yield Conflict(("storage.path",), f"cannot be written to: no permission on {existing}")
 
 
 _RULES = (_bind, _tls, _pem_files, _ports, _registrar, _driver, _data_centre, _storage_path)

@@ -28,14 +28,14 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
     parser = _parser()
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key):
-        parser.error("--certificate and --key belong together")
+        parser.error("--certificate and --key are needed together")
     for file in given.recording:
         try:
             Recording(file, 0, rate=given.recording_rate, scale=given.recording_scale)
         except (OSError, ValueError) as error:
             parser.error(f"--recording: {error}")
     if given.sync is None and (given.device_key or given.sync_tls):
-        parser.error("--device-key and --sync-tls belong to --sync")
+        parser.error("--device-key and --sync-tls need --sync")
     longest = f"{given.id_prefix}-{given.devices}"
     if not DEVICE_ID.fullmatch(longest):
         parser.error(f"--id-prefix: {longest!r} is not a device id: 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -84,36 +84,67 @@ def _sync(given: argparse.Namespace) -> SyncTarget | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m reference_client", description="Meters that record, send, and are synchronized."
+        prog="python -m reference_client",
+        description="Reference meters: they record, send, and answer the synchronization.",
     )
     add = parser.add_argument
     add("--devices", type=_checked(int, lambda n: n >= 1), default=1, metavar="N")
     add("--id-prefix", default="meter", help="device ids are PREFIX-1, PREFIX-2, ... (default: meter)")
-    add("--server", type=_address, default="127.0.0.1:34567", metavar="HOST:PORT", help="where SIP goes")
+    add(
+        "--server",
+        type=_address,
+        default="127.0.0.1:34567",
+        metavar="HOST:PORT",
+        help="the server's SIP port",
+    )
     add("--transport", choices=tuple(WINDOWS), default="tcp")
-    add("--to", default="", metavar="URI", help="SIP address of record, where it is not the server itself")
+    add("--to", default="", metavar="URI", help="SIP address of record, if it is not the server itself")
     add("--subscribe", action="store_true", help="send only once the server's presence is open")
     add("--format", choices=("text", "binary"), default="text")
-    add("--sync", type=_address, metavar="HOST:PORT", help="be synchronized there")
-    add("--sync-tls", action="store_true", help="connect to it over TLS")
-    add("--device-key", type=_device_key, default=b"", metavar="HEX", help="proves the id (all devices')")
-    add("--ca", type=Path, metavar="FILE", help="certificate authority that the server must be known to")
-    add("--certificate", type=Path, metavar="FILE", help="shown to the server; its name is the device id")
-    add("--key", type=Path, metavar="FILE", help="its private key")
+    add("--sync", type=_address, metavar="HOST:PORT", help="the server's synchronization port")
+    add("--sync-tls", action="store_true", help="use TLS for the synchronization")
+    add(
+        "--device-key",
+        type=_device_key,
+        default=b"",
+        metavar="HEX",
+        help="key that proves the device id, the same for all devices",
+    )
+    add("--ca", type=Path, metavar="FILE", help="authority that must have signed the server's certificate")
+    add(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="client certificate; its common name is the device id",
+    )
+    add("--key", type=Path, metavar="FILE", help="private key of the certificate")
     add("--passwords", type=_passwords, default={}, metavar="FILE", help=_HELP_PASSWORDS)
     add("--recording", type=Path, action="append", default=[], metavar="FILE", help=_HELP_RECORDING)
     rate = _checked(int, lambda n: n >= 1)
     add("--recording-rate", type=rate, default=SAMPLES_PER_SECOND, metavar="HZ", help=_HELP_RATE)
-    add("--recording-scale", type=_scale, default=1.0, metavar="X", help="watts for each 1 of the file")
-    add("--loop", action="store_true", help="begin the recording again at its end")
-    add("--speed", type=_speed, default=1.0, metavar="X|max", help="times real time (default: 1)")
-    add("--start", type=_start, metavar="EPOCH|now", help="the first sample's second (default: now)")
-    add("--seconds", type=_checked(int, lambda n: n >= 0), metavar="S", help="record so many, then end")
-    add("--stay", action="store_true", help="answer the synchronization after that, until stopped")
+    add("--recording-scale", type=_scale, default=1.0, metavar="X", help="watts per unit of the file")
+    add("--loop", action="store_true", help="repeat the recording")
+    add(
+        "--speed",
+        type=_speed,
+        default=1.0,
+        metavar="X|max",
+        help="speed relative to real time, or max (default: 1)",
+    )
+    add("--start", type=_start, metavar="EPOCH|now", help="second of the first sample (default: now)")
+    add("--seconds", type=_checked(int, lambda n: n >= 0), metavar="S", help="record for S seconds, then end")
+    add(
+        "--stay", action="store_true", help="after that, continue to answer the synchronization until stopped"
+    )
     add("--store", type=Path, default=Path("meters"), metavar="DIR", help="local stores (default: meters)")
     add("--keep-hours", type=_checked(int, lambda n: n >= 1), default=6, metavar="N", help=_HELP_HOURS)
     add("--faults", type=_faults, default=FaultPlan(), metavar="LIST", help=_HELP_FAULTS)
-    add("--window", type=_checked(int, lambda n: n >= 0), default=0, help="unanswered messages a process")
+    add(
+        "--window",
+        type=_checked(int, lambda n: n >= 0),
+        default=0,
+        help="unanswered messages per process, at most",
+    )
     return parser
 
 
@@ -161,7 +192,7 @@ def _speed(text: str) -> float:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor max") from error
     if not speed > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return speed
 
 

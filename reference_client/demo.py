@@ -134,12 +134,13 @@ def _with_free_ports(ports: Sequence[int]) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reference_client.demo",
-        description="Starts a server of its own and meters that lose messages, and shows the repair.",
-        epilog="Exit codes: 0 ended as asked, 1 the server did not come up or died, 2 cannot start.",
+        description="Start a server and meters that lose messages on purpose, and show the repair.",
+        epilog="Exit codes: 0 ended as requested, 1 the server did not start or died, "
+        "2 wrong arguments, or PJSUA2 is missing.",
     )
     add, default = parser.add_argument, Settings()
-    add("--meters", type=_whole(1, 100), default=3, metavar="N", help="how many meters (default: 3)")
-    add("--seconds", type=_whole(1, 10**9), metavar="S", help="end after so long (default: on Ctrl-C)")
+    add("--meters", type=_whole(1, 100), default=3, metavar="N", help="number of meters (default: 3)")
+    add("--seconds", type=_whole(1, 10**9), metavar="S", help="end after S seconds (default: on Ctrl-C)")
     add("--folder", type=Path, default=FOLDER, metavar="DIR", help="data, stores and logs (default: demo)")
     for name, port in (
         ("sip", default.sip_port),
@@ -201,7 +202,7 @@ def _tell_why(server: subprocess.Popen[bytes], log: Path) -> int:
     lines = log.read_text("utf-8", "replace").splitlines()
     code = server.poll()
     what = f"ended with {code}" if code is not None else f"is not up after {_UP_S:.0f} s"
-    print(f"the server {what}; the end of {log}:", *lines[-8:], sep="\n", file=sys.stderr)
+    print(f"the server {what}; the last lines of {log}:", *lines[-8:], sep="\n", file=sys.stderr)
     return 1
 
 

@@ -197,15 +197,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--transport", choices=tuple(WINDOWS), default="tcp")
     add("--devices", type=int, default=8)
     add("--messages", type=int, default=100_000)
-    add("--rate", default="max", help="messages a second over all devices, or max")
+    add("--rate", default="max", help="messages per second, of all devices together, or max")
     add("--format", choices=tuple(FORMATS), default="text44")
     add("--connections", type=int, default=4)
     add("--spread", action="store_true", help="send each device's messages over all connections in turn")
-    add("--window", type=int, default=0, help="unanswered messages a connection (default: 128, over UDP 16)")
+    add(
+        "--window", type=int, default=0, help="unanswered messages per connection (default: 128, over UDP 16)"
+    )
     add("--processes", type=int, default=1)
     add("--start", type=int, help="epoch second of each device's first message (default: an hour ago)")
-    add("--id-prefix", help="device ids are PREFIX-0000 and so on (default: a new one each run)")
-    add("--give-up", type=float, default=32.0, metavar="SECONDS", help="an answer this late is lost")
+    add("--id-prefix", help="device ids are PREFIX-0000 and so on (default: a new prefix in each run)")
+    add(
+        "--give-up",
+        type=float,
+        default=32.0,
+        metavar="SECONDS",
+        help="time after which a missing answer counts as lost",
+    )
     add("--json", action="store_true")
     return parser
 

@@ -54,4 +54,4 @@ class Meter:
             self.seconds_recorded += 1
         except OSError as error:
             self.seconds_refused += 1
-            _log.error("second %d not recorded: %s", second, error, extra={"device": self.device_id})
+            _log.error("cannot record second %d: %s", second, error, extra={"device": self.device_id})

@@ -104,7 +104,7 @@ class _Table:
         try:
             self._values = np.array([row[-1] for row in rows], np.float32)
         except ValueError as error:
-            raise ValueError(f"{path}: the last column is not numbers throughout: {error}") from error
+            raise ValueError(f"{path}: not every value in the last column is a number: {error}") from error
         self.rate, self.count = _rate_of(path, [row[0] for row in rows], rate), len(rows)
 
     def read(self, first: int, stop: int) -> Floats:
@@ -120,10 +120,12 @@ def _rate_of(path: Path, first_column: list[str], rate: int) -> int:
             datetime.fromisoformat(text).timestamp() for text in (*first_column[:2], first_column[-1])
         )
     except ValueError as error:
-        raise ValueError(f"{path}: the first column is not ISO-8601 times throughout: {error}") from error
+        raise ValueError(
+            f"{path}: not every value in the first column is an ISO-8601 time: {error}"
+        ) from error
     interval_s, mean_s = second - begin, (end - begin) / (len(first_column) - 1)
     if end <= begin or abs(mean_s - interval_s) > interval_s / 10:
-        raise ValueError(f"{path}: its times have gaps; a recording has none")
+        raise ValueError(f"{path}: its times have gaps; a recording must not have any")
     return round(1 / mean_s)
 
 

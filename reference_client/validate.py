@@ -125,12 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reference_client.validate",
-        description="Says whether the server stores a message with this body, and if not, exactly why.",
+        description="Say whether the server would store a message with this body, and if not, why.",
         epilog="Exit codes: 0 accepted, 1 rejected, 2 wrong arguments.",
     )
     add = parser.add_argument
-    add("files", nargs="*", type=Path, metavar="FILE", help="a body's exact bytes; default: standard input")
-    add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration, for its limits")
+    add(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="file with the exact bytes of a body; default: standard input",
+    )
+    add(
+        "-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file, for its limits"
+    )
     add("--sender", default="", metavar="IP", help="the device's address, for the networks of devices.file")
     add("--now", type=int, metavar="EPOCH", help="the server's clock (default: now)")
     add("--json", action="store_true", help="one JSON object per body, for programs")

@@ -29,9 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, choices=range(1, 10), metavar="N", default=1,
                         help="nodes to start, on 127.0.0.1, 127.0.0.2, ...; default 1")  # fmt: skip
     parser.add_argument("--port", type=int, default=9042, help="CQL port of every node; default 9042")
-    parser.add_argument("--heap", type=int, metavar="MB", help="heap a node; default 1024, 512 for several")
+    parser.add_argument(
+        "--heap", type=int, metavar="MB", help="heap per node in MB; default 1024, for several nodes 512"
+    )
     parser.add_argument("--folder", type=Path, default=jars.cache_folder() / "cluster",
-                        help="where the nodes keep their data; default %(default)s")  # fmt: skip
+                        help="folder for the nodes' data; default %(default)s")  # fmt: skip
     return parser
 
 
@@ -53,7 +55,9 @@ def _start(options: argparse.Namespace) -> int:
     cluster = _cluster(options, options.nodes)
     for node in cluster.nodes:
         if node.pid() is None and answers(node.address, node.native_port):
-            raise NodeError(f"{node.address}:{node.native_port} is taken by another program; choose --port")
+            raise NodeError(
+                f"{node.address}:{node.native_port} is used by another program; choose another --port"
+            )
     begun = time.monotonic()
     cluster.start()
     print(f"Cassandra {jars.CASSANDRA_VERSION} is ready after {time.monotonic() - begun:.0f} s:")

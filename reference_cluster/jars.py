@@ -84,7 +84,7 @@ def _maven_context() -> Any:
         from jgo.maven import MavenContext  # noqa: PLC0415
     except ImportError as error:
         raise JarError(
-            "the package jgo, which fetches Cassandra, is absent: pip install '.[node]'"
+            "the package jgo, which fetches Cassandra, is missing: pip install '.[node]'"
         ) from error
     return MavenContext(repo_cache=_repository(), timeout=_TIMEOUT_S)
 
@@ -112,7 +112,7 @@ def _fetch(context: Any, coordinate: str, sha256: str) -> None:
 def _verify(coordinate: str, path: Path, sha256: str) -> None:
     if _sha256(path) != sha256:
         path.unlink(missing_ok=True)
-        raise JarError(f"{coordinate} is not the jar that its lock names; it was removed, try again")
+        raise JarError(f"{coordinate} does not match jars.lock; it was removed, try again")
 
 
 def _sha256(path: Path) -> str:

@@ -132,7 +132,7 @@ def _moment(text: str) -> int:
 
 def _rate(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number greater than 0")
     return int(text)
 
 
@@ -144,7 +144,7 @@ def _second(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="test.py", description="Shows what is stored of a device in one UTC hour."
+        prog="test.py", description="Show what is stored of a device in one UTC hour."
     )
     parser.add_argument("-i", dest="device", required=True, metavar="DEVICE", help="device id")
     parser.add_argument(
@@ -153,12 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=_moment,
         metavar="YYYYMMDDhhmiss",
-        help="UTC moment: its hour is shown by the minute, its minute by the second",
+        help="UTC time: its hour is shown minute by minute, its minute second by second",
     )
     parser.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration file")
-    parser.add_argument("--rate", type=_rate, default=44_000, help="samples a second that are complete")
-    parser.add_argument("--json", action="store_true", help="write JSON, for programs")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the hour, with -s the second too")
+    parser.add_argument("--rate", type=_rate, default=44_000, help="expected samples per second")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the hour, and with -s the second")
     parser.add_argument(
         "-s",
         dest="second",

@@ -27,7 +27,7 @@ def note_round(run_folder: Path, line: Mapping[str, object]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        _log.warning("the round is not in the journal: %s", error)
+        _log.warning("cannot write the round to the journal: %s", error)
 
 
 def latest_rounds(run_folder: Path, device_id: str, most: int) -> list[dict[str, object]]:

@@ -109,16 +109,22 @@ def _moment(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {_NAME}",
-        description="Takes a device's stored samples out, from either engine, packed or not.",
-        epilog="Exit codes: 0 exported, 1 nothing stored there, 2 wrong arguments or configuration.",
+        description="Export a device's stored samples, from either storage engine, packed or not.",
+        epilog="Exit codes: 0 exported, 1 nothing is stored there, 2 wrong arguments or configuration.",
     )
     add = parser.add_argument
     add("device", metavar="DEVICE", help="device id")
     add("--from", dest="start", required=True, type=_moment, metavar="T", help="YYYYMMDDhhmm[ss], UTC")
-    add("--to", dest="stop", required=True, type=_moment, metavar="T", help="the first moment left out")
+    add("--to", dest="stop", required=True, type=_moment, metavar="T", help="end of the range, not included")
     add("--format", choices=tuple(ENCODERS), default="csv", help="default: csv")
-    add("-o", dest="out", type=Path, metavar="FILE", help="samples here, FILE.json beside; default: stdout")
-    add("-c", dest="config", type=Path, metavar="FILE", help="configuration file, as the server's")
+    add(
+        "-o",
+        dest="out",
+        type=Path,
+        metavar="FILE",
+        help="output file, with a report in FILE.json; default: CSV to standard output",
+    )
+    add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file")
     return parser
 
 

@@ -56,8 +56,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", dest="file", type=Path)
     parser.add_argument("--worker", type=int, required=True, metavar="NUMBER")
-    parser.add_argument("--drain", action="store_true", help="settle what is in the ring, then end")
-    parser.add_argument("--ring", type=Path, help="where a fault of the configuration is told")
+    parser.add_argument("--drain", action="store_true", help="store what is in the ring, then end")
+    parser.add_argument("--ring", type=Path, help="worker page for errors of the configuration")
     arguments = parser.parse_args()
     name = receiver_name(arguments.worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -126,7 +126,7 @@ def _write(settings: Settings, number: int, page: WorkerPage, taker: Taker) -> i
     writer.run()
     left = len(taker)
     if left and taker.closed and not taker.parent_is_gone:
-        _log.warning("ended with %d messages left in the ring, for the next start", left)
+        _log.warning("ended with %d messages in the ring, which the next start stores", left)
     return 0
 
 
@@ -144,7 +144,7 @@ def _keep_memory() -> None:
 
 
 def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:
-    """The database; waits for one that is away, unless what comes in can wait in a spool."""
+    """Open the database; waits for one that is unavailable, unless messages can wait in a spool."""
     calls = WatchedCalls(taker.beat, Troubles(taker.beat))
     opened: list[Store] = []
     while not taker.closed:
@@ -152,7 +152,7 @@ def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Stor
             calls.run(lambda: opened.append(open_store(settings)))
             return opened[0]
         except RetryableStorageError as error:
-            _log.warning("cannot open the database yet: %s", error)
+            _log.warning("cannot open the database yet, trying again: %s", error)
             taker.beat(str(error))
             if may_be_away:
                 return None
@@ -161,7 +161,7 @@ def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Stor
 
 
 def open_spool(settings: Settings, number: int) -> Spool | None:
-    """This worker's spool, for an engine that may be away; none for the embedded one."""
+    """This worker's spool, for an engine that may be unavailable; none for the embedded one."""
     if settings.storage_engine == "sqlite":
         return None
     path = settings.storage_path / SPOOL_FOLDER / f"{receiver_name(number)}.sqlite"

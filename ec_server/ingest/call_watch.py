@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLOW_S = 5.0
-"""A call that takes longer is told as a trouble."""
+"""A call that takes longer is reported as a trouble."""
 STUCK_S = 60.0
 """A call whose thread shows no sign of life for so long does not return."""
 

@@ -6,7 +6,7 @@ Rules:
    database does not take goes there at once, and so does all that follows until the spool is empty.
 2. The account changes in one step per commit, after it, and the last step of a group moves the ring on.
    Before it the page notes which commit is meant (``intend``), and the commit carries the same number:
-   so whoever takes over after a death knows whether it happened (group_settlement.py).
+   so a successor after a death knows whether it happened (group_settlement.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One commit: a day's batches, and what else the account is told with it."""
+    """One commit: a day's batches, and the figures that change with it."""
 
     day: int
     batches: list[Batch]
@@ -64,7 +64,7 @@ class Committer:
         abandon: threading.Event,
         count_step: Callable[[], None],
     ) -> None:
-        """``count_step`` is called while it waits for a database that it knows to be away."""
+        """``count_step`` is called while it waits for a database that is known to be unavailable."""
         self._worker = worker
         self._taker = taker
         self._page = page
@@ -167,7 +167,7 @@ class Committer:
         try:
             self._to_spool(self._spooling, step)
         except StorageError as error:
-            _log.warning("nor does the spool take it: %s", error)
+            _log.warning("the spool cannot take it either: %s", error)
             return False
         self._troubles.say("database", f"the database takes nothing, the spool does: {why}")
         return True
@@ -198,7 +198,7 @@ class Committer:
         self._page.apply(changes)
 
     def _wait(self, wait_s: float) -> None:
-        """Wait for a database that is known to be away; the thread is not stuck meanwhile."""
+        """Wait for a database that is known to be unavailable; the thread is not stuck meanwhile."""
         until_s = time.monotonic() + wait_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._abandon.wait(min(left_s, _STEP_S)):
             self._count_step()

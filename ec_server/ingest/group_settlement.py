@@ -26,7 +26,7 @@ with the ring's file gone          the ring was made after these were received  
 with the page gone, spool left     more in the spool than any group explains    counts them as taken over
 =================================  ===========================================  ===========================
 
-"As below": where that completes the group, the ring goes on behind it; otherwise the same messages are
+"As below": if that completes the group, the ring advances behind it; otherwise the same messages are
 taken again, as one group and nothing with it, and ``settled_before`` of them are settled: those of the
 days up to the one that the last settled intent names.
 
@@ -70,7 +70,7 @@ class Evidence:
     settled: int
     """Received messages that the account has settled."""
     ring: Place
-    """Where the account says that the ring goes on."""
+    """Where, by the figures, the unsettled part of the ring begins."""
     ring_base: int
     """Messages received before the ring's file was made."""
     group_end: Place

@@ -49,7 +49,7 @@ class Housekeeping:
         return now_s >= self._next_s
 
     def do(self, now_s: float) -> None:
-        """Once a second; a database that is away is told, and tried again the next time."""
+        """Called once per second; a database that is unavailable is reported, and tried again next time."""
         self._next_s = now_s + _INTERVAL_S
         seen = self._live.write_when_due(now_s)
         self._minutes.end_idle(now_s)

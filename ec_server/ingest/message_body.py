@@ -109,7 +109,7 @@ def canonical_fault(text: str) -> str | None:
 def _no_end_mark(content: bytes, cut: bool) -> _RefusedError:
     if cut:
         return _RefusedError(
-            RejectReason.TRUNCATED, f"cut on its way after {len(content)} bytes, before the end mark"
+            RejectReason.TRUNCATED, f"cut on the way after {len(content)} bytes, before the end mark"
         )
     return _RefusedError(
         RejectReason.NO_END_MARK, f"ends in {_show(content[-8:])} instead of the end mark ||"

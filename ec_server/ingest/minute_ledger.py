@@ -8,7 +8,7 @@ Rules:
 2. What the ledger says is right or it says nothing: samples that came too late for the hash that
    has run on, or that overlap, make their second silent, and the rows are asked instead. Whether
    another process wrote to the minute is not known here: the store checks that when it publishes.
-3. A group is added as a whole before any minute ends: batches of several minutes may stand in it in
+3. A group is added as a whole before any minute ends: it may hold batches of several minutes in
    any order, and a minute that ended halfway through would be published without the rest.
 4. Constant memory a device: a second in progress holds a hash and the last few batches (they may
    still change places), a second that is over its digest. Two minutes of a device are open at most.
@@ -71,7 +71,7 @@ class _SecondHash:
         self._hashed_through_us = through_us
 
     def digest(self) -> Digest | None:
-        """The second's digest; None where it cannot be told without the rows. Ends the second."""
+        """The second's digest; None if it cannot be computed without the rows. Ends the second."""
         if self._waiting:
             self._hash_first(len(self._waiting))
         return Digest(self.count, self._hash.hexdigest()) if self.is_exact else None
@@ -170,7 +170,7 @@ class MinuteLedger:
         return finished
 
     def end_all(self) -> list[FinishedMinute]:
-        """End every minute: the writer stops, and whoever writes to them next is somebody else."""
+        """End every minute: the writer stops, and another one writes to them next."""
         return [f for device_id in list(self._devices) for f in self._end(device_id, None)]
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:

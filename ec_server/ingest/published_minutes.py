@@ -43,4 +43,6 @@ class PublishedMinutes:
             try:
                 self._handle.store().publish(finished)
             except StorageError as error:
-                _log.warning("digests not kept, they will be computed from the rows: %s", error)
+                _log.warning(
+                    "cannot store digests, they will be computed from the rows when needed: %s", error
+                )

@@ -62,7 +62,7 @@ class Quarantine:
             line = b"\n" + line  # the disk filled up within the line before; it must not spoil this one
         written = os.write(descriptor, line)
         if written != len(line):
-            raise OSError(f"the disk took {written} of {len(line)} bytes")
+            raise OSError(f"only {written} of {len(line)} bytes could be written")
         if before < self._limit_bytes // 2:
             self._said = ""  # it was moved away, or the disk has room again
         return True

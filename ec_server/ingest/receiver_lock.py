@@ -1,6 +1,6 @@
 """One SIP process for each receiver number: a lock that the kernel releases when its holder ends.
 
-Two processes that put into the same ring would write over each other's messages. The lock stands beside
+Two processes that put into the same ring would overwrite each other's messages. The lock is beside
 the ring, not on it, because a ring that does not fit is replaced by another file.
 """
 
@@ -26,7 +26,7 @@ def lock_receiver(run_folder: Path, name: str) -> int:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
         raise EcServerError(
-            f"{name} runs already, as process {holder}, on {run_folder.parent}:"
+            f"{name} is already running, as process {holder}, on {run_folder.parent}:"
             " end that one, or give this one another --worker number or storage.path"
         ) from None
     os.ftruncate(descriptor, 0)

@@ -8,7 +8,7 @@ Rules:
    after it was committed, so a death in between repeats a write and loses nothing.
 3. A row that the database refuses for itself (it takes its neighbours) is set aside and counted.
 4. ``append`` may raise where the spool is full; the writer then holds the group, and the senders wait.
-5. Spools of workers that are no more are drained where they are, whenever the own one is empty, and
+5. Spools of workers that no longer exist are drained where they are, whenever the own one is empty, and
    settled in those workers' own accounts: nothing is moved, so nothing can be half moved.
 
 The writer's thread calls ``append`` and ``engaged``, the drainer's thread ``run``, any thread ``stop``.
@@ -117,7 +117,7 @@ class LeftSpool:
         page = self._page = WorkerPage.create(self._run_folder / f"{name}.page", RECEIVER_FIGURES)
         page.apply(drained_unnoticed(page.figures()["spool_position"], spool.last_drained))
         page.apply(spool_agreement(page.figures()["spooled"], len(spool), 0)[0])
-        _log.info("%s is no longer configured; %d batches in its spool are stored", name, len(spool))
+        _log.info("%s is no longer configured; storing the %d batches in its spool", name, len(spool))
         return AccountedSpool(spool, page.apply, page.figures()["spool_position"])
 
     def close(self, spool: AccountedSpool) -> None:
@@ -206,7 +206,7 @@ class Spooling:
             drained += len(group.batches)
             self._wake.set()
         if drained:
-            _log.info("%d batches went from the spool in %.1f s", drained, time.monotonic() - began_s)
+            _log.info("stored %d batches from the spool in %.1f s", drained, time.monotonic() - began_s)
             self._say("")
 
     def _next(self) -> tuple[AccountedSpool, SpooledGroup] | None:

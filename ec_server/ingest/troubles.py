@@ -1,6 +1,6 @@
 """What keeps a writer from storing, by cause: told to the SIP process, and to the log when it changes.
 
-Each cause is somebody's own: the end of one does not hide another. Threads may share it.
+Causes are independent: the end of one does not hide another. Threads may share it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 CAUSES = ("database", "spool", "slow", "health")
-"""In the order in which they are told: database and spool refuse, a call takes long, the disk is full."""
+"""In the order in which they are reported: database and spool refuse, a call takes long, the disk is full."""
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ class WatchedCalls:
         self._steps = 0
 
     def count_step(self) -> None:
-        """The call under way says that it goes on: it waits for a database that it knows to be away."""
+        """Report progress of the current call: it waits for a database that is known to be unavailable."""
         self._steps += 1
 
     def begin(self, call: Callable[[], None]) -> None:

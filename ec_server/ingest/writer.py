@@ -74,10 +74,10 @@ class Writer:
         spool: Spool | None = None,
         left_spools: Sequence[LeftSpool] = (),
     ) -> None:
-        """``tell_trouble`` is told what keeps it from writing, "" once it can; from any of its threads.
+        """``tell_trouble`` is called with what prevents writing, "" once nothing does; from any of its threads.
 
-        With a ``spool``, what the database does not take waits there, and the writer goes on;
-        ``left_spools``, those of workers that are no more, are drained beside it.
+        With a ``spool``, what the database does not accept waits there, and the writer continues;
+        ``left_spools``, those of workers that no longer exist, are drained beside it.
         """
         self._settings = settings
         self._taker = taker
@@ -114,7 +114,7 @@ class Writer:
         self._abandon.set()
 
     def run(self) -> None:
-        """Go round until the queue is closed and empty, or ``abandon`` is called; then let go."""
+        """Run until the queue is closed and empty, or ``abandon`` is called; then release everything."""
         drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         try:
             settlement = self._settle_group_before()
@@ -150,7 +150,7 @@ class Writer:
         return settlement
 
     def _with_mark(self, evidence: Evidence) -> Evidence:
-        """Ask the database; one with a spool beside it may be away for long, and keeps no marks."""
+        """Ask the database; one with a spool beside it may be unavailable for long, and keeps no marks."""
         day, _ = self._page.intent()
         while not self._abandon.is_set():
             try:

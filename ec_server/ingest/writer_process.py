@@ -1,6 +1,6 @@
 """A receiver's writer process, as the SIP process sees it: started, watched, replaced, ended.
 
-It may die at any moment: what it had in hand is still in the ring, and its replacement goes on where
+It may die at any moment: what it had in hand is still in the ring, and its replacement continues where
 the account ends. The pipe to it wakes it when it sleeps, and tells it when this process is gone. When it
 is started again, and when it counts as hung, is decided by the supervisor's rules (restart_policy.py).
 """
@@ -23,9 +23,9 @@ from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, text_of
 _ROOT = Path(__file__).resolve().parents[2]
 _LIMITS = Limits(silent_s=15.0)
 _SILENT_TOLD_S = 5.0
-"""Silence that is told as a trouble, before it counts as hanging."""
+"""Silence that is reported as a trouble, before the writer counts as hanging."""
 _UNREADY_TOLD_S = 3.0
-"""How long a replacement may take to be ready before that is told as a trouble."""
+"""How long a replacement may take to be ready before that is reported as a trouble."""
 _LONGEST_PAUSE_S = 5.0
 """Somebody may have mended the reason meanwhile, and messages wait."""
 

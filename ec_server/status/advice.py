@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 _ADVICE = (
-    ("is starting", "Wait a few seconds. If it stays, its log lines say what it waits for."),
+    ("is starting", "Wait a few seconds. If it stays, its log messages say what it waits for."),
     (
         "is slow",
         "Look for what else uses the disk or the processors; senders wait until writes are quick again.",
     ),
-    ("is locked", "Another program holds the database; the work is tried again by itself."),
-    ("takes no writes", "Make room on the disk, or see that the database is up; senders wait meanwhile."),
-    ("disk", "Make room on the disk of storage.path, or lower storage.retention_days."),
-    ("cassandra", "See that the nodes are up and reachable; what arrives waits in the spool."),
+    ("is locked", "Another program holds the database; writes are tried again automatically."),
+    ("takes no writes", "Free disk space, or check that the database is up; senders wait meanwhile."),
+    ("disk", "Free disk space in storage.path, or lower storage.retention_days."),
+    ("cassandra", "Check that the nodes are up and reachable; messages wait in the spool meanwhile."),
     (
         "not answered",
         "The launcher restarts it. If this repeats, look for a stalled disk or lack of memory.",
     ),
     ("no page", "Is the server running with this storage.path? Start it, or see its log for why it ended."),
-    ("is dead", "The log says why it ended; the launcher starts it again unless it cannot boot."),
-    ("is degraded", "The reason is in the line; the process goes on by itself once it is gone."),
-    ("storage", "The message names the file or the cluster; the log has more of it."),
+    ("is dead", "The log says why it ended; the launcher starts it again, unless it cannot start at all."),
+    ("is degraded", "The reason is in the line; the process continues by itself once the cause is gone."),
+    ("storage", "The message names the file or the cluster; the log says more."),
 )
 
 
 def advice(reason: str) -> str:
     """One sentence that says what to do."""
     folded = reason.casefold()
-    return next((text for words, text in _ADVICE if words in folded), "See the log of the process named.")
+    return next((text for words, text in _ADVICE if words in folded), "See the log of that process.")

@@ -150,7 +150,7 @@ class _Streamed(Response):
                 piece = await asyncio.to_thread(self._making.next_piece)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except EcServerError as error:
-            _log.warning("an answer was cut: %s", error)
+            _log.warning("an answer was cut off: %s", error)
             raise
         finally:
             gone.cancel()

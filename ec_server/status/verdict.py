@@ -85,7 +85,7 @@ def judge(devices: Sequence[DeviceStatus], now: float, allowed_s: float) -> Comp
     for kind, sentence in _SENTENCES:
         if groups[kind]:
             return sentence(groups, len(devices), now)
-    raise AssertionError("every device stands in one of the four ways")
+    raise AssertionError("every device is in one of the four states")
 
 
 Groups = dict[Standing, list[DeviceStatus]]

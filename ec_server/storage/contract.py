@@ -8,15 +8,15 @@ Rules that hold for each engine (test/contract runs the same suite against all o
    the highest rank wins. A batch that meets a row of its key with other samples becomes one row that
    holds both, and for what did not arrive takes the values that win in that second (merge.py).
 3. Nothing that was stored is lost: a row that is replaced goes into ``ec_replaced`` in the same
-   transaction. A batch that stands there was received before, and changes nothing.
+   transaction. A batch that is stored already was received before, and changes nothing.
 4. ``ec_checksum`` is a cache of the truth in the rows. Any write that is not the continuation of
    the writer's own open minute removes the cached digests it touches and the minute's verdict, in
    the same transaction; what is absent is computed from the rows when asked for. A minute whose
    rows were changed by another tool counts as written.
-5. A verdict is recorded only if the minute's digest is still the one that was compared, and it stands
+5. A verdict is recorded only if the minute's digest is still the one that was compared, and it is stored
    with the rows: if they disappear or go back to an older state, so does the verdict. What is kept
    elsewhere may take proof away, never give it.
-6. What cannot be read (a damaged row or file) costs its own minute or day, raises for nobody else, and
+6. What cannot be read (a damaged row or file) affects only its own minute or day, and
    is named in ``health``.
 7. One device's call never touches another device's rows.
 
@@ -89,7 +89,7 @@ class Packed:
     """What packing some seconds did."""
 
     rows: int = 0
-    """Rows that stand in blocks now and did not before."""
+    """Rows that are in blocks now and were not before."""
     samples: int = 0
     left: int = 0
     """Rows that cannot be packed: a block would not give them back byte for byte."""
@@ -104,7 +104,7 @@ class StoredBytes:
     """How much space the data takes."""
 
     rows: int
-    """Rows, digests and whatever else is no block."""
+    """Rows, digests and everything else that is not a block."""
     blocks: int
 
 
@@ -138,7 +138,7 @@ class Store(ABC):
 
     @abstractmethod
     def keep_replaced(self, kept: Sequence[ReplacedRow]) -> None:
-        """Put on record what was replaced in another engine; what stands there already is passed over.
+        """Record what was replaced in another engine; what is recorded already is skipped.
 
         It changes no value that wins.
         """
@@ -152,7 +152,7 @@ class Store(ABC):
 
     @abstractmethod
     def publish(self, finished: Sequence[FinishedMinute]) -> int:
-        """Cache the digests of minutes that nobody else has written to; returns how many were taken.
+        """Cache the digests of minutes that no one else has written to; returns how many were accepted.
 
         A minute that another writer touched since is left out: its digests are computed from the
         rows when asked for.
@@ -249,7 +249,7 @@ class Store(ABC):
     def note_reopened(self, device_id: str, reopened: Sequence[tuple[int, int]]) -> None:
         """Put on record which minutes the device records again (``DeviceRecord.reopened``).
 
-        They are asked about, whatever is proven of them, on this connection and on later ones, until a
+        They are asked for, even if they are proven, on this connection and on later ones, until a
         round has compared them. It outlasts a power failure, as all that takes proof away.
         """
 
@@ -287,7 +287,7 @@ class Store(ABC):
         return 0
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """Rewrite the minute's rows into blocks (docs/block-format.md), as far as nobody writes to it.
+        """Rewrite the minute's rows as blocks (docs/block-format.md), unless it is written to meanwhile.
 
         Nothing that can be read through the contract changes. It may be interrupted at any point.
         """

@@ -312,4 +312,4 @@ class MemoryStore(Store):
         return StorageHealth(writable=True)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""

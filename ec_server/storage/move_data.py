@@ -6,7 +6,7 @@ Rules:
 
 1. A day of a device is moved minute by minute. Rows keep their insert time and their rank, so that the
    same values win in both engines, whatever the clock did when they were inserted. Rows that the target
-   has already are passed over, so that a run that was broken off, or is repeated, goes on where it was.
+   has already are skipped, so that a run that was interrupted, or is repeated, continues where it was.
    Nothing is removed at the source.
 2. Every day in which a device has rows is moved, days in the future and devices that are not on record
    included.
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings(options.config, os.environ)
         first, last = _day(options.since, 0), _day(options.until, _END)
         if options.source == options.target:
-            raise ConfigurationError(f"--from and --to are both {options.source}")
+            raise ConfigurationError(f"--from and --to must differ, both are {options.source}")
         with (
             open_store(replace(settings, storage_engine=options.source), read_only=True) as source,
             open_store(replace(settings, storage_engine=options.target)) as target,
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except StorageError as error:
-        print(f"broken off, run it again to go on: {error}", file=sys.stderr)
+        print(f"interrupted, run it again to continue: {error}", file=sys.stderr)
         return 1
 
 
@@ -98,10 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--from", dest="source", choices=_ENGINES, required=True)
     parser.add_argument("--to", dest="target", choices=_ENGINES, required=True)
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration of both engines")
-    parser.add_argument("--device", action="append", metavar="ID", help="only this device; may be repeated")
-    parser.add_argument("--since", metavar="YYYYMMDD", help="first day")
-    parser.add_argument("--until", metavar="YYYYMMDD", help="last day")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help="configuration file, for both engines"
+    )
+    parser.add_argument(
+        "--device", action="append", metavar="ID", help="move only this device; may be repeated"
+    )
+    parser.add_argument("--since", metavar="YYYYMMDD", help="first day to move")
+    parser.add_argument("--until", metavar="YYYYMMDD", help="last day to move")
     return parser
 
 

@@ -50,7 +50,7 @@ def subtract(ranges: Iterable[Range], taken: Iterable[Range]) -> list[Range]:
 
 
 def clip(ranges: Iterable[Range], start: int, stop: int) -> list[Range]:
-    """What of ``ranges`` lies in ``[start, stop)``."""
+    """The part of ``ranges`` that is in ``[start, stop)``."""
     clipped = [(max(a, start), min(b, stop)) for a, b in ranges]
     return [r for r in clipped if r[0] < r[1]]
 

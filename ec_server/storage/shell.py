@@ -76,10 +76,14 @@ def _run(store: Store, statements: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ec_server.storage.shell",
-        description="An SQL shell: ec_consumption and ec_checksum show everything stored, packed or not.",
+        description="SQL shell: ec_consumption and ec_checksum show all stored data, packed or not.",
     )
-    parser.add_argument("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration")
-    parser.add_argument("statement", nargs="*", metavar="STATEMENT", help="run these and end")
+    parser.add_argument(
+        "-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file"
+    )
+    parser.add_argument(
+        "statement", nargs="*", metavar="STATEMENT", help="statements to run; without, an interactive shell"
+    )
     return parser
 
 

@@ -89,10 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE.sqlite",
-        help="the file; one there is replaced",
+        help="output file; an existing one is replaced",
     )
     add("--device", metavar="ID", help="only this device")
-    add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration")
+    add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file")
     return parser
 
 

@@ -34,7 +34,7 @@ def mark_dead(run_folder: Path) -> None:
                 page.set_state("dead", "ended with a former run")
             page.close()
         except (OSError, ValueError, KeyError, IndexError) as error:
-            _log.warning("%s is not a usable page, its figures are left as they are: %s", path, error)
+            _log.warning("%s is not a worker page, its counters are left as they are: %s", path, error)
 
 
 def drain_left_rings(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> None:
@@ -63,6 +63,6 @@ def _drain(name: str, config: Path | None, environ: Mapping[str, str]) -> None:
     command += ["-c", str(config)] if config is not None else []
     try:
         subprocess.run(command, env=dict(environ), stdin=subprocess.DEVNULL, timeout=_DRAIN_S, check=True)
-        _log.info("%s is no longer configured; what was in its ring is stored", name)
+        _log.info("%s is no longer configured; stored what was in its ring", name)
     except subprocess.SubprocessError as error:
         _log.error("%s is no longer configured, and its ring could not be drained: %s", name, error)

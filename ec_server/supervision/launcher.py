@@ -42,7 +42,7 @@ def launch(settings: Settings, config: Path | None, root: Path, environ: Mapping
         except ConfigurationError as error:
             return 0 if signals.requests else refuse(str(error))
         except OSError as error:
-            return refuse(f"storage.path {str(settings.storage_path)!r} is not usable: {error}")
+            return refuse(f"storage.path {str(settings.storage_path)!r} cannot be used: {error}")
         return supervisor.run()
 
 

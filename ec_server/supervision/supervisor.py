@@ -128,7 +128,9 @@ class Supervisor:
 
     def _note_gap(self, now: float) -> None:
         if now - self._last_look > self._limits.asleep_s:
-            _log.warning("did not run for %.1f s: every worker's time begins anew", now - self._last_look)
+            _log.warning(
+                "did not run for %.1f s: the workers' time limits start again", now - self._last_look
+            )
             self._awake_since = now
         self._last_look = now
 
@@ -141,7 +143,7 @@ class Supervisor:
             self._stop, requests = StopPlan(self._limits, now), requests - 1
         if requests:
             _log.warning(
-                "%s again: everything ends within %g s", self._signals.last, self._limits.hurried_stop_s
+                "%s again: ending everything within %g s", self._signals.last, self._limits.hurried_stop_s
             )
             self._stop = self._stop.hurried(now)
 
@@ -239,7 +241,7 @@ class Supervisor:
         """Note a death, and what follows from it; that is returned in words for the log."""
         worker.history = worker.history.after(life)
         if not worker.was_ready and cannot_boot(worker.history, code):
-            _log.critical("the start failed: %s cannot boot: %s", worker.plan.name, why)
+            _log.critical("the start failed: %s cannot start: %s", worker.plan.name, why)
             self._exit_code = EXIT_CONFIGURATION
             self._stop = StopPlan(self._limits, life.ended_s)
             return "no further start"

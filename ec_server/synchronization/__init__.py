@@ -6,12 +6,12 @@ Pure, bytes and results in, events and steps out:
     field_forms, wire       the forms of their values; frames as bytes
     session                 one connection for either side
     server_conversation     the server's side of it: handshake, deadlines, ids, pings
-    steps                   what a round may ask of whoever drives it
+    steps                   what a round may ask of its driver
     coverage, round         which minutes to ask about; which of them differ, and what is settled
     minute_repair           one of them made right
     repair_plan             from two texts of a second to ranges to ask for and batches to write
     payload_memory, unidentified, troubles
-                            bounds, and what stands in the way of which device
+                            bounds, and what prevents which device's rounds
 
 The shell around it, sockets, threads and files:
 

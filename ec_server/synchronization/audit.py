@@ -34,7 +34,7 @@ from utilities.utc import DAY_S, MINUTE_S, minute_text, parse_minute
 
 FOLDER = "audits"
 MAX_MINUTES = 31 * DAY_S // MINUTE_S
-"""The longest stretch of one audit."""
+"""The longest range of one audit."""
 _KEEP_REPORTS_S = DAY_S
 _GOOD = (MinuteState.PROVEN.value, MinuteState.EMPTY.value)
 _COUNTS = ("stored_samples", "device_samples", "samples_repaired", "conflicts", "extra")
@@ -54,7 +54,7 @@ class AuditRequest:
 
 
 class AuditDesk:
-    """The server's end: finds requests, wakes whoever can answer them, writes reports."""
+    """The server's side: finds requests, wakes the connections that can answer them, writes reports."""
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / FOLDER
@@ -81,7 +81,7 @@ class AuditDesk:
         return [request for request in self._requests.values() if request.device_id == device_id]
 
     def bell(self, device_id: str) -> asyncio.Event:
-        """What is set at each new request for the device; lives as long as somebody holds it."""
+        """The event of a new request for the device; it lives as long as someone holds it."""
         bell = self._bells.get(device_id)
         if bell is None:
             bell = self._bells[device_id] = asyncio.Event()
@@ -105,7 +105,7 @@ class AuditDesk:
             _write(self._folder / f"{request.name}{_REPORT}", report)
             (self._folder / f"{request.name}{_REQUEST}").unlink(missing_ok=True)
         except OSError as failure:
-            _log.error("the audit's report cannot be written: %s", failure)
+            _log.error("cannot write the audit's report: %s", failure)
 
     def _forget_old_reports(self) -> None:
         for path in self._folder.glob(f"*{_REPORT}"):
@@ -189,7 +189,7 @@ def _read_request(name: str, path: Path) -> AuditRequest | None:
         start, stop = parse_minute(values["from"]), parse_minute(values["to"])
         request = AuditRequest(name, str(values["device"]), start, stop)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("%s is no request for an audit: %s", path, error)
+        _log.warning("%s is not a request for an audit: %s", path, error)
         path.unlink(missing_ok=True)
         return None
     return request if 0 <= stop - start <= MAX_MINUTES * MINUTE_S else None

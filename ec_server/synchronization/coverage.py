@@ -11,7 +11,7 @@ the ``oldest`` that it offers, where that is earlier. Asked about are those that
   by then the connection or the server's process may be another.
 
 ``Heard.rechecked_to`` says how far this connection has asked. It is the end of the last round, so it
-goes back with either side's clock, and what was settled beyond it is asked about once more. Where the
+goes back with either side's clock, and what was settled beyond it is asked for again. Where the
 server's own clock turns out to have been ahead in the last round (a clock that never steps says how
 long ago that was), it goes back to what was closed then (``too_early``).
 
@@ -49,7 +49,7 @@ class Heard:
     """What the rounds of one connection have found out so far."""
 
     rechecked_to: int | None = None
-    """Up to here this connection was asked about; None before its first round."""
+    """This connection was asked for everything before this; None before its first round."""
     reopened: tuple[Range, ...] = ()
     """Settled minutes that the device records again."""
     through: int | None = None
@@ -118,7 +118,7 @@ def too_early(heard: Heard, last_round_s: float, rules: RoundRules) -> Heard:
 
 
 def recheck_start(heard: Heard, oldest: int | None, now_s: float, rules: RoundRules) -> int:
-    """From where on minutes on record as empty or not confirmable are asked about again."""
+    """From here on, minutes on record as empty or not confirmable are asked for again."""
     if heard.rechecked_to is not None:
         return heard.rechecked_to
     if oldest is not None:

@@ -33,7 +33,7 @@ class DeviceLink:
         monotonic: Callable[[], float],
         told: Callable[[Note, str], None],
     ) -> None:
-        """``oldest``: the first minute that the device offers. ``told`` takes what rounds note."""
+        """``oldest``: the first minute that the device offers. ``told`` is called with what rounds note."""
         self.device_id, self.oldest = device_id, oldest
         self._peer, self._threads, self._memory, self._monotonic = peer, threads, memory, monotonic
         self._told = told

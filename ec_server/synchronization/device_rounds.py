@@ -5,7 +5,7 @@ Rules:
 1. A round at once, then one every interval; audits as they are asked for, between rounds.
 2. Where the database fails, the connection stays, the page says degraded, and the round is tried again
    a little later. Only the same device's success ends that trouble. What is unreadable in one minute or
-   day is no such trouble: the round goes on, and the storage's health names the file.
+   day is not such a trouble: the round continues, and the storage's health names the file.
 3. What the rounds of this connection found out of the device (coverage.py) is kept from one to the
    next, and ends with the connection.
 """
@@ -48,7 +48,7 @@ class RoundSurroundings:
     note: Callable[[str, str, str], None]
     """Kind, message and device of a line for the log, at a limited rate."""
     run_folder: Path
-    """Where the journal of the rounds stands."""
+    """The path of the journal of rounds."""
 
 
 class DeviceRounds:

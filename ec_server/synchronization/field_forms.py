@@ -23,7 +23,7 @@ _MD5_HEX = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one kind of value stands in a line."""
+    """How one kind of value is written in a line."""
 
     write: Callable[[Any], Any]
     """The value as JSON knows it."""

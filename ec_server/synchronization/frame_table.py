@@ -20,7 +20,7 @@ side that saw it ends the connection with ``error``.
 Traps:
 
 1. Between ``auth`` and ``welcome`` the device's key is being checked. PROVING is a state of its own so
-   that a device cannot go on as if it had been let in.
+   that a device cannot continue as if it had been admitted.
 2. A ``pong`` is allowed in READY here; that it answers a ``ping`` is seen to in session.py.
 3. Question and answer have one name on the wire. Who sends it tells them apart, so no name may occur
    twice for one side.
@@ -61,7 +61,7 @@ from utilities.errors import RemoteProtocolError
 
 
 class State(Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     OPENED = "opened"
     GREETED = "greeted"
@@ -91,7 +91,7 @@ class Field:
         return self.key or self.attribute
 
     def is_written(self, frame: Frame) -> bool:
-        """Whether the key stands in the frame's line."""
+        """Whether the key is in the frame's line."""
         if self.optional:
             return getattr(frame, self.attribute) is not None
         return self.only_if is None or self.only_if(frame)
@@ -122,7 +122,7 @@ class FrameKind:
 def _check_protocol(values: Mapping[str, Any]) -> None:
     if values["protocol"] != PROTOCOL:
         raise RemoteProtocolError(
-            "unsupported_protocol", f"protocol {values['protocol']}; here {PROTOCOL} is spoken"
+            "unsupported_protocol", f"protocol {values['protocol']} is not supported, only {PROTOCOL}"
         )
 
 

@@ -67,7 +67,7 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The device is let in; a round comes at once and then every ``interval_s``."""
+    """The device is admitted; a round begins at once and then every ``interval_s``."""
 
     interval_s: float
     protocol: int = PROTOCOL

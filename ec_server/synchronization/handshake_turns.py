@@ -1,9 +1,9 @@
 """Whose TLS handshake begins next: one in each turn of the event loop, the sources in turn.
 
 The server's answer to a TLS ClientHello costs a signature, more than everything else that a refused
-connection costs. So in each turn of the loop one is made, between which whoever is connected is
-served; and each source (IP address) has a line of its own, so that whoever opens many connections
-delays whoever opens one by one handshake at most. What follows in a handshake is cheap and has no line.
+connection costs. So in each turn of the loop one is begun, and connected devices are served in
+between; and each source (IP address) has a queue of its own, so that a source with many connections
+delays one with a single connection by one handshake at most. The rest of a handshake is cheap and is not queued.
 
 A thread for it was tried and is slower: what the interpreter loses in passing control to and fro is
 more than a signature.

@@ -66,9 +66,9 @@ class Keeper:
             try:
                 await work()
             except StorageError as error:
-                _log.warning("keeping the database is put off: %s", error)
+                _log.warning("maintenance of the database is postponed: %s", error)
             except Exception:
-                _log.exception("keeping the database failed; it is tried again")
+                _log.exception("maintenance of the database failed; trying again later")
 
     async def _remove_old_days(self) -> None:
         days = self._rules.retention_days
@@ -94,7 +94,7 @@ class Keeper:
                 await self._thread.use(_caching(device_id, minute))
                 self._count({"digests_computed": 1})
             except PermanentStorageError as error:
-                _log.warning("no digest of %s %s: %s", device_id, minute_text(minute), error)
+                _log.warning("cannot compute the digest of %s %s: %s", device_id, minute_text(minute), error)
             await asyncio.sleep(time.monotonic() - begun)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ from utilities.model import Digest, MinuteState
 from utilities.utc import ec_time, minute_text, second_text
 
 _ATTEMPTS = 3
-"""How often seconds are repaired that somebody else writes to in the same moment."""
+"""How often the repair of a second is repeated that is written to at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def repair_minute(device_id: str, minute: int, theirs: Digest, most_samples: int
         repair.there = dict(answer.digests)
         repair.expected = dict(repair.there)
         if _minute_digest(repair.there) != theirs:
-            repair.faults[minute] = Fault("digest_mismatch", "the seconds do not make up the minute's digest")
+            repair.faults[minute] = Fault("digest_mismatch", "the seconds' digests do not match the minute's")
         else:
             here = yield from _repair_seconds_until_equal(repair, here)
     except PermanentStorageError as error:
@@ -290,9 +290,9 @@ def _from_whole(repair: _Repair, flight: _Flight, text: str | Fault | None) -> S
         return text
     where = second_text(flight.second)
     if not text:
-        return Fault("digest_mismatch", f"the device lists {where} and has no samples of it")
+        return Fault("digest_mismatch", f"the device lists {where}, but has no samples of it")
     if digest_of(text) != flight.wanted:
-        return Fault("digest_mismatch", f"the samples of {where} do not make up its digest")
+        return Fault("digest_mismatch", f"the samples of {where} do not match its digest")
     change = from_whole(repair.device_id, flight.second, flight.stored, text)
     if change.expected.count > repair.most_samples:
         line = f"{where}: with what is stored {change.expected.count} samples; sync.max_second_samples is "

@@ -65,9 +65,9 @@ class Packer:
                 await self._return_space()
             await self._show_figures()
         except StorageError as error:
-            _log.warning("packing is put off: %s", error)
+            _log.warning("packing is postponed: %s", error)
         except Exception:
-            _log.exception("packing failed; it is tried again")
+            _log.exception("packing failed; trying again later")
 
     def _before(self) -> int:
         return minute_of(int(self._clock() - self._after_s))

@@ -8,7 +8,7 @@ it. Rules:
 2. Payloads of more than ``LARGE_BYTES`` may take three quarters at most, and wait in a line of their
    own, so that ordinary seconds (a few hundred kilobytes) always get through.
 3. One connection holds one MAX_PAYLOAD_BYTES at most; what it announces beyond that waits until its
-   earlier payloads are dealt with, and holds up nobody else.
+   earlier payloads are processed, and does not delay others.
 
 Unpacking and what a round makes of a payload are bounded elsewhere: by the number of store threads,
 MAX_PAYLOAD_BYTES unpacked and sync.max_second_samples.
@@ -49,7 +49,7 @@ class PayloadMemory:
 
     @property
     def is_short(self) -> bool:
-        """Whether somebody waits for what others hold."""
+        """Whether a connection waits for memory that others hold."""
         return any(not self._is_own_limit(who, w.length) for who, w in self._waiting.items())
 
     def take(self, who: Hashable, length: int, granted: Callable[[], None]) -> bool:
@@ -109,7 +109,7 @@ class PayloadMemory:
             self._large_of[who] += length
 
     def _serve(self) -> None:
-        """Let in who waits and fits now, in the order of coming; nobody passes another of the same size."""
+        """Admit waiting payloads that fit now, in the order of arrival; none passes another of the same size."""
         full: set[bool] = set()
         for who, wanted in list(self._waiting.items()):
             if wanted.large not in full and self._fits(who, wanted.length):

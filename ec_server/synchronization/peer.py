@@ -46,7 +46,7 @@ class Host(Protocol):
     tls: ssl.SSLContext | None
 
     def gate(self, peer: Peer) -> Gate:
-        """Who is let in from where the peer is."""
+        """Who may connect from the peer's address."""
 
     def connected(self, peer: Peer) -> None:
         """A connection was made; its first byte has not come yet."""

@@ -4,7 +4,7 @@ A generator (steps.py): no I/O and no clock of its own. Rules:
 
 1. Oldest first, at most an hour in one question; what the device has not finished recording waits.
 2. A verdict carries the minute digest that was compared. The store takes it only while that digest
-   still holds, so ingest that goes on meanwhile leaves the minute for the next round.
+   still holds, so ingest that continues meanwhile leaves the minute for the next round.
 3. Minutes whose digests are equal cost a line of an answer and no row; the others are recomputed from
    the rows before anything more is asked for (minute_repair.py).
 4. A minute in which the device contradicts itself, or which the database cannot read, is unresolved;
@@ -55,7 +55,7 @@ class RoundTask:
     heard: Heard = NOTHING_HEARD
     """What the connection's earlier rounds have found out."""
     recheck_from: int | None = None
-    """From here on, what is on record as empty or not confirmable is asked about again; None: nowhere."""
+    """From here on, minutes on record as empty or not confirmable are asked for again; None: none."""
     covered_from: int | None = None
     """Where the coverage begins on record; None before the first round."""
     lowest: int = 0
@@ -164,7 +164,9 @@ def _earliest(store: Store, device_id: str) -> int | None:
     try:
         return store.earliest_minute(device_id)
     except PermanentStorageError:
-        return None  # the device's record says as much, and the unreadable day is told where it is asked for
+        return (
+            None  # the device's record says as much, and the unreadable day is reported where it is asked for
+        )
 
 
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
@@ -185,7 +187,7 @@ def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
     return RoundResult(verified, heard, tuple(round_.reports), round_.unreadable)
 
 
-# --- what is asked about --------------------------------------------------------------------
+# --- what is asked for -----------------------------------------------------------------------
 
 
 def _to_ask(round_: _Round) -> Steps[list[Range]]:
@@ -246,7 +248,7 @@ def _lose(round_: _Round, lost: Range, error: PermanentStorageError) -> Steps[No
 def _windows(asked: Sequence[Range]) -> Iterator[Range]:
     """Spans of at most one question each that hold all the ranges.
 
-    What lies between two ranges is asked about and compared too: what a device states of a minute is
+    What is between two ranges is asked for and compared too: what a device states of a minute is
     never passed over.
     """
     at = stop = 0
@@ -304,7 +306,7 @@ def _reopen(round_: _Round, reopened: Sequence[Range]) -> Steps[None]:
 
 
 def _last_minute(round_: _Round) -> Steps[list[Range]]:
-    """What to ask, where nothing is to be asked about, to learn how far the device has finished."""
+    """What to ask, if nothing else is to be asked for, to learn how far the device has finished."""
     last = (round_.task.stop - MINUTE_S, round_.task.stop)
     if round_.task.start < round_.task.stop:
         return [last]

@@ -212,7 +212,7 @@ class SyncServer:
         self.count({"connections_total": 1})
         crowded_out = self._unidentified.add(peer.ip, peer)
         if crowded_out is not None:
-            crowded_out.end("busy", "too many connections have not said who they are; try again later")
+            crowded_out.end("busy", "too many unauthenticated connections; try again later")
 
     def happened(self, peer: Peer, happening: Happening) -> None:
         """See Host."""
@@ -252,11 +252,11 @@ class SyncServer:
         except RemoteProtocolError as error:
             peer.end(error.code, str(error))
         except Exception as error:
-            _log.exception("serving the device failed", extra={"device": link.device_id})
+            _log.exception("internal error while serving the device", extra={"device": link.device_id})
             peer.end("internal", f"the server failed: {type(error).__name__}")
 
     def _leave(self, peer: Peer) -> None:
-        """The connection is over; its round ends where it stands, in whole seconds."""
+        """The connection is over; its round ends where it is, in whole seconds."""
         self._unidentified.remove(peer.ip, peer)
         connected = self._connected.pop(peer, None)
         if connected is None:
@@ -293,7 +293,7 @@ class SyncServer:
     def _note(self, kind: str, message: str, device_id: str) -> None:
         write, held_back = self._limit.allow(kind)
         if held_back:
-            _log.warning("%d more lines like those of the last seconds were held back", held_back)
+            _log.warning("left out %d more lines like those of the last seconds", held_back)
         if write:
             _log.warning("%s", message, extra={"device": device_id})
 

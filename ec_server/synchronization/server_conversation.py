@@ -5,11 +5,11 @@ a second, and does nothing else. Rules:
 
 1. Every wait has a deadline: the handshake, each answer, each ``pong``. ``now`` is of a clock that
    never steps back, in seconds.
-2. A device counts as identified once it was let in: named in ``hello``, allowed by the ``Gate``, and
+2. A device counts as identified once it was admitted: named in ``hello``, allowed by the ``Gate``, and
    proven by its key where it has one. Nothing but ``hello`` and ``auth`` is taken before.
 3. A broken rule ends the connection with ``error``. What came before it in the same bytes is not acted
    on any more.
-4. The time in which the shell does not read, because memory for payloads is short, is nobody's delay:
+4. The time in which the shell does not read, because memory for payloads is short, does not count as a delay of the peer:
    ``pause`` and ``resume`` stop the clock of the answers.
 """
 
@@ -51,12 +51,12 @@ FRAMES_AT_ONCE = 16
 PRESSED_S = 10.0
 """A payload must have come within this time while others wait for memory."""
 MEMORY_WAIT_S = 30.0
-"""So long a connection waits for memory before it is told to come back later."""
+"""How long a connection waits for memory before it is asked to come back later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What decides who is let in from where this connection comes from."""
+    """Decides who may connect from this connection's address."""
 
     refusal: Callable[[str], RejectReason | None]
     """Why the device may not connect; None where it may."""

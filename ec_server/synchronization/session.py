@@ -5,7 +5,7 @@ Four verbs, as any shell needs: ``receive_data``, ``receive_eof``, ``events_rece
 
 1. Both sides keep the same record (state, unanswered requests) by the same code: a frame counts
    alike whether it was sent or received.
-2. A frame is judged by its line alone, before any of its payload is waited for: nobody makes the
+2. A frame is judged by its line alone, before waiting for any of its payload: no peer makes the
    peer hold a payload that it did not ask for.
 3. An illegal frame from the peer leaves state and record as they were, puts a reasoned ``error``
    into ``data_to_send``, ends the session and comes out as ``Ended``. What follows is not read.
@@ -150,7 +150,7 @@ class Session:
         self._outgoing.append(line)
 
     def fail(self, code: str, message: str) -> None:
-        """End the connection with an ``error`` frame; the state stays for whoever looks into the case."""
+        """End the connection with an ``error`` frame; the state is kept for diagnosis."""
         if not self.ended:
             self._outgoing.append(encode(Error(code, message)))
             self._end(Ended(code, message, by_peer=False))

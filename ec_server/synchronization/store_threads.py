@@ -3,7 +3,7 @@
 Rules:
 
 1. A generator of steps runs in one thread at a time, until its next command for the network or its
-   next pause; then it queues up again behind the other devices'. So whoever has a week to make good
+   next pause; then it queues up again behind the other devices'. So a device with a week to recover
    gets no more turns than the others.
 2. A Store is opened by the thread that uses it, and closed by ``close``.
 3. The number of threads is small: they share one interpreter, and the database has one writer at a
@@ -58,10 +58,10 @@ class StoreThreads:
         return self._waiting > 0
 
     async def turn(self, steps: Steps[_Result], result: Any) -> Turn[_Result]:
-        """Send ``result`` into the generator and let it go on to its next command for the network.
+        """Send ``result`` into the generator and let it continue to its next command for the network.
 
         Raises what the generator or the database raised. A cancelled caller gets CancelledError only
-        once the thread has let go of the generator.
+        once the thread has released the generator.
         """
         return await self._run(lambda: self._advance(steps, result))
 
@@ -97,7 +97,7 @@ class StoreThreads:
                 return Turn(command, tuple(notes))
 
     def _use(self, steps: Steps[_Result], command: Use) -> Callable[[], Command]:
-        """How the generator goes on: with the call's result, or with the error, which it may handle."""
+        """How the generator continues: with the call's result, or with the error, which it may handle."""
         try:
             return partial(steps.send, command.call(self._store()))
         except StorageError as error:

@@ -111,7 +111,7 @@ def test_what_is_wrong_stands_there_with_since_when_and_what_to_do(site: Site, b
     said = text(browser, "#health")
     assert "receiver-0 is degraded: cannot write: disk full" in said
     assert f"Since {time.strftime('%Y-%m-%d', time.gmtime())}" in said
-    assert "Make room on the disk" in said
+    assert "Free disk space" in said
     assert browser.find_elements("css selector", "h1 .tone.attention")
     assert browser.get_log("browser") == []
 

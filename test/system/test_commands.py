@@ -152,7 +152,7 @@ def test_status_sends_the_token(tmp_path: Path) -> None:
 def test_json_alone_is_refused(tmp_path: Path) -> None:
     done = main_command(tmp_path, "--json")
     assert done.returncode == 2
-    assert "--json belongs to --status" in done.stderr
+    assert "--json needs --status" in done.stderr
 
 
 def test_print_config_tells_each_value_and_its_source_and_no_secret(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_meters_against_a_port_where_nobody_listens_exit_1(tmp_path: Path) -> No
         (("--id-prefix", "bad id"), "'bad id-1' is not a device id: 1 to 64 of A-Z a-z 0-9 . _ -"),
         (("--id-prefix", "x" * 63), "is not a device id"),
         (("--device-key", "zz", "--sync", "127.0.0.1:1"), "exactly 64 hex digits"),
-        (("--device-key", "00" * 32), "belong to --sync"),
+        (("--device-key", "00" * 32), "need --sync"),
         (("--devices", "many"), "'many' is not a whole number"),
         (("--speed", "fast"), "neither a number nor max"),
         (("--start", "tomorrow"), "neither an epoch second nor now"),

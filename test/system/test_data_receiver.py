@@ -245,7 +245,7 @@ class TestFullQueue:
                 began = time.monotonic()
                 assert receiver.stop() == 1
                 assert time.monotonic() - began < 18
-        assert "for the next start" in receiver.log
+        assert "which the next start stores" in receiver.log
         assert queued(receiver.figures()) == 5, "what is left is in the ring"
 
 
@@ -292,7 +292,7 @@ class TestRing:
             assert peer.ask(body(0)) == 200
             second = start(**{"storage.path": first.data})
             assert second.ended() == 78
-            assert f"receiver-3 runs already, as process {first.process.pid}" in second.log
+            assert f"receiver-3 is already running, as process {first.process.pid}" in second.log
             assert {peer.ask(body(us)) for us in range(1, 50)} == {200}
         wait_until(lambda: first.figures()["stored"] == 50, "all stored")
         assert first.state() == "ready"

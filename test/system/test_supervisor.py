@@ -126,13 +126,13 @@ def test_a_worker_that_refuses_to_boot_ends_the_start_with_exit_2_and_nothing_le
     running = run({"receiver-0": "good", "receiver-1": behaviour, "sync": "good"})
     assert running.process.wait(20) == 2
     assert running.alive() == set()
-    assert "the start failed: receiver-1 cannot boot" in running.log()
+    assert "the start failed: receiver-1 cannot start" in running.log()
 
 
 def test_the_reason_on_the_page_is_part_of_the_message(run):
     running = run({"receiver-0": "refuse"})
     assert running.process.wait(20) == 2
-    assert "receiver-0 cannot boot: ended with exit code 78: port 34567 is in use" in running.log()
+    assert "receiver-0 cannot start: ended with exit code 78: port 34567 is in use" in running.log()
 
 
 def test_a_worker_that_only_crashes_is_tried_a_few_times_before_the_start_fails(run):
@@ -249,7 +249,7 @@ def test_a_supervisor_that_did_not_run_for_a_while_kills_nobody(run):
     os.kill(worker, signal.SIGSTOP)
     time.sleep(1.0)  # The one wait by time: what is tested is that time passes.
     running.process.send_signal(signal.SIGCONT)
-    running.wait_log("every worker's time begins anew")
+    running.wait_log("the workers' time limits start again")
     os.kill(worker, signal.SIGCONT)
     assert running.end() == 0
     assert [pid for _, pid in running.events("receiver-0", "boot")] == [worker]

@@ -128,7 +128,7 @@ def test_what_fails_for_now_is_tried_again_at_the_next_look(
 ) -> None:
     one = bench(kind=_Away)
     one.look(NOON + 9 * HOUR_S)
-    assert "packing is put off: locked" in caplog.text
+    assert "packing is postponed: locked" in caplog.text
     assert packed_minutes(store) == [True, False, False]
     one.look(NOON + 9 * HOUR_S)
     assert packed_minutes(store) == [True, True, True]

@@ -87,7 +87,7 @@ def test_an_export_can_be_replayed(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("x.txt", b"1\n2\n", "is not a .npy, .wav, .flac, .csv file"),
-        ("x.csv", b"1\ntwo\n", "not numbers throughout"),
+        ("x.csv", b"1\ntwo\n", "not every value in the last column"),
         ("x.csv", b"time,value\n", "holds no samples"),
         ("x.csv", b"2026-03-01T12:00:00Z,1\n2026-03-01T12:00:01Z,2\n2026-03-01T12:00:09Z,3\n", "have gaps"),
         ("x.wav", b"no sound", "is not a sound file"),

@@ -1,4 +1,4 @@
-"""Which connection goes where too many have not said who they are."""
+"""Which connection is closed when too many are unauthenticated."""
 
 from __future__ import annotations
 
