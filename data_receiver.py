@@ -1,4 +1,4 @@
-"""One receiver: takes SIP messages and stores them; started by ec_server_main.py, or alone.
+"""One receiver: accepts SIP messages and stores them; started by ec_server_main.py, or alone.
 
 Two processes. This one holds the SIP stack and puts what comes into the ring; the writer, started by
 it, takes from there to the database. Neither waits for the other's interpreter, and the ring

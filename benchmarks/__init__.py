@@ -1,1 +1,1 @@
-"""What measures itself against a limit or a peer, in one run: ``python -m benchmarks``."""
+"""Measurements against limits and competitors, each within one run: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME ...]``: measure, print tables, write JSON; 1 where a batch was lost.
+"""``python -m benchmarks [NAME ...]``: measures, prints tables, writes JSON; exit code 1 if a batch was lost.
 
 Everything runs on this machine over loopback, the load generator with it. Figures are for comparing with
 each other within one run; ratios are the result.

@@ -1,4 +1,4 @@
-"""The peer: PJSUA2 tuned for it, with a callback for messages that does nothing.
+"""A peer: PJSUA2, tuned, with a message callback that does nothing.
 
 python -m benchmarks.bare_callback PORT
 """

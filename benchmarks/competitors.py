@@ -1,6 +1,6 @@
-"""Each competitor measured once, alone on the machine but for its load generator, with data of its own.
+"""Measures each competitor once: alone on the machine with its load generator, with data of its own.
 
-Stored batches a second are counted from the first message sent to the last row committed.
+Stored batches per second are counted from the first message sent to the last row committed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Measured:
     """Messages stored a second; of the bare callback, answered."""
     samples_per_second: float
     generator_us: float
-    """The load generator's processor time a message."""
+    """The load generator's processor time per message."""
     cpu_us: Mapping[str, float]
-    """Each program's processor time a message."""
+    """Each program's processor time per message."""
     peak_mb: Mapping[str, float]
     faults: tuple[str, ...] = ()
     figures: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The course of one measurement: what a program's figures and memory were at which moment."""
+"""The course of one measurement: a program's figures and memory over time."""
 
 from __future__ import annotations
 

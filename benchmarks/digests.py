@@ -1,4 +1,4 @@
-"""What it costs to keep the synchronization's digests up while batches are stored.
+"""The cost of maintaining the synchronization's digests while batches are stored.
 
 The time that a storing thread spends on its ledger of digests and on publishing them is set against what
 a message costs a receiver in all. Both are processor time, so other programs disturb them little.

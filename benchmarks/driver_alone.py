@@ -1,4 +1,4 @@
-"""The Cassandra driver alone: ready-made rows of a plan, written as fast as one process can.
+"""The Cassandra driver alone: prepared rows of a plan, written as fast as one process can.
 
     python -m benchmarks.driver_alone PORT KEYSPACE PREFIX START MESSAGES ROWS
 

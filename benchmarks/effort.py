@@ -1,4 +1,4 @@
-"""How much a benchmark may do, and where its data may lie for that time."""
+"""How much a benchmark may do, and where it may keep its data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Recorded = tuple[str, int, npt.NDArray[np.float32] | None]
-"""Name, samples a second, values."""
+"""Name, samples per second, values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A light device beside a flooding one: what share of its 44,000 samples a second gets through in time."""
+"""A light device beside a flooding one: the share of its 44,000 samples per second that arrives in time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reference_client.load_plan import LoadPlan
 Say = Callable[[str], None]
 
 _RATE = 1_000.0
-"""Messages of 44 samples a second: one meter in real time."""
+"""Messages of 44 samples per second: one meter in real time."""
 _LEAST_S = 4.0
 """Shorter, and the wait for the last answer would count as load that was not kept."""
 _FLOOD_CONNECTIONS = 8

@@ -1,4 +1,4 @@
-"""What a commit costs as a day's file grows: the SQLite engine alone, transactions of 1,000 rows."""
+"""The cost of a commit as a day file grows: the SQLite engine alone, transactions of 1,000 rows."""
 
 from __future__ import annotations
 

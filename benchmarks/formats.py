@@ -1,4 +1,4 @@
-"""What a message's form costs: text of 44 samples, binary of 44 and of 300."""
+"""The cost of each form of message: text of 44 samples, binary of 44 and of 300."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Say = Callable[[str], None]
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Stored samples a second of text with 44 samples a message, binary with 44 and with 300."""
+    """Stored samples per second of text with 44 samples per message, binary with 44 and with 300."""
     competitors = {
         form: server_with(form, {}, LoadPlan(devices=8, connections=4, format=form)) for form in FORMATS
     }

@@ -1,4 +1,4 @@
-"""What the whole server costs while nothing comes in."""
+"""The cost of the whole server without load."""
 
 from __future__ import annotations
 

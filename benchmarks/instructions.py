@@ -1,4 +1,4 @@
-"""How many instructions a message costs, and in whose code: a figure that a busy machine does not disturb.
+"""Instructions per message, by library: a figure that other programs on the machine do not disturb.
 
 Callgrind counts what programs execute outside the kernel, some fifty times slower than they run. After a
 warm-up the counters are set to zero; what a plan of messages adds is the figure.
@@ -54,11 +54,11 @@ def run(effort: Effort, say: Say) -> Outcome:
         for owner in [*owners, "all"]
     ]
     return Outcome(
-        "Thousand instructions a message outside the kernel: TCP, text of 44 samples, 8 devices",
+        "Thousand instructions per message outside the kernel: TCP, text of 44 samples, 8 devices",
         rows,
         [
-            Ratio("instructions a message, bare callback / SIP process", (bare["all"] / sip["all"],)),
-            Ratio("instructions a message, bare callback / all of this server",
+            Ratio("instructions per message, bare callback / SIP process", (bare["all"] / sip["all"],)),
+            Ratio("instructions per message, bare callback / all of this server",
                   (bare["all"] / (sip + writer)["all"],)),
         ],
         faults,

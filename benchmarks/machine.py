@@ -1,4 +1,4 @@
-"""How much of this machine other programs used meanwhile: beside them, ratios are wrong."""
+"""How much of this machine other programs used during a measurement, which makes ratios unreliable."""
 
 from __future__ import annotations
 

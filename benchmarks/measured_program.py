@@ -1,4 +1,4 @@
-"""One program under measurement: started, waited for, its processor time and peak memory read, ended."""
+"""One program under measurement: start, wait until ready, read processor time and peak memory, end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many meters in one process: each connects to the sync server at once and answers until it is verified.
+"""Many meters in one process: each connects to the sync server and answers until it is verified.
 
 ``python -m benchmarks.meter_swarm PLAN`` with the plan as JSON; prints what came of it as JSON. All
 meters recorded the same: MINUTES minutes from ``start``, of one message of 44 samples in every tenth

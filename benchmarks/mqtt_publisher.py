@@ -1,6 +1,6 @@
 """Offers an MQTT broker the same messages as the SIP load generator, QoS 1, as cheaply as it can.
 
-paho publishes some thousand messages a second, which would measure paho; so the frames of MQTT 3.1.1
+paho publishes some thousand messages per second, which would measure paho; so the frames of MQTT 3.1.1
 are written to plain sockets, many to a call, with a window of unacknowledged ones for each connection.
 """
 

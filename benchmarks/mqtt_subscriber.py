@@ -1,4 +1,4 @@
-"""What a user would write instead of this server: a paho-mqtt subscriber, QoS 1, that stores what comes.
+"""What a user might write instead of this server: a paho-mqtt subscriber, QoS 1, that stores messages.
 
     python -m benchmarks.mqtt_subscriber BROKER_PORT STORAGE_FOLDER
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: rows of figures, ratios over the rounds, and faults; as a table and as JSON."""
+"""The result of a benchmark: rows of figures, ratios over the rounds, and faults; as a table and as JSON."""
 
 from __future__ import annotations
 

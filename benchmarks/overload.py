@@ -1,4 +1,4 @@
-"""Offered half to five times of what the server can take: what it stores, and at what memory.
+"""Load from half to five times the capacity: how much is stored, with how much memory.
 
 How it is offered. The generator has a core of its own, so that flooding costs the server nothing but
 what arrives. Over UDP the rate is sent whatever comes back, and sent again as RFC 3261 asks for; what is
@@ -161,7 +161,7 @@ def _offered(plan: LoadPlan, times: float, capacity: float, seconds: float, port
 
 
 def _brought_out(plan: LoadPlan, report: LoadReport) -> float:
-    """Messages a second that the generator really sent, each once."""
+    """Messages per second that the generator really sent, each once."""
     if plan.transport == "tcp" or not report.lost:
         return report.messages / report.elapsed_s
     return report.messages / max(_lasts_s(plan, report), report.elapsed_s - plan.give_up_s)

@@ -1,4 +1,4 @@
-"""A Cassandra node for the comparison: started, given the server's tables, its rows counted, removed."""
+"""A Cassandra node for the comparison: started, given the server's tables, counted, removed."""
 
 from __future__ import annotations
 

@@ -27,31 +27,31 @@ class _Measured:
 
     number: int
     rate: float
-    """Stored messages a second."""
+    """Stored messages per second."""
     cpu_us: float
-    """Processor time a message."""
+    """Processor time per message."""
     row: dict[str, Value]
     faults: tuple[str, ...]
 
 
 def run_devices(effort: Effort, say: Say) -> Outcome:
-    """The receiver's processor time a message and memory with 1 to 2,000 devices at 4,000 messages/s."""
+    """The receiver's processor time per message and memory with 1 to 2,000 devices at 4,000 messages/s."""
     rounds = []
     for _ in effort.each_round(_MOST_ROUNDS):
         rounds.append([_with_devices(number, effort) for number in _DEVICES])
         for one in rounds[-1]:
-            say(f"{one.number:,} devices: {one.cpu_us:.1f} µs of processor time a message")
+            say(f"{one.number:,} devices: {one.cpu_us:.1f} µs of processor time per message")
     ratios = tuple(one[-1].cpu_us / one[1].cpu_us for one in rounds)
     return _outcome(
         f"Number of devices: TCP, {_RATE:,.0f} messages/s in all, one receiver",
         "devices",
         rounds,
-        Ratio("processor time a message, 2,000 devices / 8 devices", ratios),
+        Ratio("processor time per message, 2,000 devices / 8 devices", ratios),
     )
 
 
 def run_receivers(effort: Effort, say: Say) -> Outcome:
-    """Stored batches a second with 1 to 4 receivers."""
+    """Stored batches per second with 1 to 4 receivers."""
     rounds = []
     for _ in effort.each_round(_MOST_ROUNDS):
         rounds.append([_with_receivers(number, effort) for number in _RECEIVERS])

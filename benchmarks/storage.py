@@ -1,4 +1,4 @@
-"""What a stored sample costs: rows, packed blocks, and what a user might keep instead, from the same samples.
+"""Bytes and processor time per stored sample: rows, packed blocks, and alternatives, from the same samples.
 
 Bytes are of everything on disk: files, indexes, digests. Speeds are per core (processor time of this process,
 of QuestDB its own).
@@ -72,9 +72,9 @@ class Kept:
     way: str
     bytes_a_sample: float
     write: float
-    """Samples a second."""
+    """Samples per second."""
     read: float = 0.0
-    """Samples a second as text, or as numbers where there is none."""
+    """Samples per second as text, or as numbers where there is none."""
     read_rows: float = 0.0
 
     def row(self) -> dict[str, Value]:

@@ -1,4 +1,4 @@
-"""Counts every batch in the database afterwards: what must be there, what may be, what must not.
+"""Counts every batch in the database afterwards: those that must, may and must not be there.
 
 Read with the interpreter's own SQLite and plain SQL, by no code of the server's.
 """

@@ -1,4 +1,4 @@
-"""Checks and stores message bodies by the server's own parts, in one thread of whatever program wants to.
+"""Checks and stores message bodies with the server's own parts, in one thread of any program.
 
 What differs from the server is then what stands before it, and that is what a comparison asks about.
 """

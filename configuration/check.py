@@ -1,4 +1,4 @@
-"""``--check-config``: reads the configuration as a start would and says what it found."""
+"""``--check-config``: reads the configuration as a start would and reports the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What options must be together: rules between values, and the files and folders that they name."""
+"""Rules between options, and checks of the files and folders that options name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads an INI file into entries that know their line, whatever its bytes are.
+"""Reads any bytes as an INI file, into entries that know their line.
 
 The grammar is the standard library's `configparser`, given one line at a time. Given a whole file
 it stops at the first key that stands outside a section, keeps no line numbers, lets a second

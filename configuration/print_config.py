@@ -1,4 +1,4 @@
-"""``--print-config``: every option's value in use and where it comes from, as a valid configuration file."""
+"""``--print-config``: the value of every option and where it was set, as a valid configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every option of the server, once: where it stands, its default, what it may be, what it means.
+"""Every option of the server, once: its section, default, range and help.
 
 Three rules. A field of `Settings` is an option: its name is the key with the first ``_`` for ``.``,
 and its default is the default text, parsed like any other; so nothing can be in one and not in the

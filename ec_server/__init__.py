@@ -1,1 +1,1 @@
-"""What the three entry files are made of: ingest, storage, synchronization, supervision, status."""
+"""The parts of the three entry files: ingest, storage, synchronization, supervision, status."""

@@ -1,1 +1,1 @@
-"""A reference meter: what a device maker reads, and what the demo and the tests run."""
+"""A reference meter, for developers of devices to read, and for the demo and the tests to run."""

@@ -1,4 +1,4 @@
-"""What goes wrong with a meter's messages on purpose, for the demonstration and for tests.
+"""Faults that are injected into a meter's messages, for demonstrations and tests.
 
 Whatever goes wrong here happens after recording: the local store keeps the truth, except where the
 fault is to lose that too. Each second's faults depend on the seed, the device and the second alone.

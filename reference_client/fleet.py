@@ -35,7 +35,7 @@ class Fleet:
         self._names: dict[Connection, str] = {}
 
     def run(self) -> int:
-        """Start, print a line a second, and end all of them."""
+        """Start, print one line per second, and end all of them."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the children inherit that: only we see Ctrl-C
         try:
             for plan in self._plans:

@@ -1,4 +1,4 @@
-"""What a load consists of, message by message, so that whoever sent it can say what must be stored.
+"""What a load consists of, message by message, so that its sender can tell what must be stored.
 
 Message ``n`` belongs to device ``n % devices`` and is that device's step ``n // devices``. A device's
 steps fill its seconds one after the other, from ``start`` on: strictly advancing, no row twice. The
@@ -19,10 +19,10 @@ from reference_client.message import MICROSECONDS, MOST_SAMPLES_IN_BINARY, binar
 from reference_client.waveform import Waveform
 
 FORMATS = {"text44": (False, 44), "binary44": (True, 44), "binary300": (True, MOST_SAMPLES_IN_BINARY)}
-"""Name: (binary?, samples a message)."""
+"""Name: (binary?, samples per message)."""
 
 WINDOWS = {"tcp": 128, "udp": 16}
-"""Transport: unanswered messages a connection where nothing else is asked for."""
+"""Transport: unanswered messages per connection where nothing else is asked for."""
 
 _VARIANTS = 4
 # First values: always eight digits, and below 2**24, where whole numbers are exact as float32.
@@ -47,7 +47,7 @@ class LoadPlan:
     devices: int = 8
     messages: int = 10_000
     rate: float | None = None
-    """Messages a second, offered whatever comes back, as far as the window lets them; None: as fast
+    """Messages per second, offered whatever comes back, as far as the window lets them; None: as fast
     as answers come."""
     format: str = "text44"
     connections: int = 4
@@ -55,7 +55,7 @@ class LoadPlan:
     spread: bool = False
     """Messages go over the connections in turn, so that one device's arrive by many."""
     window: int = 0
-    """Unanswered messages a connection at most. 0: what suits the transport; over UDP little, since
+    """Unanswered messages per connection at most. 0: what suits the transport; over UDP little, since
     a server's receive buffer holds about 90 messages."""
     processes: int = 1
     start: int = field(default_factory=_an_hour_ago)

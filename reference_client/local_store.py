@@ -1,9 +1,9 @@
-"""What a meter recorded, on its own disk: the truth that the synchronization compares with.
+"""A meter's recordings on its own disk, with which the synchronization compares the server's data.
 
 Two files an hour, both only ever appended to:
 
     2026030112.values   the seconds' canonical texts, each packed with zlib, one after the other
-    2026030112.index    a line a second: epoch second, samples, MD5 of the text, offset, length
+    2026030112.index    one line per second: epoch second, samples, MD5 of the text, offset, length
 
 Rules:
 

@@ -44,7 +44,7 @@ def text_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -> 
 
 
 def binary_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -> list[bytes]:
-    """The same batches as the original devices send them: 8 bytes a sample, joined by ``;``."""
+    """The same batches as the original devices send them: 8 bytes per sample, joined by ``;``."""
     records = np.empty(len(values), _RECORD)
     records["microsecond"] = MICROSECONDS[: len(values)]
     records["value"] = values

@@ -1,4 +1,4 @@
-"""One meter: takes a second of samples, records it, then makes the messages that carry it.
+"""One meter: takes a second of samples, records it, then composes the messages that carry it.
 
 The order matters. What is sent was recorded before, so whatever gets lost on the way can be made
 good; what could not be recorded is sent all the same, since it is then the only copy.

@@ -1,4 +1,4 @@
-"""What processes of meters report, added up and in words; pure."""
+"""The figures that processes of meters report: sums and text; pure."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Recorded:
     files: tuple[Path, ...]
     loop: bool
     rate: int = SAMPLES_PER_SECOND
-    """Samples a second of files that do not say so themselves."""
+    """Samples per second of files that do not say so themselves."""
     scale: float = 1.0
     """Watts for each 1 of the files."""
 

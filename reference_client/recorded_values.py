@@ -1,6 +1,6 @@
 """Reads recordings of other programs: ``.npy``, ``.wav``, ``.flac`` and CSV, some values at a time.
 
-| file | values | samples a second |
+| file | values | samples per second |
 |---|---|---|
 | ``.npy`` | a one-dimensional array of numbers, or an export's structured array (its ``value``) | as told |
 | ``.wav``, ``.flac`` | the first channel, -1 to 1 as sound is (hence a scale) | as the file says |

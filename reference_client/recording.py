@@ -1,4 +1,4 @@
-"""Replays a recording at 44,000 samples a second, whatever rate and format it was recorded in."""
+"""Replays a recording at 44,000 samples per second, whatever rate and format it was recorded in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Recording:
         self.path, self.start, self.loop, self._scale = path, start, loop, scale
         self._values = open_values(path, rate)
         if not 1 <= self._values.rate <= MOST_RATE:
-            raise ValueError(f"{path}: {self._values.rate} samples a second, 1 to {MOST_RATE:,} are allowed")
+            raise ValueError(
+                f"{path}: {self._values.rate} samples per second, 1 to {MOST_RATE:,} are allowed"
+            )
 
     @property
     def seconds(self) -> int:

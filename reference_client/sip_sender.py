@@ -1,4 +1,4 @@
-"""Sends what meters recorded at its pace: one message a millisecond each, as far as answers come.
+"""Sends what meters recorded in real time: one message per millisecond and meter, as answers permit.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Says why a message's body is rejected: for whoever builds a device, since SIP answers 200 all the same.
+"""Says why a message's body is rejected, for developers of devices, since SIP answers 200 in any case.
 
     python -m reference_client.validate FILE
     printf 'meter-1|1772366400|000000,231.5||' | python -m reference_client.validate

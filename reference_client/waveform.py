@@ -1,4 +1,4 @@
-"""Believable instantaneous power of a household's appliances, computed second by second.
+"""Plausible instantaneous power of household appliances, computed second by second.
 
 Power is voltage times current, so with 50 Hz mains it swings at 100 Hz: a heater draws
 ``P (1 - cos 2wt)``, a motor also pushes energy back (``- Q sin 2wt``, so its power dips below

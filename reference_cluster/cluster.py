@@ -1,4 +1,4 @@
-"""A cluster of one to a few nodes on 127.0.0.1, 127.0.0.2, ...: started, waited for, ended together."""
+"""A cluster of one to a few nodes on 127.0.0.1, 127.0.0.2, ...: started, waited for, stopped together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jars, above all Cassandra's: fetched once into a cache outside the tree, each checked against a lock.
+"""Jars, mainly Cassandra's: downloaded once into a cache outside the project, each checked against a lock.
 
 A line of a lock is ``sha256  group:artifact:version[:classifier]``. What is fetched is the list
 of the lock, so nothing is resolved at run time and nothing newer can slip in. ``relock`` writes the

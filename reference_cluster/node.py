@@ -1,4 +1,4 @@
-"""One Cassandra node as a process of this machine: its files, its command line, its life and death.
+"""One Cassandra node as a process of this machine: its files, command line, start and end.
 
 A node's folder holds everything of it: ``conf/``, ``data/``, ``node.log``, ``pid``. The process is
 its own session, so it outlives whoever started it; ``stop``, ``kill``, ``pause`` and ``resume`` find

@@ -2,7 +2,7 @@
 
     python test.py -i DEVICE -d YYYYMMDDhhmiss [-c FILE] [--json] [--plot FILE.png] [-s [SS]]
 
-A row a minute of the hour, then a row a second of the minute. It reads only, and may run while the
+A row per minute of the hour, then a row per second of the minute. It reads only, and may run while the
 server does. Exit code 0; 1 where the device has no data in that hour; 2 where the arguments, the
 configuration or the database are at fault. docs/check-tool.md says it all.
 """

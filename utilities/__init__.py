@@ -1,1 +1,1 @@
-"""What everything stands on (time, log, errors, values), and adapters to what is outside: SIP, Cassandra."""
+"""What everything is built on (time, log, errors, values), and adapters to the outside: SIP, Cassandra."""

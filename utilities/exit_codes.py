@@ -1,4 +1,4 @@
-"""The exit codes by which the processes tell each other, and service managers, why they ended; pure."""
+"""The exit codes with which processes report why they ended; pure."""
 
 from __future__ import annotations
 

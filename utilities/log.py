@@ -1,4 +1,4 @@
-"""How every process of the server writes its log: one line an event, on stderr, in UTC.
+"""How every process of the server writes its log: one line per event, on stderr, in UTC.
 
     2026-03-01T12:00:00.123Z WARNING receiver-0 [meter-7] rejected: no end mark (sender 10.0.0.7:5060)
 

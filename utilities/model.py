@@ -1,4 +1,4 @@
-"""The frozen values that pass between the rooms: batch, digest, stored row, verdict, progress.
+"""The frozen values that pass between the parts: batch, digest, stored row, verdict, progress.
 
 Units: times are UTC epoch seconds (see utilities/utc.py) unless a name ends in ``_us``
 (microseconds). ``start_us`` and ``end_us`` are microseconds within the second, 0 to 999,999, both

@@ -1,4 +1,4 @@
-"""What a program of the server creates belongs to its user alone: files 0600, folders 0700.
+"""Files that a program of the server creates are readable by its user only: 0600, folders 0700.
 
 Called by each program before it creates anything. Where several programs run under one user, as the
 launcher and its workers do, they can read each other's files. Files that exist keep their modes.

@@ -1,4 +1,4 @@
-"""UTC moments as the words of the contract: dates, times, minutes and seconds as text.
+"""UTC moments in the forms of the contract: dates, times, minutes and seconds as text.
 
 Inside the server a moment is an ``int``: UTC epoch seconds. A *minute* is the epoch second at
 which it begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open.

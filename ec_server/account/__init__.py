@@ -1,1 +1,1 @@
-"""What every process counts: one mapped page a worker, and the names of all figures."""
+"""What every process counts: one mapped page per worker, and the names of all figures."""

@@ -1,4 +1,4 @@
-"""What each round compared and repaired, for the page: one line of JSON per round, bounded on disk.
+"""The journal of rounds, for the page: one JSON line per round with what it compared and repaired; bounded.
 
 Written by the sync process alone; a journal that cannot be written or read costs no round and no page.
 """

@@ -1,4 +1,4 @@
-"""One worker's figures in a small shared file, so that they outlive the worker's death.
+"""One worker's figures in a small shared file, so that they survive the worker's death.
 
 Rules:
 

@@ -1,1 +1,1 @@
-"""What the check tool test/test.py is made of: it reads an hour of one device and shows it."""
+"""The parts of the check tool test/test.py: it reads an hour of one device and shows it."""

@@ -73,7 +73,7 @@ class HourReport:
     device_id: str
     hour: int
     rate: int
-    """Samples a second that a complete second has."""
+    """Samples per second that a complete second has."""
     minutes: tuple[MinuteLine, ...]
     seconds: tuple[SecondLine, ...]
     waveform: Waveform | None = None

@@ -1,4 +1,4 @@
-"""Draws an hour's report as a picture; needs matplotlib, which is imported here alone.
+"""Draws an hour's report as a picture. The only module that imports matplotlib.
 
 Complete, partial and empty minutes differ in colour (Okabe and Ito's, told apart by every eye), in
 pattern and in mark, so that the picture can be read in grey too.

@@ -1,4 +1,4 @@
-"""Writes an hour's report for people and for programs: a table, the same without ornament, JSON."""
+"""Writes an hour's report: a table for terminals, plain text for pipes, JSON for programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATE_STYLES = {
 
 
 def write_tables(report: HourReport, stream: TextIO, source: str) -> None:
-    """The tables with colours on a terminal; otherwise plain columns, one line a minute or second.
+    """The tables with colours on a terminal; otherwise plain columns, one line per minute or second.
 
     Plain: fields are separated by two or more spaces, numbers have no separators, times are
     ``YYYYMMDDHHMM`` and ``YYYYMMDDHHMMSS``, an absent field is ``-``.

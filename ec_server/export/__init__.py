@@ -1,1 +1,1 @@
-"""Takes stored samples out of any engine: as files, as streams, and as figures of what is there."""
+"""Exports stored samples from any engine: as files, as streams, and as summaries."""

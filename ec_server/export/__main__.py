@@ -1,4 +1,4 @@
-"""Takes a device's samples out: ``python -m ec_server.export DEVICE --from T --to T`` (docs/export.md)."""
+"""Exports a device's samples: ``python -m ec_server.export DEVICE --from T --to T`` (docs/export.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where samples are stored, where they are proven, and the gaps, without reading what is complete.
+"""Where samples are stored, where they are proven, and the gaps, without reading complete seconds.
 
 A second's count stands in its cached digest. Which counts belong to seconds without a gap is learnt from
 the samples of one second of each count; seconds of other counts are read, so lost messages show to the

@@ -1,4 +1,4 @@
-"""Finds where samples are stored without a break, to the microsecond; pure.
+"""Finds where samples are stored without interruption, to the microsecond; pure.
 
 A second's *interval* is the median distance of its samples; one with a single sample has that of the
 second before it, or one second where there is none. Two samples further apart than twice the interval

@@ -1,4 +1,4 @@
-"""One pass over a device's stored seconds: each is handed on, and what the report needs is noted.
+"""One pass over a device's stored seconds: passes each on, and collects what the report needs.
 
 The report says what a reader of the samples must know: the state and digest of every minute, and the
 gaps. Digests are computed from the very text that is handed on, so a report whose digests are the

@@ -1,4 +1,4 @@
-"""Writes an export: the samples' file, and beside it a JSON file that says what they are.
+"""Writes an export: the file of samples, and beside it a JSON file that describes them.
 
 Rules:
 

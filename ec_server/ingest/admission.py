@@ -1,4 +1,4 @@
-"""Whether a message may come in the name of the device that it names; pure.
+"""Whether a message may be sent in the name of its device; pure.
 
 Two rules. A peer that showed a certificate speaks only for the device whose id is the certificate's
 common name. With a devices file, a device must be in it, and its messages come from its networks:

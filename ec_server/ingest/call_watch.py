@@ -1,4 +1,4 @@
-"""Whether a call that takes long is slow or stuck; pure, but for reading what a thread is doing.
+"""Whether a long call is slow or stuck; pure, except for reading what a thread is doing.
 
 A disk may take a minute for a commit, and to kill the process that waits for it only makes it wait again.
 A call counts as slow, and its process as alive, as long as its thread shows a sign of life: it used

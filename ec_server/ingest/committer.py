@@ -1,4 +1,4 @@
-"""From a group of batches to rows or to the spool, and to the account: until it is done, or given up.
+"""Commits a group of batches to rows or to the spool, and to the counters, until it is done or given up.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""What became of the group that a writer had in hand when it died, and where the next one begins; pure.
+"""What became of the group that a writer had in hand when it died, and where the next begins; pure.
 
 A group is taken from the ring, checked, and committed one UTC day after the other; each commit is one
 step of the account. The last step also counts what was rejected and moves the ring on behind the group.

@@ -1,4 +1,4 @@
-"""What a writer does now and then: live figures, devices on record, silent minutes, the database's health."""
+"""A writer's periodic work: live figures, devices on record, silent minutes, the database's health."""
 
 from __future__ import annotations
 

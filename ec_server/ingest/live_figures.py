@@ -1,4 +1,4 @@
-"""What each device sends at the moment, written beside the worker's page for the status service.
+"""What each device sends now, written beside the worker's page for the status server.
 
 ``<storage.path>/run/<worker>.devices.json``: ``{"written": epoch_s, "devices": {device_id:
 {"last_seen": epoch_s, "samples_per_second": rate}}}``, with the devices of the last minute.

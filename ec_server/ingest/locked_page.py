@@ -1,4 +1,4 @@
-"""A worker's page for the threads of one process: the committing one and the one that drains the spool."""
+"""A worker's page for two threads of one process: the one that commits and the one that drains the spool."""
 
 from __future__ import annotations
 

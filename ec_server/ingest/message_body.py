@@ -1,4 +1,4 @@
-"""One message's body to one batch, or to the reason why not; pure. The rules are docs/protocol.md's.
+"""Parses the body of a message to a batch, or to the reason for its rejection; pure. Rules: docs/protocol.md.
 
     device_id|epoch_seconds|SAMPLES||
 

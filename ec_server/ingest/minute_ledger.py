@@ -1,4 +1,4 @@
-"""Digests kept up while batches commit, so that nobody has to read the rows again; pure.
+"""Maintains digests while batches are committed, so that rows need not be read again; pure.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""The minute ledger, with what it says published to the store: nobody reads those rows again."""
+"""Publishes the digests of the minute ledger to the store, so that rows need not be read again."""
 
 from __future__ import annotations
 

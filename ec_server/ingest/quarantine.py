@@ -1,6 +1,6 @@
-"""The bounded file of messages whose time was too far off: clocks are repaired later.
+"""The bounded file of messages whose time was too far off, so that their time can be corrected later.
 
-``<storage.path>/quarantine.jsonl``, one JSON object a line: ``received`` (ISO-8601 UTC), ``sender``,
+``<storage.path>/quarantine.jsonl``, one JSON object per line: ``received`` (ISO-8601 UTC), ``sender``,
 ``reason``, ``body`` (base64 of the exact bytes). Rules:
 
 1. The file never grows beyond its bound. When the next line would, the file takes no more; nothing

@@ -1,4 +1,4 @@
-"""One SIP process for each receiver number: a lock that the kernel releases when its holder ends.
+"""One SIP process per receiver number: a lock that the kernel releases when its holder ends.
 
 Two processes that put into the same ring would overwrite each other's messages. The lock is beside
 the ring, not on it, because a ring that does not fit is replaced by another file.

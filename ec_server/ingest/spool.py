@@ -1,4 +1,4 @@
-"""The local queue on disk for what the database does not take at the moment.
+"""The local queue on disk for batches that the database does not accept at the moment.
 
 Rules:
 

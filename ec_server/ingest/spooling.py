@@ -1,4 +1,4 @@
-"""Between writer and database where the database may be away: engaged, everything goes to the spool.
+"""Between writer and database while the database is unavailable: everything goes to the spool.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""The writer's store: opened when it is needed, and anew after a permanent error."""
+"""The writer's store: opened when it is needed, and again after a permanent error."""
 
 from __future__ import annotations
 

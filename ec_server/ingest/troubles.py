@@ -1,4 +1,4 @@
-"""What keeps a writer from storing, by cause: told to the SIP process, and to the log when it changes.
+"""What prevents a writer from storing, by cause: reported to the SIP process, and logged when it changes.
 
 Causes are independent: the end of one does not hide another. Threads may share it.
 """

@@ -1,4 +1,4 @@
-"""One thread for calls that may wait for a disk or a database; whoever waits for them beats meanwhile."""
+"""One thread for calls that may wait for a disk or a database; the caller stays alive meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between the intake ring and the database: takes, checks, commits, accounts.
+"""The loop between the intake ring and the database: takes, checks, commits, counts.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Who may see what on the status port, decided before any page is asked; no secret is ever written.
+"""Who may see what on the status port, decided before any page is built; no secret is ever written.
 
 Rules:
 

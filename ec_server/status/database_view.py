@@ -1,4 +1,4 @@
-"""Asks the database for its devices and its health, at most once a second, never blocking a page.
+"""Reads devices and health from the database, at most once per second, without ever blocking a page.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Each device's figures for ``/metrics``, as many devices as ``status.max_device_metrics`` allows."""
+"""The metrics of single devices, at most ``status.max_device_metrics`` of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that an operator has given up: they are left out of every list until they send again.
+"""Devices that an operator has given up: left out of every list until they send again.
 
 ``<storage.path>/run/forgotten.json`` holds ``{device id: epoch microseconds}``, the moment of
 ``--forget``. A device heard later than that is known again by itself; its data never changes.

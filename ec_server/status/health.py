@@ -1,4 +1,4 @@
-"""From what the workers and the database say to "healthy?" and "ready?", with reasons; pure.
+"""Derives "healthy?" and "ready?", with reasons, from the state of workers and database; pure.
 
 Healthy: every worker answers and works, the database takes writes, and nothing stored is known to be
 damaged. Ready: every worker answers and works, the database takes writes, and no worker is on its way

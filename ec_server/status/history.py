@@ -1,4 +1,4 @@
-"""The last hour of the account, in memory: one point every few seconds, for "in the last hour"."""
+"""The last hour of the counters, in memory: one point every few seconds, for "in the last hour"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves the application to many clients, of which idle, slow and greedy ones must not hurt.
+"""Serves the application to many clients; idle, slow and greedy ones must not affect the others.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""Joins what the receivers say of their devices now with what the database knows of them."""
+"""Joins what the receivers report about devices now with what the database knows about them."""
 
 from __future__ import annotations
 

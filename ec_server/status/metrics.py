@@ -1,4 +1,4 @@
-"""A snapshot as Prometheus text: a table of names, and the collector that walks it.
+"""A snapshot as Prometheus text: a table of names, and a collector that walks through it.
 
 Counters end in ``_total``; every value that is whole is written as an integer, so that the account
 can be added up by a script without rounding.

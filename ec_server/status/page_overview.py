@@ -1,4 +1,4 @@
-"""The first page: its parts as HTML, whole for a browser's first look and, later, only what has changed.
+"""The overview page: its parts as HTML, complete at first, later only those that have changed.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""The pages for people and what they load: the overview, a device, their files; starlette routes."""
+"""The URLs of the pages and of the files that they load; starlette routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process and those it started use, read from /proc by its id."""
+"""Processor time and memory of a process and its children, read from /proc."""
 
 from __future__ import annotations
 

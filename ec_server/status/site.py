@@ -1,4 +1,4 @@
-"""What the status application has to know of the server besides its figures."""
+"""What the status application needs to know about the server besides its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every storage engine promises, and nothing of how.
+"""What every storage engine promises, independent of how it does it.
 
 Rules that hold for each engine (test/contract runs the same suite against all of them):
 

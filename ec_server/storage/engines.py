@@ -1,4 +1,4 @@
-"""Which engine a configuration names, and how it is opened."""
+"""Opens the engine that a configuration names."""
 
 from __future__ import annotations
 

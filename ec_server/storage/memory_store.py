@@ -1,4 +1,4 @@
-"""The storage contract in memory: the plainest engine, against which the others are read.
+"""The storage contract in memory: the simplest engine, with which the others are compared.
 
 For tests and for reasoning: it keeps nothing and caches no digest, so that it cannot be stale.
 """

@@ -1,4 +1,4 @@
-"""Writes a plain SQLite file of one UTC day: the original's two tables, all rows, whether packed or not.
+"""Writes a plain SQLite file of one UTC day: the original's two tables with all rows, packed or not.
 
     python -m ec_server.storage.unpack -d YYYYMMDD -o FILE.sqlite [--device ID] [-c FILE]
 

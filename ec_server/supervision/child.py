@@ -1,4 +1,4 @@
-"""One process of one worker: its start, its end, and what is known in between.
+"""One process of one worker: its start, its end, and what is known about it in between.
 
 Rules:
 

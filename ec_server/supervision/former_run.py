@@ -1,4 +1,4 @@
-"""What a former run left: its pages say so, and rings that nobody will take from any more are drained.
+"""Cleans up after a former run: marks its pages as dead, and drains rings that nobody reads any more.
 
 For the launcher's start, when no worker is alive. A configured receiver goes on with its own ring; one
 that is no longer configured (``sip.receivers`` was lowered) is drained by a writer process of its own.

@@ -1,4 +1,4 @@
-"""From settings to a running server: one after the other, what has to be true before the next step.
+"""From settings to a running server: the steps of the start, each with its precondition.
 
 lock       nobody else uses storage.path, and nothing of a former run is left
 ports      all can be had

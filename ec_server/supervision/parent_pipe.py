@@ -1,4 +1,4 @@
-"""The pipe whose end of file tells a worker that its launcher died, however it died.
+"""The pipe whose end of file tells a worker that its launcher died, in whatever way.
 
 The launcher holds the other end of a worker's standard input and never writes. The kernel closes
 that end with the launcher, also after ``kill -9``, so a worker needs no signal and no polling of

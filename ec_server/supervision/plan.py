@@ -1,4 +1,4 @@
-"""Which processes the server consists of, and how each is started; pure.
+"""The processes that the server consists of, and how each is started; pure.
 
 Each is a program of its own, started afresh: nothing is forked, so no thread, socket or database
 connection of one process is ever carried into another.

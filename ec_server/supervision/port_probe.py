@@ -1,4 +1,4 @@
-"""Finds out, before anything is started, whether the server's ports can be had.
+"""Finds out before the start whether the server's ports are available.
 
 Receivers share their port on purpose (SO_REUSEPORT), so two servers of one user would silently
 share it too, each getting a part of the messages. Hence the ports are bound once without that

@@ -1,4 +1,4 @@
-"""What the supervisor decides of one process; pure, the time is always an argument.
+"""Decides when a process is restarted or killed; pure, the time is always an argument.
 
 Rules:
 

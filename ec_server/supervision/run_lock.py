@@ -1,4 +1,4 @@
-"""One server for one ``storage.path``: a lock that lasts as long as any of its processes.
+"""Ensures one server per ``storage.path``, with a lock that lasts as long as any of its processes.
 
 Rules:
 

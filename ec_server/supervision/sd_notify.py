@@ -1,4 +1,4 @@
-"""Tells systemd how the launcher is: the protocol of sd_notify(3), which is one datagram per message.
+"""Reports the state of the launcher to systemd: sd_notify(3), one datagram per message.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""In which order, and by when, the server's processes end; pure, the time is an argument.
+"""The order and the deadlines in which the server's processes are stopped; pure, the time is an argument.
 
 The receivers are told first: they stop taking, drain their queues and commit. The others are told
 when no receiver is left, so that a device in a round and a person at the status page see the end

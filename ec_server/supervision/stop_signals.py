@@ -1,4 +1,4 @@
-"""One thing to wait for: a request to stop, or the death of a child.
+"""Waits for a request to stop or for the death of a child, whichever comes first.
 
 SIGTERM and SIGINT ask for a stop. So does SIGHUP, when the terminal goes, unless the process was
 started with it ignored, which is what ``nohup`` does. Every signal, SIGCHLD too, ends the wait at

@@ -1,4 +1,4 @@
-"""Keeps the workers alive until a stop is asked for, then ends them in order.
+"""Keeps the workers running until a stop is requested, then stops them in order.
 
 The loop looks, decides and waits; what it decides by is pure (restart_policy.py, stop_plan.py).
 

@@ -1,4 +1,4 @@
-"""Requests to compare a stretch of time anew, from the stored rows, and their reports: files in a folder.
+"""Requests to compare a range of time again, from the stored rows, and their reports: files in a folder.
 
 Whoever asks writes ``<run>/audits/<name>.request.json``; the sync server, when the device is
 connected, compares and writes ``<name>.report.json`` in one step, then removes the request. So a
@@ -139,7 +139,7 @@ def all_proven(report: dict[str, Any]) -> bool:
 
 
 def lines_for_people(report: dict[str, Any]) -> Iterator[str]:
-    """The report as a table, a line a minute and a sum at the end."""
+    """The report as a table, one line per minute and a sum at the end."""
     heads = ("stored", "device", "repaired", "conflicts", "extra")
     yield f"{'minute':<13}{'state':<14}" + "".join(f"{head:>11}" for head in heads)
     for m in report["minutes"]:

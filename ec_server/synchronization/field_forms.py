@@ -1,4 +1,4 @@
-"""The forms that a value in a frame's JSON line can have, each with its way to JSON and back; pure.
+"""The forms of the values in a frame's JSON line, each with its encoding and decoding; pure.
 
 A form writes what is right without looking at it, and reads what came from a peer with every check that
 the form has: type, range, order, moments that exist. What has another form raises RemoteProtocolError,

@@ -1,4 +1,4 @@
-"""Every frame of the protocol in one table: its name, who sends it, when, and what stands in it; pure.
+"""Every frame of the protocol in one table: its name, who sends it, when, and its fields; pure.
 
 The table is the rule, for both sides. A row says
 

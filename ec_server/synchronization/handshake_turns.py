@@ -1,4 +1,4 @@
-"""Whose TLS handshake begins next: one in each turn of the event loop, the sources in turn.
+"""Whose TLS handshake begins next: one per turn of the event loop, the sources in turn.
 
 The server's answer to a TLS ClientHello costs a signature, more than everything else that a refused
 connection costs. So in each turn of the loop one is begun, and connected devices are served in

@@ -1,4 +1,4 @@
-"""What the database needs now and then, done in the background: digests of closed minutes, retention.
+"""The database's maintenance in the background: digests of closed minutes, retention.
 
 Rules:
 

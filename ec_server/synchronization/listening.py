@@ -1,4 +1,4 @@
-"""The listening socket, and TLS's settings.
+"""The listening socket and the TLS settings of the sync port.
 
 asyncio accepts as many connections in one go as its ``backlog`` says, so a flood of them would hold up
 everybody who is connected. Here the kernel's queue is long, and a few are accepted at a time.

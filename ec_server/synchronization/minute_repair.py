@@ -1,4 +1,4 @@
-"""One minute that differs, made right: second by second, each asked for, written and compared again.
+"""Repairs one minute that differs: second by second, each asked for, written and compared again.
 
 A generator (steps.py), without I/O. Rules:
 

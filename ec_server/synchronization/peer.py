@@ -1,4 +1,4 @@
-"""One connection's bytes: from the socket to the conversation and back, through TLS where it is on.
+"""One connection's bytes: from the socket to the conversation and back, through TLS if it is on.
 
 What is said is decided in server_conversation.py, what is asked in round.py; this file moves bytes.
 Rules:

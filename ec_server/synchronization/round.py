@@ -1,4 +1,4 @@
-"""One round of one device: which minutes are asked about, what is put on record, how far all is settled.
+"""One round of one device: which minutes are asked for, what is recorded, how far all is settled.
 
 A generator (steps.py): no I/O and no clock of its own. Rules:
 

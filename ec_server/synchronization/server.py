@@ -1,4 +1,4 @@
-"""The process's connections and everything that they share: who is let in, limits, figures, rounds.
+"""The connections of the process and what they share: admission, limits, figures, rounds.
 
 Rules:
 

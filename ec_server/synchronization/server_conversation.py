@@ -1,4 +1,4 @@
-"""One connection as the server leads it, without I/O: who the device is, what is asked, how long it may take.
+"""The server side of one connection without I/O: identification, questions, deadlines.
 
 Bytes and the time in, bytes and events out. Its shell (peer.py) moves bytes, calls ``tick`` about once
 a second, and does nothing else. Rules:

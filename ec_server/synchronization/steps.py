@@ -1,4 +1,4 @@
-"""What a generator of the synchronization may ask of whoever drives it.
+"""The steps that a generator of the synchronization may ask its driver for.
 
     Ask(request)    send a request; the result is its id. At most WINDOW are unanswered
     Collect(id)     wait for the answer to it; the result is the answer

@@ -1,4 +1,4 @@
-"""Runs the steps of rounds in a few threads, each with a database of its own, a bounded piece at a time.
+"""Runs the steps of rounds in a few threads, each with its own database connection, in bounded pieces.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""TLS of one connection without a socket: what came in, what is to go out, and the plain bytes between.
+"""TLS of one connection without a socket: bytes in, bytes out, and the plain text between.
 
 A server's first step of the handshake costs a signature; see handshake_turns.py for when it is made.
 """

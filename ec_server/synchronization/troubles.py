@@ -1,4 +1,4 @@
-"""What stands in the way of which device's rounds, for the page and health; pure.
+"""What prevents which device's rounds, for the page and health; pure.
 
 A trouble belongs to a device and a cause. It ends when the same device gets past the same cause, or is
 no longer connected; what another device succeeds in says nothing about it.

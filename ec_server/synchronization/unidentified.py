@@ -1,4 +1,4 @@
-"""The connections that have not yet shown who they are: how many there may be; pure.
+"""Limits connections that are not yet authenticated; pure.
 
 They are bounded for each source (IP address) and all together. Where a bound is passed, the oldest of
 the source with the most goes, not the newest: an honest meter needs milliseconds to be identified, so

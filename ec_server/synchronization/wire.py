@@ -1,4 +1,4 @@
-"""Frames to bytes and back, as the rows of frame_table.py say; pure.
+"""Encodes and decodes frames as the rows of frame_table.py say; pure.
 
 Rules (docs/protocol.md, Synchronization, is the contract):
 
