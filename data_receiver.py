@@ -126,7 +126,7 @@ class Receiver:
         return self._end()
 
     def _start(self) -> None:
-        """The writer first, then listen: what comes in can be written. Returns early where told to stop.
+        """Start the writer, then listen, so that messages can be written. Returns early when asked to stop.
 
         A receiver that takes over from one that died does not let the senders wait long for its
         writer: the ring takes what comes.
@@ -145,7 +145,7 @@ class Receiver:
             self._sip.start()
 
     def _refuse(self, error: EcServerError) -> int:
-        """Say, in the log and on the page, why there is no start."""
+        """Report in the log and on the page why the start failed."""
         _log.error("%s", error)
         self._page.set_state("dead", str(error))
         self._ring.close()
@@ -173,7 +173,7 @@ class Receiver:
             self._port_shown = shown
 
     def _while_full(self) -> None:
-        """The SIP stack waits for room in the ring; when told to stop, not for long."""
+        """The SIP port waits for room in the ring; after a request to stop, not for long."""
         self._tick()
         if self._stop.is_set() and time.monotonic() - self._stop_s > _FULL_RING_AT_STOP_S:
             self._ring.close()

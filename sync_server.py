@@ -1,7 +1,7 @@
 """The synchronization process: proves that the database equals the meters; or requests an audit from it.
 
 Started by ec_server_main.py, or alone: ``python sync_server.py [-c FILE]``. With ``--audit`` it asks
-the running one to compare a stretch of time anew from the stored rows, waits and reports.
+the running one to compare a range of time again from the stored rows, waits and reports.
 """
 
 from __future__ import annotations

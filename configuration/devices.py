@@ -66,7 +66,7 @@ class DeviceDirectory:
         return tuple(self._rules.values())
 
     def rule(self, device_id: str) -> DeviceRule | None:
-        """What the file says of the device; None where it is not in it, or there is no file."""
+        """The file's entry for the device; None if it has none, or there is no file."""
         return self._rules.get(device_id)
 
     def admits_some(self, ip: str) -> bool:

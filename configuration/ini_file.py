@@ -1,8 +1,8 @@
 """Reads any bytes as an INI file, into entries that know their line.
 
 The grammar is the standard library's `configparser`, given one line at a time. Given a whole file
-it stops at the first key that stands outside a section, keeps no line numbers, lets a second
-``key=`` win in silence, and joins an indented line to the value above it. Here each line stands
+it stops at the first key outside of a section, keeps no line numbers, silently accepts a second
+``key=``, and joins an indented line to the value above it. Here each line is parsed
 alone, and every error is found. Comments are lines that begin with ``#`` or ``;``, and whatever
 follows a blank and ``#`` in a line; ``%`` means nothing.
 """
@@ -18,15 +18,15 @@ from pathlib import Path
 MOST_BYTES = 16 * 1024 * 1024
 
 MASKED = "'***'"
-"""What stands in a message for a secret's value."""
+"""Shown in messages instead of a secret's value."""
 
-# The section that stands for "none": no file can name it, since names are stripped.
+# Means "no section": no file can name it, since names are stripped.
 _NONE = " "
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One ``key = value``; ``section`` is empty where it stands before the first section."""
+    """One ``key = value``; ``section`` is empty before the first section."""
 
     line: int
     section: str

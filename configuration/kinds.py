@@ -1,6 +1,6 @@
 """The kinds of option values: for each a parser and a description of what is allowed; pure.
 
-A parser takes the text as it stands in the file, without surrounding blanks, and returns the value
+A parser takes the text from the file, without surrounding blanks, and returns the value
 or raises ValueError, with a reason where the description alone would not show what is wrong.
 """
 

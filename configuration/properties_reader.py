@@ -52,7 +52,7 @@ def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 
 def read_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
-    """As `read_settings`, and where the value in use of each key that was given stands.
+    """As `read_settings`, and where the value of each key was set.
 
     ``FILE:LINE`` or ``environment EC_...``; keys at their defaults are left out.
     """

@@ -119,7 +119,7 @@ def _demo(asked: argparse.Namespace) -> Demo:
 
 
 def _with_free_ports(ports: Sequence[int]) -> list[int]:
-    """The ports, each 0 replaced by one that nobody has at the moment."""
+    """The ports, each 0 replaced by one that is free at the moment."""
     with ExitStack() as held:
         found = []
         for port in ports:
@@ -164,7 +164,7 @@ def _whole(low: int, high: int) -> Any:
 def _start(
     ending: ExitStack, command: Sequence[str], log: Path, environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a program of ours whose output goes to a log; it is ended with the demo, newest first."""
+    """Start a program of this project, with its output in a log; it ends with the demo, newest first."""
     program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
     with log.open("wb") as file:
         child = subprocess.Popen(

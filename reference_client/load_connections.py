@@ -276,7 +276,7 @@ class UdpConnection(_Connection):
             for _ in range(2 * _CHUNK):
                 received.append(receive(4096))
         except OSError:
-            pass  # no more for now, or refused: then nobody listens, and the timers go on
+            pass  # no more for now, or refused because nobody listens; the timers continue
         self.take_answers(b"".join(received), now)
 
     def expire(self, now: float) -> None:

@@ -5,7 +5,7 @@
 It is a fair user agent client (RFC 3261) and no more: each message is a transaction of its own with
 its own branch and Call-ID; over UDP it is sent again after 0.5 s, 1.5 s, 3.5 s and so on until it is
 answered (timer E), over TCP never; either way it counts as lost when no answer came in 32 s
-(timer F) or its connection broke. A broken TCP connection is made anew and the run goes on.
+(timer F) or its connection broke. A broken TCP connection is made again, and the run continues.
 
 Every message counts once: messages = answered 200 + other answers + lost + unsent.
 """

@@ -135,9 +135,9 @@ class Slot:
 
     microsecond: int
     before: bytes
-    """What stands in front of the first value."""
+    """The text before the first value."""
     after: bytes
-    """What stands behind it, the end mark with it."""
+    """The text after it, including the end mark."""
     rest_of_text: str
     """Canonical text behind the first value."""
     length: int

@@ -108,7 +108,7 @@ class LocalStore:
         self._recorder, self._through = None, None
 
     def forget(self) -> None:
-        """Lose everything recorded so far (a fault on purpose). Recording goes on afterwards."""
+        """Lose everything recorded so far (an injected fault). Recording continues afterwards."""
         if self._recorder is not None:
             self._recorder.close_hour()
         for hour in self._hours_on_disk():
@@ -177,7 +177,7 @@ class LocalStore:
         return ";".join(_within(self.text(second), ranges))
 
     def close(self) -> None:
-        """Stop recording and let go of every file."""
+        """Stop recording and close every file."""
         self.finish()
 
     # --- files ----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """One process of meters: records in one thread, sends in another, answers the synchronization in more.
 
-It belongs to whoever started it: it ends when told to, and when the pipe to its parent closes.
+It ends when its parent asks it to, and when the pipe to its parent closes.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _wait_for_presence(client: SipClient, stopping: threading.Event) -> None:
 
 
 def _wait_for_begin(client: SipClient, parent: Connection, stopping: threading.Event) -> Begin | None:
-    """Say that this process is ready; None where it is told to stop instead."""
+    """Report that this process is ready; None if it is asked to stop instead."""
     try:
         parent.send(READY)
         while not parent.poll():

@@ -94,7 +94,7 @@ class _Sound:
 
 
 class _Table:
-    """A CSV file, read whole: a text is no place for hours of samples."""
+    """A CSV file, read completely into memory: text is not meant for hours of samples."""
 
     def __init__(self, path: Path, rate: int) -> None:
         with path.open(newline="", encoding="utf-8") as file:

@@ -1,13 +1,13 @@
 """The meter's side of the synchronization: connects to the server and answers from what was recorded.
 
-The example for whoever writes a meter in another language. All of the protocol that a meter needs is
+An example for developers of meters in other languages. All of the protocol that a meter needs is
 in ``answer``: three questions, answered from the local store. The rest is a connection that is made
 again whenever it ends. The wait before that grows until a round has led to something (to be welcomed
 is nothing yet), with random jitter so that a thousand meters do not come back in the same moment.
 
 The server drives: a meter only ever says hello (and proves its key), answers what it is asked, and
 answers ``ping`` with ``pong`` (the session does that by itself). A meter that has a key serves no
-server that does not ask for it: whoever answers in the server's place would get all samples.
+server that does not ask for it: any program in the server's place would get all samples.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class SyncAnswerer:
         try:
             data = connected.recv(_READ_BYTES)
         except TimeoutError:
-            session.send(Ping())  # LocalProtocolError before the welcome: nobody is there
+            session.send(Ping())  # LocalProtocolError before the welcome: the server is silent
             connected.sendall(session.data_to_send())
             data = connected.recv(_READ_BYTES)
         if data:

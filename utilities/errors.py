@@ -5,7 +5,7 @@
     ├── StorageError
     │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node away
     │   ├── PermanentStorageError   it will not: table of another shape, refused login
-    │   │   └── DamagedFileError    a database file cannot be read; it costs what stands in it
+    │   │   └── DamagedFileError    a database file cannot be read; its content is lost
     │   └── BlockError              a packed block that cannot be decoded: damaged, or a format from later on
     └── ProtocolError               synchronization only
         ├── LocalProtocolError      this program asked for a step that the state does not allow

@@ -7,7 +7,7 @@ import signal
 EXIT_FAILED = 1
 """A fault, or something that passes: started again."""
 EXIT_CONFIGURATION = 2
-"""The configuration is wrong: whoever starts it again gets the same."""
+"""The configuration is wrong: another start would fail in the same way."""
 EXIT_CANNOT_BOOT = 78
 """Something that the process needs cannot be had (a port, a file): not started again at the start."""
 

@@ -2,7 +2,7 @@
 
     2026-03-01T12:00:00.123Z WARNING receiver-0 [meter-7] rejected: no end mark (sender 10.0.0.7:5060)
 
-The device stands in brackets where a line concerns one: ``extra={"device": device_id}``.
+The device is in brackets if a line concerns one: ``extra={"device": device_id}``.
 """
 
 from __future__ import annotations

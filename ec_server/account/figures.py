@@ -27,8 +27,8 @@ RECEIVER_FIGURES: tuple[str, ...] = (
     "write_failures",
     "settled_sequence",  # the last write call whose outcome is in these figures
     "quarantined",
-    "taken_over",  # in the spool here, received by a worker that is no more (there it is negative)
-    "ring_position",  # where the ring goes on behind what is settled: bytes
+    "taken_over",  # in this worker's spool, but received by one that no longer exists (negative there)
+    "ring_position",  # where the unsettled part of the ring begins: in bytes
     "ring_count",  # and messages
     "spool_position",  # the last group drained from the spool whose outcome is in these figures
     *REJECTED.values(),

@@ -6,10 +6,10 @@ Rules:
    writes it, the launcher that accounts for its death, and the status server that reads it. What
    was written before ``kill -9`` is there afterwards.
 2. Only the worker writes, or, once it is dead and before its replacement starts, the launcher. The
-   replacement goes on with the same page: figures never step back while the launcher lives.
+   replacement continues with the same page: figures never decrease while the launcher lives.
 3. ``received`` is one cell of its own, raised by the receiving thread alone. All other figures
    change together: ``apply`` writes the spare of two slots and raises one cell, the step, whose
-   parity says which slot counts, so that a reader, or whoever comes after a kill, sees a whole step
+   parity says which slot is valid, so that a reader, or a successor after a kill, sees a complete step
    or none of it. The step never repeats, so a reader knows when its slot was written over.
 4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` to the unit at every
    moment, with ``queued`` being what is received and not yet settled.
@@ -197,7 +197,7 @@ class WorkerPage:
         return STATES[self._cells[self._STATE]], text
 
     def pid(self) -> int:
-        """Process id of whoever set the state last; 0 for nobody."""
+        """Id of the process that set the state last; 0 if none did."""
         return self._cells[self._PID]
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class WorkerPage:
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """What stands on a page of any known layout."""
+    """The content of a page of any known layout."""
 
     magic: bytes
     names: tuple[str, ...]
@@ -218,7 +218,7 @@ class _Former:
 
     @classmethod
     def read(cls, path: Path) -> _Former | None:
-        """None where there is no file, or one that is not a page."""
+        """None if there is no file, or it is not a page."""
         try:
             content = path.read_bytes()
             magic = content[: len(_MAGIC)]

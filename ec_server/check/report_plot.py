@@ -1,6 +1,6 @@
 """Draws an hour's report as a picture. The only module that imports matplotlib.
 
-Complete, partial and empty minutes differ in colour (Okabe and Ito's, told apart by every eye), in
+Complete, partial and empty minutes differ in colour (Okabe and Ito's, for every kind of colour vision), in
 pattern and in mark, so that the picture can be read in grey too.
 """
 

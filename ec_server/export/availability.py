@@ -1,6 +1,6 @@
 """Where samples are stored, where they are proven, and the gaps, without reading complete seconds.
 
-A second's count stands in its cached digest. Which counts belong to seconds without a gap is learnt from
+A second's count is in its cached digest. Which counts belong to seconds without a gap is learnt from
 the samples of one second of each count; seconds of other counts are read, so lost messages show to the
 microsecond. At most ``MOST_READ_SECONDS`` are: beyond that, a second counts as stored from its beginning
 to its end, and the answer is not exact.

@@ -42,7 +42,7 @@ def extract(
 ) -> Iterator[tuple[int, str]]:
     """``(second, canonical text)`` of each stored second; fills ``report`` meanwhile.
 
-    ``note_gap`` is told each gap, half-open in epoch microseconds, ascending; None where nobody asks:
+    ``note_gap`` is called with each gap, half-open in epoch microseconds, ascending; None if not needed:
     then the minutes are not reported either, and only ``report.samples`` is filled.
     """
     gaps = _Gaps(span, note_gap)

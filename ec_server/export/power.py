@@ -54,7 +54,7 @@ def reading_of(store: Store, span: Span, most_seconds: int) -> Reading:
 def power_steps(store: Store, span: Span, points: int, reading: Reading) -> Iterator[Step | None]:
     """At most ``points`` steps, ascending, those without samples left out.
 
-    Between them ``None`` comes after each second read, so that whoever waits knows that it goes on.
+    Between them it yields ``None`` after each second read, so that the caller knows that it makes progress.
     """
     steps = _Steps(span, points)
     number = 0

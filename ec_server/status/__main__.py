@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Serve until told to stop; the exit code."""
+    """Serve until asked to stop; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ec_server.status", description=__doc__)
     parser.add_argument("-c", dest="file", type=Path, help="configuration file")
     make_files_private()

@@ -1,6 +1,6 @@
 """Which devices a page lists: search, order, pages; pure.
 
-The order is by urgency unless asked otherwise: what needs attention stands first.
+The default order is by urgency: devices that need attention come first.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class History:
         return not self._points or now_s - self._points[-1][0] >= _EVERY_S
 
     def note(self, now_s: float, account: Account) -> None:
-        """Keep a point, and let go of those older than an hour, but for the youngest of these."""
+        """Keep a point, and drop those older than an hour, except for the newest of them."""
         self._points.append((now_s, asdict(account)))
         while len(self._points) > 1 and self._points[1][0] < now_s - _KEEP_S:
             self._points.popleft()
@@ -40,7 +40,7 @@ class History:
     def since(self, reasons: tuple[str, ...], now: float) -> dict[str, float]:
         """For each reason that holds now, the epoch second at which it was first seen to hold.
 
-        Reasons are told apart by their words without digits, which change from moment to moment.
+        Reasons are distinguished by their words without digits, which change all the time.
         """
         keys = {reason: "".join(c for c in reason if not c.isdigit()) for reason in reasons}
         self._since = {key: self._since.get(key, now) for key in keys.values()}

@@ -159,7 +159,7 @@ class SnapshotCollector(Collector):
 def exposition(
     snapshot: Snapshot, version: str, allowed_s: float = 0.0, most_devices: int = 0, queue_capacity: int = 0
 ) -> bytes:
-    """The body of ``/metrics``; ``most_devices`` of them are told one by one."""
+    """The body of ``/metrics``; with single metrics for ``most_devices`` of them."""
     collector = SnapshotCollector(snapshot, version, allowed_s, most_devices, queue_capacity)
     return _WHOLE.sub(_as_integer, generate_latest(collector))
 

@@ -1,6 +1,6 @@
 """Is the data complete, and through when is that proven? The answer in words; pure.
 
-A device stands in one of four ways:
+A device is in one of four states:
 
 * proven: everything before its ``verified_through`` is, and what came since is too young for a
   round to have covered it, or there is nothing since;
@@ -23,7 +23,7 @@ SILENT_DEVICE_S = 600
 
 
 class Standing(Enum):
-    """How one device's proof stands; the value is the word shown for it."""
+    """The state of a device's proof; the value is the word shown for it."""
 
     PROVEN = "proven"
     WAITING = "waiting"
@@ -65,7 +65,7 @@ def lag_s(device: DeviceStatus, now: float) -> float:
 
 
 def standing(device: DeviceStatus, now: float, allowed_s: float) -> Standing:
-    """How the device's proof stands at ``now``."""
+    """The state of the device's proof at ``now``."""
     if device.record.unresolved_minutes:
         return Standing.DIFFERING
     if lag_s(device, now) > allowed_s:

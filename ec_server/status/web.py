@@ -26,7 +26,7 @@ from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import judge, standing
 from utilities import utc
 
-# Nothing from elsewhere is loaded, nothing inline runs, nobody frames the page.
+# Nothing is loaded from other servers, nothing inline runs, no other page can embed this one.
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "

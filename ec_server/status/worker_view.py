@@ -38,7 +38,7 @@ def expected_workers(receivers: int, *, synchronization: bool = True) -> tuple[s
 def read_workers(run_folder: Path, expected: Sequence[str]) -> tuple[WorkerView, ...]:
     """A view of each expected worker, in that order, then of each other page in the folder.
 
-    Pages of workers that are no longer asked for still hold what those received and stored.
+    Pages of workers that are no longer configured still hold what those received and stored.
     """
     others = sorted({path.stem for path in run_folder.glob(f"*{PAGE_SUFFIX}")} - set(expected))
     return (

@@ -32,7 +32,7 @@ class Outcome:
     """Exit code, or minus the number of the signal that killed it."""
     life: Life
     asked: bool
-    """It had been told to stop."""
+    """It had been asked to stop."""
 
     @property
     def text(self) -> str:
@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """It drained and ended; or it was told before it was ready, and had nothing to drain."""
+        """It drained and ended; or it was asked to stop before it was ready, and had nothing to drain."""
         unready = self.life.ready_s is None and self.code == -signal.SIGTERM
         return self.code == 0 or (self.asked and unready)
 

@@ -1,6 +1,6 @@
 """Cleans up after a former run: marks its pages as dead, and drains rings that nobody reads any more.
 
-For the launcher's start, when no worker is alive. A configured receiver goes on with its own ring; one
+For the launcher's start, when no worker is alive. A configured receiver continues with its own ring; one
 that is no longer configured (``sip.receivers`` was lowered) is drained by a writer process of its own.
 """
 
@@ -38,7 +38,7 @@ def mark_dead(run_folder: Path) -> None:
 
 
 def drain_left_rings(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> None:
-    """Store what is in rings of receivers that are no longer configured; what cannot be, stays there."""
+    """Store what is in the rings of receivers that are no longer configured; what fails stays there."""
     run_folder = settings.storage_path / RUN_FOLDER
     configured = {receiver_name(n) for n in range(settings.sip_receivers)}
     for ring in sorted(run_folder.glob("receiver-*.ring")):

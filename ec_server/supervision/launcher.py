@@ -1,8 +1,8 @@
 """From settings to a running server: the steps of the start, each with its precondition.
 
-lock       nobody else uses storage.path, and nothing of a former run is left
+lock       no other server uses storage.path, and no process of a former run is left
 ports      all can be had
-former run its pages say that it ended; rings that nobody takes from are drained
+former run its pages say that it ended; rings that nobody reads are drained
 workers    started, kept running, ended (supervisor.py)
 """
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def launch(settings: Settings, config: Path | None, root: Path, environ: Mapping[str, str]) -> int:
-    """Run the whole server until it is told to stop; the exit code of ec_server_main.py."""
+    """Run the whole server until it is asked to stop; returns the exit code of ec_server_main.py."""
     with StopSignals() as signals, ExitStack() as held:
         try:
             lock = _sole_user(settings, signals, held)
@@ -75,7 +75,7 @@ def _ready_to_run(
 
 
 def refuse(message: str) -> int:
-    """Say in the log, line by line, why there is no start; the exit code."""
+    """Log line by line why the start failed; returns the exit code."""
     for line in message.splitlines():
         _log.critical("%s", line)
     return EXIT_CONFIGURATION

@@ -33,7 +33,7 @@ class ChildPlan:
     page: Path
     figures: tuple[str, ...]
     receives: bool = False
-    """It takes messages: it is told first to stop."""
+    """It receives messages, so it is stopped first."""
 
 
 def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[ChildPlan, ...]:

@@ -2,7 +2,7 @@
 
 Receivers share their port on purpose (SO_REUSEPORT), so two servers of one user would silently
 share it too, each getting a part of the messages. Hence the ports are bound once without that
-option, all at the same time, and let go.
+option, all at the same time, and released.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _bound(port: Port) -> socket.socket:
     opened = socket.socket(family, kind)
     try:
         if kind == _STREAM:
-            # As the servers do: the remains of a former run's connections are no obstacle.
+            # As the servers do: what is left of a former run's connections does not matter.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
         if kind == _STREAM:

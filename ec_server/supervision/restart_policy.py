@@ -3,13 +3,13 @@
 Rules:
 
 1. A process that was ready and then died is started again at once: its death is an accident, and
-   whoever sends to it is waiting. Only when it keeps dying within STABLE_S of being ready does a
+   its senders are waiting. Only when it keeps dying within STABLE_S of being ready does a
    pause grow, to at most LONGEST_PAUSE_AFTER_READY_S, so that it is back within two seconds even
    after the fiftieth accident in a row.
 2. A process that dies before it is ready has something wrong with it: the pause begins at
    FIRST_PAUSE_S, doubles each time, and ends at LONGEST_PAUSE_S.
 3. Being ready forgives failed boots; being ready for STABLE_S forgives everything.
-4. Each process has its own history: one that crashes in a loop delays nobody else.
+4. Each process has its own history: one that crashes in a loop does not delay others.
 5. Until a process has been ready once, it can end the start of the whole server (``cannot_boot``):
    a server that never comes up must say so instead of trying for ever.
 """
@@ -31,7 +31,7 @@ BOOTS_AT_START = 5
 """Failed boots in a row that end the start, where the process did not say more by its exit code."""
 
 REFUSALS = frozenset({EXIT_CONFIGURATION, EXIT_CANNOT_BOOT})
-"""Exit codes with which a process says that trying again is pointless until somebody acts."""
+"""Exit codes with which a process reports that a restart is pointless until an operator acts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Limits:
     stop_s: float = 25.0
     """For everything to end after a stop was asked for; what is left is killed."""
     receivers_stop_s: float = 18.0
-    """Of these, for the receivers alone; then the others are told too."""
+    """Of these, for the receivers alone; then the others are asked to stop too."""
     hurried_stop_s: float = 2.0
     """For everything to end after a stop was asked for a second time."""
 
@@ -98,7 +98,7 @@ def why_hung(state: str, reason: str, alive_s: float, silent_s: float, limits: L
 
     ``state`` and ``reason`` are those on its page, ``alive_s`` the time since its start,
     ``silent_s`` since its last heartbeat. A process that is starting, says what it waits for and
-    goes on answering may wait for as long as it takes: the database may be away.
+    keeps answering may wait for as long as it takes: the database may be unavailable.
     """
     waits = state == "starting" and reason and silent_s <= limits.silent_s
     if state == "starting" and alive_s > limits.boot_s and not waits:

@@ -6,7 +6,7 @@ Rules:
    So the lock is free only when the launcher *and* all its children are gone, however they ended.
 2. A second launcher ends at once while the first one lives.
 3. After a launcher was killed, its children notice and drain; the next launcher waits for them. One
-   that is still there when the wait is over hangs, and is killed: whoever holds this file open and
+   that still exists when the wait is over hangs, and is killed: a process that holds this file open and
    was started by a launcher is a child of the former one.
 """
 
@@ -39,7 +39,7 @@ class RunLock:
     def acquire(cls, path: Path, pause: Callable[[float], bool], wait_s: float = ORPHANS_END_S) -> RunLock:
         """Lock ``path``, which is made where it is absent, and write this process's id into it.
 
-        ``pause(seconds)`` waits and says whether to go on. Raises ConfigurationError where another
+        ``pause(seconds)`` waits and returns whether to continue. Raises ConfigurationError where another
         server lives on it, or where waiting for the remains of one was given up.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -95,7 +95,7 @@ def _has_open(process: Path, wanted: tuple[int, int]) -> bool:
             if (status.st_dev, status.st_ino) == wanted:
                 return True
     except OSError:
-        pass  # It has ended meanwhile, or belongs to somebody else.
+        pass  # It has ended meanwhile, or belongs to another user.
     return False
 
 

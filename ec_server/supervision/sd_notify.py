@@ -6,7 +6,7 @@ Rules:
 2. WATCHDOG from READY on, at most half the asked interval apart, from the supervisor's own loop: it says
    that this loop goes round. What hangs below it is the supervisor's to kill.
 3. Nothing here ends or delays the server. Where systemd does not read, READY and STOPPING are sent
-   again in the next turn, and a WATCHDOG is dropped. Where systemd is not there, there is nobody to tell.
+   again in the next turn, and a WATCHDOG is dropped. Without systemd nothing is sent.
 
 Workers do not get the socket (``WITHOUT``): only the launcher speaks for the service.
 """
@@ -22,10 +22,10 @@ WITHOUT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class ServiceState:
-    """What systemd was told, and what it still has to be told; times are of time.monotonic."""
+    """What was reported to systemd, and what still has to be; times are of time.monotonic."""
 
     def __init__(self, send: Callable[[str], bool] | None, watchdog_s: float | None = None) -> None:
-        """``send`` returns whether it was possible; None: nobody asks. ``watchdog_s`` None: no watchdog."""
+        """``send`` returns whether it was possible; None: no systemd. ``watchdog_s`` None: no watchdog."""
         self._send = send
         self._every_s = watchdog_s / 2 if watchdog_s else None
         self._next_s = 0.0

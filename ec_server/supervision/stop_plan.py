@@ -1,8 +1,8 @@
 """The order and the deadlines in which the server's processes are stopped; pure, the time is an argument.
 
-The receivers are told first: they stop taking, drain their queues and commit. The others are told
-when no receiver is left, so that a device in a round and a person at the status page see the end
-of it. Each step has a deadline; what is still there at the last one is killed.
+The receivers are stopped first: they accept no more messages, drain their queues and commit. The others
+are stopped when no receiver is left, so that a device in a round and a person at the status page see the
+end of it. Each step has a deadline; what is still running at the last one is killed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class StopSignals:
             os.read(self._read, 4096)
 
     def pause(self, timeout_s: float) -> bool:
-        """Like ``wait``; whether to go on, that is, no stop has been asked for."""
+        """Like ``wait``; returns whether to continue, that is, whether no stop was requested."""
         self.wait(timeout_s)
         return self.requests == 0
 

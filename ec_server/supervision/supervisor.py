@@ -252,7 +252,7 @@ class Supervisor:
     # --- the end --------------------------------------------------------------------------
 
     def _go_on_stopping(self, stop: StopPlan, now: float) -> bool:
-        """Tell whoever's turn it is; whether nobody is left."""
+        """Stop the processes whose turn it is; returns whether all have ended."""
         alive = [(worker, worker.child) for worker in self._workers if worker.child]
         receivers_left = sum(worker.plan.receives for worker, _ in alive)
         for worker, child in alive:
