@@ -1,9 +1,9 @@
-"""Bytes on disk a sample for each way Cassandra can keep the rows, with recordings of real power.
+"""Bytes per sample on disk for each way in which Cassandra can keep the rows, with real recordings.
 
     python -m benchmarks.cassandra_compression --recording laptop.npy --recording fridge.npy
 
-A recording is a NumPy file of 44,000 values a second. Its samples become rows as they arrive from a
-meter, 44 a message; each way gets the same rows, is flushed and compacted, and read back in full. The last
+A recording is a NumPy file of 44,000 values per second. Its samples become rows as they arrive from a
+meter, 44 per message; each way gets the same rows, is flushed and compacted, and read back in full. The last
 way packs them first (storage.pack_after_hours); its bytes are those of both tables, of rows and of blocks.
 """
 
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(title=f"{samples / 1e6:.1f} million samples, {options.form}, in {len(rows)} rows")
     for name in (
         "compression",
-        "bytes a sample",
-        "GB a device a day",
+        "bytes per sample",
+        "GB per device and day",
         "(pack) flush compact s",
         "read all s",
     ):

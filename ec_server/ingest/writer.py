@@ -74,7 +74,7 @@ class Writer:
         spool: Spool | None = None,
         left_spools: Sequence[LeftSpool] = (),
     ) -> None:
-        """``tell_trouble`` is called with what prevents writing, "" once nothing does; from any of its threads.
+        """``tell_trouble`` is called with what prevents writing, "" once nothing does, from any thread.
 
         With a ``spool``, what the database does not accept waits there, and the writer continues;
         ``left_spools``, those of workers that no longer exist, are drained beside it.

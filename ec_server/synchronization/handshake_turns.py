@@ -3,7 +3,8 @@
 The server's answer to a TLS ClientHello costs a signature, more than everything else that a refused
 connection costs. So in each turn of the loop one is begun, and connected devices are served in
 between; and each source (IP address) has a queue of its own, so that a source with many connections
-delays one with a single connection by one handshake at most. The rest of a handshake is cheap and is not queued.
+delays one with a single connection by one handshake at most. The rest of a handshake is cheap, and is
+not queued.
 
 A thread for it was tried and is slower: what the interpreter loses in passing control to and fro is
 more than a signature.

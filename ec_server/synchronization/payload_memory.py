@@ -109,7 +109,7 @@ class PayloadMemory:
             self._large_of[who] += length
 
     def _serve(self) -> None:
-        """Admit waiting payloads that fit now, in the order of arrival; none passes another of the same size."""
+        """Admit waiting payloads that fit, in the order of arrival; none passes another of the same size."""
         full: set[bool] = set()
         for who, wanted in list(self._waiting.items()):
             if wanted.large not in full and self._fits(who, wanted.length):

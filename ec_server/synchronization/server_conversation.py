@@ -9,8 +9,8 @@ a second, and does nothing else. Rules:
    proven by its key where it has one. Nothing but ``hello`` and ``auth`` is taken before.
 3. A broken rule ends the connection with ``error``. What came before it in the same bytes is not acted
    on any more.
-4. The time in which the shell does not read, because memory for payloads is short, does not count as a delay of the peer:
-   ``pause`` and ``resume`` stop the clock of the answers.
+4. The time in which the shell does not read, because memory for payloads is short, does not count as a
+   delay of the peer: ``pause`` and ``resume`` stop the clock of the answers.
 """
 
 from __future__ import annotations
