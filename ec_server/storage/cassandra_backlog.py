@@ -6,15 +6,20 @@ Rules:
    be writing to it, and it ended long enough ago.
 2. A day that is over, whose minutes are all packed and held by nobody, is put on record as packed and not
    read again until somebody writes to it: its fingerprint changes then (cassandra_minutes.py, rule 6).
+3. Days are read oldest first, no further than is needed. Only the count, which is a figure to look at, reads
+   them all; it is taken as known for a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ec_server.storage.cassandra_clock import boot_time_s
 from ec_server.storage.cassandra_minutes import MinuteLines
 from ec_server.storage.cassandra_record import Day, Records, now
 from utilities.utc import DAY_S, MINUTE_S, parse_ec
+
+_COUNT_VALID_S = 15.0
 
 Place = tuple[str, int]
 """``(device, minute)``."""
@@ -26,21 +31,44 @@ class Backlog:
     def __init__(self, records: Records, *, read_only: bool) -> None:
         self._records = records
         self._read_only = read_only
+        self._count = 0
+        self._counted_until_s = 0.0
 
-    def minutes(self, before: int) -> list[Place]:
+    def minutes(self, before: int, most: int) -> list[Place]:
         """The minutes that ended before a moment and have something to pack, oldest first."""
-        if before <= 0:
-            return []
         found: list[Place] = []
-        device_ids = self._records.device_ids()
+        for start, days in self._days(before):
+            if len(found) >= most:
+                break
+            found += sorted(
+                (place for device_id, day in days for place in self._of_day(device_id, start, day, before)),
+                key=lambda place: (place[1], place[0]),
+            )
+        return found[:most]
+
+    def count(self, before: int) -> int:
+        """How many such minutes there are, or were a moment ago."""
+        now_s = boot_time_s()
+        if now_s >= self._counted_until_s:
+            days = [(start, *one) for start, of_day in self._days(before) for one in of_day]
+            self._count = sum(
+                len(self._of_day(device_id, start, day, before)) for start, device_id, day in days
+            )
+            self._counted_until_s = now_s + _COUNT_VALID_S
+        return self._count
+
+    def _days(self, before: int) -> list[tuple[int, list[tuple[str, Day]]]]:
+        """The days that may have something to pack, ascending, and in each the devices."""
+        found: dict[str, list[tuple[str, Day]]] = {}
+        device_ids = self._records.device_ids() if before > 0 else []
         for device_id, days in zip(device_ids, self._records.days_of_each(device_ids)):
             for date, day in days.items():
-                found += self._of_day(device_id, parse_ec(date, "000000"), day, before)
-        return sorted(found, key=lambda place: (place[1], place[0]))
+                if day.fingerprint and not day.is_packed:
+                    found.setdefault(date, []).append((device_id, day))
+        starts = {parse_ec(date, "000000"): of_day for date, of_day in found.items()}
+        return [(start, starts[start]) for start in sorted(starts) if start < before]
 
     def _of_day(self, device_id: str, start: int, day: Day, before: int) -> list[Place]:
-        if not day.fingerprint or day.is_packed or start >= before:
-            return []
         stop = min(start + DAY_S, before)
         lines = self._records.on_record(device_id, start, stop)
         waiting = unpacked_in(lines.values(), before, now())

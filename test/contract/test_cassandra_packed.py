@@ -6,7 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from contract.packed_suite import AFTER, Inside, PackedSuite, everything, filled, pack_all
+from contract.packed_suite import (
+    AFTER,
+    Inside,
+    PackedSuite,
+    any_course_of_events,
+    everything,
+    filled,
+    pack_all,
+)
 from contract.store_suite import MIDNIGHT, NOON, batch, check, run_of
 from real_cassandra import TABLES, RealCassandra, forget_everything
 
@@ -309,7 +317,7 @@ class _DiedError(BaseException):
     """What nothing catches on its way."""
 
 
-@pytest.mark.parametrize("is_repacked", [False, True])
+@pytest.mark.parametrize("is_repacked", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
     opens: Opens, inside: _Inside, monkeypatch: pytest.MonkeyPatch, is_repacked: bool
 ) -> None:
@@ -353,6 +361,15 @@ def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
         assert (inside.count("ec_consumption"), inside.count("ec_block")) == (0, 2)
     else:
         pytest.fail("packing has more requests than were tried")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(1, 40))
+def test_any_course_of_events_with_packing_is_the_one_without(
+    opens: Opens, inside: _Inside, seed: int
+) -> None:
+    any_course_of_events(opens(), inside, seed)
 
 
 def test_bytes_of_rows_and_blocks_are_told(store: CassandraStore) -> None:

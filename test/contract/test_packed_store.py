@@ -316,7 +316,7 @@ def _full(second: int, start_us: int) -> Batch:
     return batch("m", second, {start_us + 20 * i: value for i, value in enumerate(values)})
 
 
-@pytest.mark.parametrize("seed", range(4, 40))
+@pytest.mark.parametrize("seed", range(1, 40))
 def test_any_course_of_events_with_packing_is_the_one_without(
     opens: Opens, inside: Inside, seed: int
 ) -> None:
