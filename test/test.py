@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         const=_OWN_SECOND,
         type=_second,
         metavar="SS",
-        help="add a second's samples: of that second of the minute, by default of the moment's own",
+        help="add the samples of a second: SS of the minute, by default the second of -d",
     )
     return parser
 
