@@ -23,7 +23,8 @@ from ec_server.synchronization.frames import (
     Verified,
     Welcome,
 )
-from ec_server.synchronization.round import RoundResult, RoundTask, compare, whole_round
+from ec_server.synchronization.round import compare, whole_round
+from ec_server.synchronization.round_state import RoundResult, RoundTask
 from ec_server.synchronization.session import Ended, Session
 from ec_server.synchronization.steps import Ask, Collect, Note, Steps, Use
 from reference_client.sync_answerer import answer

@@ -7,7 +7,8 @@ Pure, bytes and results in, events and steps out:
     session                 one connection for either side
     server_conversation     the server's side of it: handshake, deadlines, ids, pings
     steps                   what a round may ask of its driver
-    coverage, round         which minutes to ask about; which of them differ, and what is settled
+    coverage, round, round_state
+                            which minutes to ask about; which of them differ, and what is settled
     minute_repair           one of them made right
     repair_plan             from two texts of a second to ranges to ask for and batches to write
     payload_memory, unidentified, troubles

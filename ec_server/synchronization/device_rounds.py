@@ -24,7 +24,8 @@ from ec_server.account.round_journal import note_round
 from ec_server.synchronization.audit import AuditDesk, AuditRequest
 from ec_server.synchronization.coverage import Heard, RoundRules, closed_before
 from ec_server.synchronization.device_link import DeviceLink
-from ec_server.synchronization.round import RoundResult, RoundTask, compare, whole_round
+from ec_server.synchronization.round import compare, whole_round
+from ec_server.synchronization.round_state import RoundResult, RoundTask
 from ec_server.synchronization.troubles import Troubles
 from utilities.errors import StorageError
 

@@ -17,24 +17,18 @@ A generator (steps.py): no I/O and no clock of its own. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
 
 from ec_server.storage import ranges
 from ec_server.storage.contract import Store
 from ec_server.storage.ranges import Range
-from ec_server.synchronization.coverage import (
-    NOTHING_HEARD,
-    Heard,
-    RoundRules,
-    recheck_start,
-    round_span,
-    too_early,
-)
+from ec_server.synchronization.coverage import Heard, RoundRules, recheck_start, round_span, too_early
 from ec_server.synchronization.frames import MAX_PIECE_S, AskMinutes, Minutes, Verified
 from ec_server.synchronization.minute_repair import MinuteReport, repair_minute
 from ec_server.synchronization.repair_plan import Fault
+from ec_server.synchronization.round_state import RoundResult, RoundState, RoundTask
 from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
 from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState, Verdict
@@ -43,88 +37,6 @@ from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_text
 _SETTLED_WITHOUT_PROOF = frozenset({MinuteState.EMPTY, MinuteState.UNCONFIRMABLE})
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTask:
-    """What one round is to compare: the minutes of ``[start, stop)`` that are not settled."""
-
-    device_id: str
-    start: int
-    stop: int
-    heard: Heard = NOTHING_HEARD
-    """What the connection's earlier rounds have found out."""
-    recheck_from: int | None = None
-    """From here on, minutes on record as empty or not confirmable are asked for again; None: none."""
-    covered_from: int | None = None
-    """Where the coverage begins on record; None before the first round."""
-    lowest: int = 0
-    """How far the device's ``through`` may lower it."""
-    settled_to: int = 0
-    """No minute from here on is on record as settled, however far ahead a clock was."""
-    most_samples: int = 200_000
-    """More in one second is refused."""
-    audit: bool = False
-    """Compare every minute of the range, from the stored rows instead of cached digests."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundResult:
-    """A round's end."""
-
-    verified: Verified
-    heard: Heard
-    """For the connection's next round."""
-    reports: tuple[MinuteReport, ...]
-    """Of an audit: a report for each minute; otherwise empty."""
-    unreadable: str = ""
-    """What the database could not read, where there was anything; for the log."""
-
-
-@dataclass(slots=True)
-class _Round:
-    """What a round has found out so far."""
-
-    task: RoundTask
-    now_us: Callable[[], int]
-    stop: int
-    """The first minute that the device has not finished, or that is not closed."""
-    through: int | None
-    """As the device says it; None where it says that all is final."""
-    is_answered: bool = False
-    compared: int = 0
-    repaired: int = 0
-    unresolved: int = 0
-    extra: int = 0
-    reopened: list[Range] = field(default_factory=list)
-    """As it is on record: what the device records again and no round has compared since."""
-    lost: list[Range] = field(default_factory=list)
-    """What the database could not read."""
-    unreadable: str = ""
-    reports: list[MinuteReport] = field(default_factory=list)
-
-    def hear(self, through: int | None) -> None:
-        """Take note of an answer's ``through``."""
-        self.is_answered, self.through = True, through
-        if through is not None:
-            self.stop = min(self.stop, through)
-
-    def add(self, report: MinuteReport) -> None:
-        self.compared += 1
-        self.repaired += report.repaired
-        self.unresolved += report.state in (None, MinuteState.UNRESOLVED)
-        self.extra += report.extra
-        if report.fault is not None and report.fault.code == "storage":
-            self.unreadable = self.unreadable or report.fault.text
-        if self.task.audit:
-            self.reports.append(report)
-
-    def lose(self, lost: Range, error: PermanentStorageError) -> bool:
-        """Take note that a range of one day cannot be read; whether that day is new."""
-        is_new = all(day_of(start) != day_of(lost[0]) for start, _ in self.lost)
-        self.lost = ranges.union([*self.lost, lost])
-        self.unreadable = self.unreadable or str(error)
-        return is_new
 
 
 def whole_round(
@@ -164,14 +76,12 @@ def _earliest(store: Store, device_id: str) -> int | None:
     try:
         return store.earliest_minute(device_id)
     except PermanentStorageError:
-        return (
-            None  # the device's record says as much, and the unreadable day is reported where it is asked for
-        )
+        return None  # the device's record says as much; the unreadable day is reported where it is asked for
 
 
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
     """The whole round; see the module's rules. ``now_us`` gives the check times, epoch microseconds."""
-    round_ = _Round(task, now_us, task.stop, task.heard.through, reopened=list(task.heard.reopened))
+    round_ = RoundState(task, now_us, task.stop, task.heard.through, reopened=list(task.heard.reopened))
     asked = yield from _to_ask(round_)
     if not asked and task.heard.is_new:
         asked = yield from _last_minute(round_)
@@ -190,7 +100,7 @@ def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
 # --- what is asked for -----------------------------------------------------------------------
 
 
-def _to_ask(round_: _Round) -> Steps[list[Range]]:
+def _to_ask(round_: RoundState) -> Steps[list[Range]]:
     """The ranges of minutes to ask the device about, ascending."""
     task = round_.task
     span = (task.start, task.stop)
@@ -209,7 +119,7 @@ def _to_ask(round_: _Round) -> Steps[list[Range]]:
     return ranges.union(asked)
 
 
-def _unproven(round_: _Round, start: int, stop: int) -> Steps[list[Range]]:
+def _unproven(round_: RoundState, start: int, stop: int) -> Steps[list[Range]]:
     device_id = round_.task.device_id
     return (
         yield from _readable(round_, start, stop, lambda store, a, b: store.unproven_ranges(device_id, a, b))
@@ -217,7 +127,7 @@ def _unproven(round_: _Round, start: int, stop: int) -> Steps[list[Range]]:
 
 
 def _readable(
-    round_: _Round,
+    round_: RoundState,
     start: int,
     stop: int,
     call: Callable[[Store, int, int], Sequence[_Result]],
@@ -239,7 +149,7 @@ def _readable(
     return found
 
 
-def _lose(round_: _Round, lost: Range, error: PermanentStorageError) -> Steps[None]:
+def _lose(round_: RoundState, lost: Range, error: PermanentStorageError) -> Steps[None]:
     if round_.lose(lost, error):
         line = f"some of day {ec_date(lost[0])} cannot be read; its minutes stay unresolved: {error}"
         yield Note({}, "unreadable", line)
@@ -267,7 +177,7 @@ def _windows(asked: Sequence[Range]) -> Iterator[Range]:
 # --- what is settled ------------------------------------------------------------------------
 
 
-def _settled(round_: _Round) -> Steps[tuple[int, Heard]]:
+def _settled(round_: RoundState) -> Steps[tuple[int, Heard]]:
     """Before which minute everything is settled, and what the next round must know."""
     task, heard = round_.task, round_.task.heard
     if not round_.is_answered and heard.through is not None:
@@ -286,7 +196,7 @@ def _settled(round_: _Round) -> Steps[tuple[int, Heard]]:
     return settled_to, Heard(stop, tuple(round_.reopened), round_.through)
 
 
-def _recorded_again(round_: _Round) -> Steps[list[Range]]:
+def _recorded_again(round_: RoundState) -> Steps[list[Range]]:
     """What is settled of the minutes that the device has not finished: it records them again."""
     span = (round_.stop, max(round_.task.stop, round_.task.settled_to))
     if span[0] >= span[1]:
@@ -294,7 +204,7 @@ def _recorded_again(round_: _Round) -> Steps[list[Range]]:
     return ranges.subtract([span], (yield from _unproven(round_, *span)))
 
 
-def _reopen(round_: _Round, reopened: Sequence[Range]) -> Steps[None]:
+def _reopen(round_: RoundState, reopened: Sequence[Range]) -> Steps[None]:
     """Put on record what the device records again, where that is not what is there."""
     after = ranges.union(reopened)
     if after != round_.reopened and not round_.task.audit:
@@ -305,7 +215,7 @@ def _reopen(round_: _Round, reopened: Sequence[Range]) -> Steps[None]:
 # --- one question's worth of minutes --------------------------------------------------------
 
 
-def _last_minute(round_: _Round) -> Steps[list[Range]]:
+def _last_minute(round_: RoundState) -> Steps[list[Range]]:
     """What to ask, if nothing else is to be asked for, to learn how far the device has finished."""
     last = (round_.task.stop - MINUTE_S, round_.task.stop)
     if round_.task.start < round_.task.stop:
@@ -315,7 +225,7 @@ def _last_minute(round_: _Round) -> Steps[list[Range]]:
     return []
 
 
-def _compare_window(round_: _Round, start: int, stop: int) -> Steps[None]:
+def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
     """Ask about ``[start, stop)``, and compare the minutes that the device has finished."""
     asked = yield Ask(AskMinutes(0, start, stop))
     here = yield from _own_minutes(round_, start, stop)
@@ -342,7 +252,7 @@ def _state_without_repair(mine: Digest | None, theirs: Digest | None) -> MinuteS
     return MinuteState.EMPTY if mine is None else MinuteState.UNCONFIRMABLE
 
 
-def _own_minutes(round_: _Round, start: int, stop: int) -> Steps[dict[int, Digest]]:
+def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, Digest]]:
     """The stored minute digests; those that are not cached are computed with a pause after each."""
     task = round_.task
     records = yield from _readable(
@@ -361,7 +271,7 @@ def _own_minutes(round_: _Round, start: int, stop: int) -> Steps[dict[int, Diges
     return found
 
 
-def _conclude(round_: _Round, reports: Sequence[MinuteReport]) -> Steps[None]:
+def _conclude(round_: RoundState, reports: Sequence[MinuteReport]) -> Steps[None]:
     """Put verdicts on record; a minute that was written to meanwhile is left for a later round."""
     if not reports:
         return
@@ -382,7 +292,7 @@ def _conclude(round_: _Round, reports: Sequence[MinuteReport]) -> Steps[None]:
 
 
 def _conclude_one_by_one(
-    round_: _Round, reports: Sequence[MinuteReport], error: PermanentStorageError
+    round_: RoundState, reports: Sequence[MinuteReport], error: PermanentStorageError
 ) -> Steps[None]:
     """A verdict that the database cannot take leaves its own minute unresolved."""
     if len(reports) > 1:

@@ -13,7 +13,8 @@ from ec_server.storage.contract import Store
 from ec_server.synchronization.coverage import Heard, RoundRules
 from ec_server.synchronization.device_rounds import RETRY_S
 from ec_server.synchronization.frames import Answer, Minutes, Samples, Seconds
-from ec_server.synchronization.round import RoundResult, whole_round
+from ec_server.synchronization.round import whole_round
+from ec_server.synchronization.round_state import RoundResult
 from ec_server.synchronization.server_conversation import Gate, Identified, ServerConversation
 from ec_server.synchronization.session import Ended
 from ec_server.synchronization.steps import Ask, Collect, Pause, Steps, Use

@@ -17,7 +17,7 @@ from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import Answer, AskSamples, Minutes, Samples, Seconds
-from ec_server.synchronization.round import RoundTask
+from ec_server.synchronization.round_state import RoundTask
 from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState
 from utilities.utc import DAY_S

@@ -16,7 +16,8 @@ from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import frames as f
 from ec_server.synchronization import server_conversation as sc
 from ec_server.synchronization.payload_memory import TOTAL_BYTES
-from ec_server.synchronization.round import RoundTask, compare
+from ec_server.synchronization.round import compare
+from ec_server.synchronization.round_state import RoundTask
 from ec_server.synchronization.session import Session
 from ec_server.synchronization.steps import Ask, Collect, Use
 from ec_server.synchronization.unidentified import MAX_OF_SOURCE, MAX_UNIDENTIFIED

@@ -27,7 +27,7 @@ from ec_server.storage.sqlite_day_rows import DayRows
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import AskMinutes, AskSamples, AskSeconds
 from ec_server.synchronization.minute_repair import MinuteReport
-from ec_server.synchronization.round import RoundTask
+from ec_server.synchronization.round_state import RoundTask
 from ec_server.synchronization.steps import Collect, Use
 from utilities.model import MinuteState
 from utilities.utc import DAY_S
