@@ -30,7 +30,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import cassandra
 from cassandra import cluster, query
 
 from utilities import cassandra_schema
@@ -156,19 +155,19 @@ class Database:
     def disk_usage(self) -> dict[str, int] | None:
         """Bytes of each of the keyspace's tables on the disks of all nodes that are up, to the megabyte.
 
-        None where a node does not tell: it is older than 4.0, or the user may not read ``system_views``.
+        None where a node does not tell: it has just gone, is older than 4.0, or the user may not read
+        ``system_views``.
         """
         session = self._usable()
         found: dict[str, int] = {}
         asked = query.SimpleStatement(_DISK_USAGE, is_idempotent=True)
-        with _Translated(self):
-            for host in [host for host in self._cluster.metadata.all_hosts() if host.is_up]:
-                try:
-                    rows = session.execute(asked, (self.target.keyspace,), host=host)
-                except (cassandra.Unauthorized, cassandra.InvalidRequest):
-                    return None
-                for row in rows:
-                    found[row.table_name] = found.get(row.table_name, 0) + row.mebibytes * 2**20
+        for host in [host for host in self._cluster.metadata.all_hosts() if host.is_up]:
+            try:
+                rows = session.execute(asked, (self.target.keyspace,), host=host)
+            except DRIVER_ERRORS:  # a node that is gone is no outage of the cluster
+                return None
+            for row in rows:
+                found[row.table_name] = found.get(row.table_name, 0) + row.mebibytes * 2**20
         return found
 
     def _usable(self) -> Any:

@@ -76,11 +76,11 @@ class TestRefusals:
         may_not_make = CassandraStore(cassandra.target("ec_forbidden", **stranger))
         with pytest.raises(ConfigurationError, match=r"cassandra\.username = stranger.*ec_forbidden"):
             may_not_make.wait(60)
-        with (
-            opened(cassandra.target("ec_trouble", **stranger)) as may_not_write,
-            pytest.raises(PermanentStorageError, match=r"cassandra\.username = stranger.*ec_trouble"),
-        ):
-            may_not_write.ingest([run_of("m", NOON, 0)], MARK)
+        with opened(cassandra.target("ec_trouble", **stranger)) as may_not_write:
+            assert may_not_write.stored_bytes() is None  # which is no trouble
+            assert may_not_write.health().writable
+            with pytest.raises(PermanentStorageError, match=r"cassandra\.username = stranger.*ec_trouble"):
+                may_not_write.ingest([run_of("m", NOON, 0)], MARK)
 
     def test_the_original_programs_tables_are_refused_and_left_alone(self, cassandra: RealCassandra) -> None:
         by_hand(
