@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYSPACE = "ec_killed"
 MINUTES, SECONDS, SAMPLES, A_ROW = 2, 6, 2200, 44
 SPAN = (NOON, NOON + 60 * MINUTES)
+_KILLS = (("KILLS", "500"), ("SEED", "2"))
 
 
 @pytest.fixture
@@ -127,6 +128,7 @@ def test_packing_that_is_killed_loses_nothing_and_goes_on(
 def test_packing_that_is_killed_500_times_loses_nothing(
     cassandra: RealCassandra, store: CassandraStore
 ) -> None:
-    found = kill_at_random_moments(cassandra, store, kills=500, seed=int(os.environ.get("EC_TEST_SEED", "2")))
+    kills, seed = (int(os.environ.get(f"EC_TEST_{name}", default)) for name, default in _KILLS)
+    found = kill_at_random_moments(cassandra, store, kills, seed)
     assert len(set(found)) > 3
     assert any(rows and blocks for rows, blocks in found), "it was never killed in the middle"
