@@ -7,7 +7,7 @@ Rules:
    pack the same minute at once lose nothing.
 2. Whoever reads rows reads those of ``ec_consumption`` first and the blocks after them: a row leaves that
    table only after its block is stored.
-3. ``seal`` stands once per partition, here and in ``ec_consumption``: it says up to which packing the
+3. ``last_packing`` stands once per partition, here and in ``ec_consumption``: it says up to which packing the
    blocks are complete. Where what stands with the rows names a packing of which the blocks know nothing,
    blocks are gone or of an older state, and the minute's proof with them (cassandra_minutes.py, rule 7).
 4. A block that cannot be decoded is set aside when its second is repaired: it stays, and is passed over.
@@ -40,8 +40,8 @@ _WRITE = (
     "INSERT INTO ec_block (device_id, ec_date, ec_minute, ec_time, block_id, row_count, values_count, block)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
 )
-_SEAL = (
-    "UPDATE ec_block USING TTL ? AND TIMESTAMP ? SET seal = ?, seal_before = ?"  # noqa: S608
+_COMPLETE = (
+    "UPDATE ec_block USING TTL ? AND TIMESTAMP ? SET last_packing = ?, earlier_packing = ?"  # noqa: S608
     f" WHERE {_PARTITION}"
 )
 _DELETE = f"DELETE FROM ec_block USING TIMESTAMP ? WHERE {_PARTITION} AND ec_time = ? AND block_id = ?"  # noqa: S608
@@ -133,10 +133,10 @@ class Blocks:
         found = self._db.read_each(_BLOCK, [_key(device_id, one) for one in made])
         return all([row.block for row in rows] == [one.data] for one, rows in zip(made, found))
 
-    def seal(self, device_id: str, minute: int, seal: int, before: int | None) -> None:
-        """Say that the blocks are complete up to packing ``seal``; ``before`` is what the rows name now."""
-        values = (self._ttl_s(minute), seal, seal, before, *partition(device_id, minute))
-        self._db.write([[Statement(_SEAL, values)]])
+    def complete(self, device_id: str, minute: int, packing: int, before: int | None) -> None:
+        """Say that the blocks are complete up to a packing; ``before`` is what the rows name now."""
+        values = (self._ttl_s(minute), packing, packing, before, *partition(device_id, minute))
+        self._db.write([[Statement(_COMPLETE, values)]])
 
     def remove(self, device_id: str, obsolete: Sequence[tuple[int, str]], stamp: int) -> None:
         """Delete blocks of one minute, ``(second, block_id)``, whose rows all stand in others."""

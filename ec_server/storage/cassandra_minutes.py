@@ -22,10 +22,10 @@ cached digest or a verdict still holds is never a question of time, but of versi
 6. One level up, a day has a line a writer too (``ec_day``), whose version changes with each ``hold``,
    after the minute's line is stored and before its rows. What is concluded of a whole day holds while
    the day's fingerprint is the same and was concluded when no minute of it was leased.
-7. Packed rows stand in another table. Both partitions say which packing was the last one (``seal``): the
-   blocks before the rows are deleted, and the rows' partition in the mutation that deletes them. What is
-   concluded holds only where the blocks know of the packing that the rows' partition names, so that it
-   goes, too, where blocks disappear or go back to an older state. Packing changes no version.
+7. Packed rows stand in another table. Both partitions say which packing was the last (``last_packing``):
+   the blocks' before the rows are deleted, the rows' in the mutation that deletes them. What is concluded
+   holds only where the blocks know of the packing that the rows' partition names, so that it goes, too,
+   where blocks disappear or go back to an older state. Packing changes no version.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class MinuteLines:
     state_proof: str | None = None
     packed_version: str | None = None
     """The writers' versions at which nothing was left to pack."""
-    seal: int | None = None
+    last_packing: int | None = None
     """The last packing, as the rows' partition names it (rule 7)."""
-    block_seals: tuple[int | None, int | None] = (None, None)
+    block_packings: tuple[int | None, int | None] = (None, None)
     """The last packing, and the one before it that the rows may still name, as the blocks know them."""
 
     @property
@@ -94,7 +94,7 @@ class MinuteLines:
     @property
     def has_its_blocks(self) -> bool:
         """Whether the blocks that belong to the rows are there (rule 7)."""
-        return self.seal is None or self.seal in self.block_seals
+        return self.last_packing is None or self.last_packing in self.block_packings
 
     @property
     def is_packed(self) -> bool:

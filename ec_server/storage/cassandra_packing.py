@@ -2,9 +2,10 @@
 
 Rules:
 
-1. Blocks, then their reading back, then the seal in the blocks' partition, then one mutation that deletes the
-   rows and puts the seal beside them. A packing that is broken off anywhere leaves rows and blocks that say
-   the same; the next one goes on from there. Proof holds all the while (cassandra_minutes.py, rule 7).
+1. Blocks, then their reading back, then the mark of this packing in the blocks' partition, then one mutation
+   that deletes the rows and puts the mark beside them. A packing that is broken off anywhere leaves rows and
+   blocks that say the same; the next one goes on from there. Proof holds all the while
+   (cassandra_minutes.py, rule 7).
 2. A deletion in Cassandra hides whatever has a lower write timestamp, also what arrives later. So before it
    reads the rows, a packing says up to which timestamp it may delete (``packed_until``, beside the rows), and
    then looks whether anybody holds the minute: then it leaves it for later. A writer does it the other way
@@ -60,8 +61,8 @@ _ROWS = (
 _PARTITION = "device_id = ? AND ec_date = ? AND ec_minute = ?"
 _SET = "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET"
 _ANNOUNCE = f"{_SET} packed_until = ? WHERE {_PARTITION}"
-_SEAL = f"{_SET} seal = ? WHERE {_PARTITION}"
-_SEAL_WITHOUT_PROOF = f"{_SET} seal = ?, digest_proof = null, state_proof = null WHERE {_PARTITION}"
+_END = f"{_SET} last_packing = ? WHERE {_PARTITION}"
+_END_WITHOUT_PROOF = f"{_SET} last_packing = ?, digest_proof = null, state_proof = null WHERE {_PARTITION}"
 _DELETE_SECOND = f"DELETE FROM ec_consumption USING TIMESTAMP ? WHERE {_PARTITION} AND ec_time = ?"  # noqa: S608
 _DELETE_ROW = f"{_DELETE_SECOND} AND start_us = ? AND end_us = ?"
 
@@ -132,22 +133,22 @@ class Packing:
         if not before.was_written or before.is_leased:
             return Packed()
         for _ in range(2):
-            seal = self._stamps.next()
-            self._announce(device_id, minute, seal)
+            packing = self._stamps.next()
+            self._announce(device_id, minute, packing)
             lines = self._with_proof(device_id, minute)
             if lines.is_leased or lines.fingerprint != before.fingerprint:
                 return Packed()
             plans = list(self._plans(device_id, minute))
             latest = max((one.latest for one in plans), default=0)
-            if latest <= seal:
-                return self._apply(device_id, lines, plans, seal)
+            if latest <= packing:
+                return self._apply(device_id, lines, plans, packing)
             self._stamps.saw(latest)  # rows of a writer that died, and whose clock was ahead
         return Packed()
 
-    def _apply(self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], seal: int) -> Packed:
+    def _apply(self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], packing: int) -> Packed:
         to_do = [one for one in plans if one.changes_anything]
         if to_do:
-            self._exchange(device_id, lines, to_do, seal)
+            self._exchange(device_id, lines, to_do, packing)
         self._records.packed(device_id, lines)
         return Packed(
             sum(len(one.gone) for one in plans),
@@ -188,27 +189,31 @@ class Packing:
 
     # --- doing it -------------------------------------------------------------------------
 
-    def _exchange(self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], seal: int) -> None:
+    def _exchange(
+        self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], packing: int
+    ) -> None:
         minute = lines.minute
-        block_id = f"{seal:016d}-{self._claims.writer}"
+        block_id = f"{packing:016d}-{self._claims.writer}"
         made = [
             NewBlock(one.second, block_id, one.block_rows, one.block_samples, one.block)
             for one in plans
             if one.block is not None
         ]
-        self._blocks.write(device_id, made, seal)
+        self._blocks.write(device_id, made, packing)
         if not self._blocks.are_as_written(device_id, made):
             raise RetryableStorageError(
                 f"blocks of {device_id}, {minute_text(minute)}, were not read back as they were written;"
                 " their rows stay, and are packed later"
             )
-        self._blocks.seal(device_id, minute, seal, lines.seal if lines.has_its_blocks else None)
-        self._db.write([list(self._deletions(device_id, lines, plans, seal))])
+        self._blocks.complete(
+            device_id, minute, packing, lines.last_packing if lines.has_its_blocks else None
+        )
+        self._db.write([list(self._deletions(device_id, lines, plans, packing))])
         obsolete = [(one.second, other) for one in plans for other in one.obsolete]
         self._blocks.remove(device_id, obsolete, self._stamps.next())
 
     def _deletions(
-        self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], seal: int
+        self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], packing: int
     ) -> Iterator[Statement]:
         """Rule 3. Where blocks had gone, with the proof that this packing must not give back."""
         where = partition(device_id, lines.minute)
@@ -219,8 +224,8 @@ class Packing:
             else:
                 for row in one.gone:
                     yield Statement(_DELETE_ROW, (row.written, *of_second, row.start_us, row.end_us))
-        cql = _SEAL if lines.has_its_blocks else _SEAL_WITHOUT_PROOF
-        yield Statement(cql, (self._ttl_s(lines.minute), seal, seal, *where))
+        cql = _END if lines.has_its_blocks else _END_WITHOUT_PROOF
+        yield Statement(cql, (self._ttl_s(lines.minute), packing, packing, *where))
 
 
 def plan_of_second(second: SecondRows) -> SecondPlan:

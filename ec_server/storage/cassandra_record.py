@@ -67,11 +67,11 @@ _NOTE = (
 )
 _UNNOTE = "DELETE FROM ec_notable USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ? AND ec_time = ?"
 _PROOFS = (
-    "SELECT DISTINCT device_id, ec_date, ec_minute, digest_proof, state_proof, seal FROM ec_consumption"
-    " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
+    "SELECT DISTINCT device_id, ec_date, ec_minute, digest_proof, state_proof, last_packing"
+    " FROM ec_consumption WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
 )
-_SEALS = (
-    "SELECT DISTINCT device_id, ec_date, ec_minute, seal, seal_before FROM ec_block"
+_BLOCK_PACKINGS = (
+    "SELECT DISTINCT device_id, ec_date, ec_minute, last_packing, earlier_packing FROM ec_block"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute IN ?"
 )
 _PROVE_DIGEST = (
@@ -79,7 +79,7 @@ _PROVE_DIGEST = (
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
 )
 _PROVE_DIGEST_OF_OTHER_BLOCKS = (
-    "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET digest_proof = ?, seal = ?,"
+    "UPDATE ec_consumption USING TTL ? AND TIMESTAMP ? SET digest_proof = ?, last_packing = ?,"
     " state_proof = null"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
 )
@@ -188,11 +188,14 @@ class Records:
         found = dict(lines)
         for minute, row in self._of_partitions(_PROOFS, device_id, list(found)):
             found[minute] = replace(
-                found[minute], digest_proof=row.digest_proof, state_proof=row.state_proof, seal=row.seal
+                found[minute],
+                digest_proof=row.digest_proof,
+                state_proof=row.state_proof,
+                last_packing=row.last_packing,
             )
-        packed = [minute for minute, one in found.items() if one.seal is not None]
-        for minute, row in self._of_partitions(_SEALS, device_id, packed):
-            found[minute] = replace(found[minute], block_seals=(row.seal, row.seal_before))
+        packed = [minute for minute, one in found.items() if one.last_packing is not None]
+        for minute, row in self._of_partitions(_BLOCK_PACKINGS, device_id, packed):
+            found[minute] = replace(found[minute], block_packings=(row.last_packing, row.earlier_packing))
         return found
 
     def _of_partitions(self, cql: str, device_id: str, minutes: list[int]) -> list[tuple[int, Any]]:
@@ -262,7 +265,7 @@ class Records:
         if lines.has_its_blocks:
             beside = Statement(_PROVE_DIGEST, (ttl_s, stamp + 1, proof, *partition))
         else:
-            of_blocks = (ttl_s, stamp + 1, proof, lines.block_seals[0], *partition)
+            of_blocks = (ttl_s, stamp + 1, proof, lines.block_packings[0], *partition)
             beside = Statement(_PROVE_DIGEST_OF_OTHER_BLOCKS, of_blocks)
         return [[*statements, Statement(_KNOWN, values)], [beside]]
 

@@ -349,7 +349,7 @@ def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
         except _DiedError:
             pass
         else:
-            assert requests >= 5  # said so, blocks, seal, deletion, record
+            assert requests >= 5  # said so, blocks, packing, deletion, record
             break
         finally:
             monkeypatch.undo()

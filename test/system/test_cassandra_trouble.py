@@ -174,7 +174,7 @@ class TestStart:
             store.ingest([run_of("m", NOON, 0)], MARK)
             check(store, "m", NOON, MinuteState.PROVEN)
         drops = (
-            "ec_consumption DROP seal",
+            "ec_consumption DROP last_packing",
             "ec_consumption DROP packed_until",
             "ec_consumption DROP rank",
             "ec_minute DROP packed_version",

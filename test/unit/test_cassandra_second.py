@@ -158,15 +158,15 @@ def test_proof_holds_only_while_the_blocks_know_the_packing_that_the_rows_name()
     proven = MinuteLines(SECOND, {"w": WriterLine(7, None)}, state=MinuteState.PROVEN)
     proven_text = f"{proven.fingerprint} proven"
 
-    def verdict(seal: int | None, *of_blocks: int | None) -> MinuteState | None:
+    def verdict(packing: int | None, *of_blocks: int | None) -> MinuteState | None:
         lines = MinuteLines(
             SECOND,
             proven.writers,
             state=MinuteState.PROVEN,
             state_version=proven.fingerprint,
             state_proof=proven_text,
-            seal=seal,
-            block_seals=(of_blocks[0], of_blocks[1]),
+            last_packing=packing,
+            block_packings=(of_blocks[0], of_blocks[1]),
         )
         return lines.verdict(0)
 
