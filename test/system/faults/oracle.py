@@ -8,7 +8,8 @@ account   received = stored + duplicate + rejected + queued + spooled + lost, in
 counters  no counter goes back
 health    it says no, and why, while a fault lasts that stops the work, and yes within 30 s of its end
 proven    no minute is called proven that differs from its meter's ledger
-verified  what a meter is told is verified reaches the end of what it recorded
+verified  what a meter is told is verified reaches the end of what it recorded, and never passes what it has
+          finished
 exit      SIGTERM ends every process within the deadline, with exit code 0
 restart   after any death the next start succeeds
 files     every file of the database is whole
@@ -185,6 +186,17 @@ def check_log(text: str) -> None:
     found = re.search(r"^Traceback.*?^(?=\d{4}-|\S*Error|\Z)[^\n]*", text, re.MULTILINE | re.DOTALL)
     if found:
         raise Violation("log", found[0][-900:])
+
+
+def check_not_ahead(meters: Sequence[Meter]) -> None:
+    """No meter has been told that minutes are verified which it has not finished."""
+    for meter in meters:
+        answerer = meter.answerer
+        told = answerer.verified.through if answerer and answerer.verified else 0
+        unfinished = meter.ledger.through()  # asked afterwards: it only grows
+        if unfinished is not None and told > unfinished:
+            text = f"told {minute_text(told)}, it records {minute_text(unfinished)}"
+            raise Violation("verified", f"{meter.ledger.device_id}: {text}")
 
 
 def check_verified(through: Mapping[str, int | None], ledgers: Sequence[Ledger]) -> None:

@@ -32,6 +32,8 @@ from ec_server.storage.sqlite_store import SqliteStore
 from utilities.utc import DAY_S
 
 SYNCFREQ_MINUTES = "0.03"
+PATIENCE_S = 90.0
+"""For what has no deadline of its own; a busy machine may take long."""
 _TMPFS_MB = 64
 _TWO_SECONDS_IN_HOURS = "0.0006"
 
@@ -199,6 +201,7 @@ class Run:
             self._stage.node.resume()
 
     def _check_proof(self) -> None:
+        oracle.check_not_ahead(self._meters)
         with self._files:
             ledgers = [meter.ledger for meter in self._meters]
             self._outcome.proofs += oracle.check_proof(self._open_store, ledgers)
@@ -242,10 +245,8 @@ class Run:
         self._outcome.recovery_s = wait_until(
             lambda: watch.says_yes_since(ended_s), oracle.RECOVERY_S, "health", "health to say yes"
         )
-        wait_until(
-            lambda: all(m.has_sent_all for m in self._meters), 10, "meters", "the meters to be answered"
-        )
-        wait_until(self._is_at_rest, oracle.RECOVERY_S, "account", "nothing to be queued or spooled")
+        wait_until(lambda: all(m.has_sent_all for m in self._meters), PATIENCE_S, "meters", "every answer")
+        wait_until(self._is_at_rest, PATIENCE_S, "account", "nothing to be queued or spooled")
 
     def _is_at_rest(self) -> bool:
         figures = self._figures()
@@ -287,7 +288,7 @@ class Run:
         for meter in self._meters:
             answerer = meter.answerer
             assert answerer is not None
-            wait_until(lambda a=answerer: a.rounds, 20, "equal", "a round")  # type: ignore[misc]
+            wait_until(lambda a=answerer: a.rounds, PATIENCE_S, "equal", "a round")  # type: ignore[misc]
             through[meter.ledger.device_id] = answerer.verified.through if answerer.verified else None
         with self._open_store() as store:
             for meter in self._meters:

@@ -21,7 +21,6 @@ SOURCE = (
 )
 METERS = (MeterPlan("tcp", binary=False), MeterPlan("tcp", binary=True))
 NO_SPACE = Fault("no-space", "writer", 0.5, 4.0, 0.5)
-RESTORED = Fault("day-restored-live", "", 0.8, 3.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,7 @@ BUGS = (
         "ec_server/storage/sqlite_day_writes.py",
         "                b.values,\n                b.count,",
         '                b.values.replace(",4", ",5"),\n                b.count,',
+        meanwhile=True,
     ),
     Bug(
         "equal",
@@ -71,19 +71,12 @@ BUGS = (
         '"duplicate": len(changed) - stored + 1,',
     ),
     Bug(
-        "account",
-        "a commit that a killed writer made is counted again by the next",
-        "ec_server/ingest/group_settlement.py",
-        "    if mark is None or not evidence.asks_for_mark or mark[0] != evidence.intended_sequence:",
-        "    if mark is None or mark[0] < 1:",
-        (Fault("kill-often", "writer", 0.5, 2.0, 0.5),),
-    ),
-    Bug(
         "counters",
-        "a worker begins with a new page",
-        "ec_server/account/worker_page.py",
-        "        if not _has_header(path, header, size):\n            former = _Former.read(path)",
-        "        if True:\n            former = None",
+        "a receiver that takes over begins at nothing stored",
+        "data_receiver.py",
+        '        self._page.set_state("starting")\n',
+        '        self._page.set_state("starting")\n'
+        '        self._page.apply({"stored": -self._page.figures()["stored"]})\n',
         (Fault("kill", "receiver", 1.5, 0.0, 0.5),),
     ),
     Bug(
@@ -104,28 +97,27 @@ BUGS = (
     ),
     Bug(
         "proven",
-        "every minute that was compared is called proven",
+        "a minute of which samples are missing is called proven",
         "ec_server/synchronization/minute_repair.py",
-        "    unresolved = bool(repair.faults) or bool(_differing(repair, here))",
-        "    unresolved = False",
-        (Fault("some-errors", "sync", 0.3, 2.5, 0.5), Fault("cut-often", "sip", 0.5, 2.5, 0.1)),
-        meanwhile=True,
-    ),
-    Bug(
-        "proven",
-        "a day file that went back to an older state keeps its proof",
-        "ec_server/storage/sqlite_trust.py",
-        "        if known is None or generation >= known:",
-        "        if True:",
-        (RESTORED,),
+        "    return [\n        (second, there[second]) for second in sorted(there) if",
+        "    return [\n        (second, there[second]) for second in () if",
+        (Fault("cut-often", "sip", 0.3, 4.0, 0.1),),
         meanwhile=True,
     ),
     Bug(
         "verified",
-        "a meter is told a minute less than is settled",
+        "a meter is told of a day less than is settled",
         "ec_server/synchronization/round.py",
         "    verified = Verified(min(task.start, settled_to), settled_to, *counts)",
-        "    verified = Verified(min(task.start, settled_to), settled_to - 60, *counts)",
+        "    verified = Verified(min(task.start, settled_to), settled_to - 86_400, *counts)",
+    ),
+    Bug(
+        "verified",
+        "a meter is told that minutes are verified which it still records",
+        "ec_server/synchronization/round.py",
+        "            self.stop = min(self.stop, through)",
+        "            self.stop = max(self.stop, through)",
+        meanwhile=True,
     ),
     Bug(
         "exit",
@@ -143,13 +135,24 @@ BUGS = (
         (Fault("crash", "", 1.0, 0.0, 0.5),),
     ),
     Bug(
-        "files",
+        "health",
         "read errors pass for damage",
         "ec_server/storage/disk_check.py",
         "        elif now_s",
         "        elif False and now_s",
         (Fault("some-errors", "sync", 0.5, 4.0, 0.5), Fault("some-errors", "writer", 0.6, 4.0, 0.5)),
         meanwhile=True,
+    ),
+    Bug(
+        "files",
+        "a page of a day file is overwritten at the end",
+        "ec_server/storage/sqlite_day.py",
+        "        self.db.close()\n",
+        "        self.db.close()\n"
+        "        if not self.read_only:\n"
+        "            with self.path.open('r+b') as file:\n"
+        "                file.seek(4096 * 3)\n"
+        "                file.write(bytes(4096))\n",
     ),
     Bug(
         "log",
