@@ -171,6 +171,8 @@ def check_files(folder: Path) -> int:
         connection = apsw.Connection(str(path))
         try:
             said = connection.execute("PRAGMA integrity_check").fetchall()
+        except apsw.Error as error:
+            said = [(str(error),)]
         finally:
             connection.close()
         if said != [("ok",)]:

@@ -29,6 +29,7 @@ from system.faults.subject import ROOT, Subject, Violation, wait_until
 from system.faults.watch import Watch, figures_of
 
 from ec_server.storage.sqlite_store import SqliteStore
+from utilities.errors import StorageError
 from utilities.utc import DAY_S
 
 SYNCFREQ_MINUTES = "0.03"
@@ -104,6 +105,8 @@ def run(plan: Plan, parent: Path, cassandra: Any = None, root: Path = ROOT) -> O
             Run(outcome, folder, cassandra, root).go()
     except Violation as violation:
         outcome.violation = violation
+    except StorageError as error:
+        outcome.violation = Violation("files", f"what is stored cannot be read: {error}")
     outcome.took_s = time.monotonic() - begun_s
     return outcome
 
