@@ -114,7 +114,7 @@ BUGS = (
     Bug(
         "verified",
         "a meter is told that minutes are verified which it still records",
-        "ec_server/synchronization/round.py",
+        "ec_server/synchronization/round_state.py",
         "            self.stop = min(self.stop, through)",
         "            self.stop = max(self.stop, through)",
         meanwhile=True,
@@ -186,6 +186,7 @@ def plan_for(bug: Bug) -> Plan:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.clause}: {bug.what}")
 def test_a_bug_on_purpose_is_caught_by_its_clause(tmp_path: Path, bug: Bug) -> None:
     outcome = run(plan_for(bug), tmp_path / "run", root=with_bug(bug, tmp_path / "source"))
@@ -194,6 +195,7 @@ def test_a_bug_on_purpose_is_caught_by_its_clause(tmp_path: Path, bug: Bug) -> N
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_without_a_bug_the_same_faults_violate_nothing(tmp_path: Path) -> None:
     for number, bug in enumerate(BUGS):
         outcome = run(plan_for(bug), tmp_path / str(number))

@@ -22,6 +22,7 @@ def holds(plan: Plan, folder: Path) -> None:
     assert outcome.figures["ec_batches_stored_total"] > 0
 
 
+@pytest.mark.timeout(400)  # three servers at once: a busy machine takes its time
 def test_whatever_ten_seeds_do_nothing_is_lost_and_nothing_false_is_said(tmp_path: Path) -> None:
     plans = [in_turn([plan_of(seed, longest_s=SHORT_S) for seed in seeds]) for seeds in SEEDS]
     with ThreadPoolExecutor(len(plans)) as pool:
@@ -29,6 +30,7 @@ def test_whatever_ten_seeds_do_nothing_is_lost_and_nothing_false_is_said(tmp_pat
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(1, 1 + int(os.environ.get("EC_TEST_FAULT_SEEDS", "30"))))
 def test_whatever_a_seed_does_nothing_is_lost_and_nothing_false_is_said(tmp_path: Path, seed: int) -> None:
     holds(plan_of(seed), tmp_path)
