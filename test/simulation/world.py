@@ -67,7 +67,7 @@ class World:
             self._open_store,
             {meter.device_id: meter.key for meter in self.meters},
             setting.interval_s,
-            max(25.0, setting.lasts_s / 2000),
+            setting.lasts_s / 40,
         )
         self.server.on_answer = self._note_statement
         self.server.on_round = self._check_proof
