@@ -44,7 +44,6 @@ class _Step:
     batches: list[Batch]
     rest: Mapping[str, int]
     """Figures that change with the group's last step: what was rejected, and the ring."""
-    is_last: bool
     taken_s: float
 
 
@@ -87,15 +86,17 @@ class Committer:
     def commit(self, group: Group) -> None:
         """Commit a group day by day; returns early, and leaves the ring where it is, where abandoned."""
         days, self._twice = days_to_commit(group)
+        if self._twice:
+            self._page.apply({"taken_over": self._twice})
         self._taker.note_group_end(group.end)
         rest = {**group.rejected, **self._taker.moved_to(group.end)}
         for day, batches in days[:-1]:
-            if not self._until_done(_Step(day, batches, {}, False, group.taken_s)):
+            if not self._until_done(_Step(day, batches, {}, group.taken_s)):
                 return
         if days:
-            self._until_done(_Step(*days[-1], rest, True, group.taken_s))
+            self._until_done(_Step(*days[-1], rest, group.taken_s))
         else:
-            self._account(rest, is_last=True)
+            self._account(rest)
 
     def _until_done(self, step: _Step) -> bool:
         """Write until it is committed or spooled; False: abandoned."""
@@ -133,7 +134,7 @@ class Committer:
             self._troubles.say("database", str(error))
             raise
         took_us = (time.perf_counter_ns() - began_ns) // 1000
-        self._account(self._figures(step.batches, result.changed, took_us, step.rest), is_last=step.is_last)
+        self._account(self._figures(step.batches, result.changed, took_us, step.rest))
         self._settled_sequence = self._sequence
         self._live.count(step.batches)
         self._troubles.say("database", "")
@@ -185,16 +186,16 @@ class Committer:
             "spooled": len(step.batches),
             "settled_sequence": self._sequence - self._settled_sequence,
         }
-        self._account(step_of_account, is_last=step.is_last)
+        self._account(step_of_account)
         self._settled_sequence = self._sequence
         self._minutes.forget(step.batches)
         self._live.count(step.batches)
 
     # --- both -----------------------------------------------------------------------------
 
-    def _account(self, changes: Mapping[str, int], *, is_last: bool) -> None:
+    def _account(self, changes: Mapping[str, int]) -> None:
         if self._twice:
-            changes, self._twice = counted_once(changes, self._twice, is_last=is_last)
+            changes, self._twice = counted_once(changes, self._twice)
         self._page.apply(changes)
 
     def _wait(self, wait_s: float) -> None:

@@ -29,7 +29,9 @@ def days_to_commit(group: Group) -> tuple[list[tuple[int, list[Batch]]], int]:
 
     Where the batches of the settled days are not as many as were settled (the limits or the devices file
     changed since), every day is committed again, which changes no row that is there, and all that was
-    settled before is counted twice: ``counted_once`` takes it off.
+    settled before is counted twice. It is booked as ``taken_over`` at once, so that nothing of the group
+    counts as settled any more: a writer that dies now leaves an account that the next one can go on with.
+    ``counted_once`` then takes it off again.
     """
     days = by_day(group.batches)
     settled_days = [batches for day, batches in days if day < group.settled_days_end]
@@ -38,10 +40,11 @@ def days_to_commit(group: Group) -> tuple[list[tuple[int, list[Batch]]], int]:
     return days, group.settled_before
 
 
-def counted_once(changes: Mapping[str, int], twice: int, *, is_last: bool) -> tuple[dict[str, int], int]:
+def counted_once(changes: Mapping[str, int], twice: int) -> tuple[dict[str, int], int]:
     """A step's figures less the messages that count twice; and how many of them are left for later steps.
 
-    What the last step cannot take off is booked against ``taken_over``, so that the account sums up.
+    What is taken off goes off ``taken_over``, too. What no step can take off stays there, and the account
+    sums up all the same.
     """
     once = dict(changes)
     names = ("duplicate", "stored", *(name for name in once if name.startswith("rejected_")))
@@ -49,10 +52,8 @@ def counted_once(changes: Mapping[str, int], twice: int, *, is_last: bool) -> tu
         less = min(twice, once.get(name, 0))
         if less:
             once[name] -= less
+            once["taken_over"] = once.get("taken_over", 0) - less
             twice -= less
-    if is_last and twice:
-        once["taken_over"] = once.get("taken_over", 0) + twice
-        twice = 0
     return once, twice
 
 

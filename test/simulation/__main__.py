@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
 
 from simulation.plan import Fault, faults_of, setting_of
+from simulation.recovery import run_recovery
 from simulation.world import ViolationError, World
+from utilities.utc import day_of
 
 
 def run_seed(seed: int, only: Sequence[int] | None = None) -> World:
@@ -56,6 +59,16 @@ def run_seeds(first: int, last: int, *, most_s: float = float("inf")) -> tuple[i
     return ran, meters, simulated_s
 
 
+def run_recoveries(first: int, last: int) -> int:
+    """How many seeds of recovery.py ran."""
+    today_s = day_of(int(time.time()))
+    for seed in range(first, last):
+        run_recovery(seed, today_s)
+        if seed % 10_000 == 9_999:
+            print(f"seed {seed}", flush=True)
+    return last - first
+
+
 def _summary(ran: int, meters: int, simulated_s: float, took_s: float) -> str:
     years = simulated_s / (365.25 * 86_400)
     return f"{ran} seeds, {meters} meters, {years:.2f} simulated years, in {took_s:.0f} s"
@@ -65,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0:1000", help="FIRST:LAST, half-open")
     parser.add_argument("--seed", type=int, help="one seed")
+    parser.add_argument("--recovery", help="FIRST:LAST, seeds of deaths of writers (recovery.py)")
     parser.add_argument("--only", help="numbers of the faults to keep, by comma; none: no fault")
     chosen = parser.parse_args()
     try:
@@ -73,6 +87,10 @@ def main() -> None:
             if chosen.only is not None:
                 only = [] if chosen.only == "none" else [int(n) for n in chosen.only.split(",")]
             run_seed(chosen.seed, only)
+            return
+        if chosen.recovery is not None:
+            logging.disable(logging.CRITICAL)
+            print(f"{run_recoveries(*map(int, chosen.recovery.split(':')))} seeds of recovery")
             return
         first, last = map(int, chosen.seeds.split(":"))
         began_s = time.monotonic()

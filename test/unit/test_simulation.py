@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from simulation.__main__ import run_seed, run_seeds
+from simulation.__main__ import run_recoveries, run_seed, run_seeds
 from simulation.plan import faults_of, setting_of
 from simulation.world import ViolationError
 
+from ec_server.ingest import group_settlement, writer
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import repair_plan, round
 from ec_server.synchronization.repair_plan import batch_of
@@ -106,6 +107,54 @@ def test_a_fault_on_purpose_is_found_and_its_replay_finds_it_too(
     assert len(only) <= len(faults_of(setting_of(int(replay[1]))))
     with pytest.raises(ViolationError, match=found):
         run_seed(int(replay[1]), only)
+
+
+# --- recovery after deaths ------------------------------------------------------------------------
+
+
+def test_what_a_seed_chooses_of_deaths_costs_no_message_and_no_figure() -> None:
+    assert run_recoveries(0, 150) == 150
+
+
+def test_a_third_death_where_the_devices_file_changed_twice_costs_nothing() -> None:
+    """What was to count once was counted twice by the mark of a commit that was done again."""
+    run_recoveries(475, 476)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20_000)
+def test_the_same_for_a_hundred_thousand_seeds() -> None:
+    run_recoveries(0, int(os.environ.get("EC_TEST_SEEDS", "100000")))
+
+
+def _ignores_marks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(group_settlement, "_commit_in_doubt", lambda _: {})
+
+
+def _ignores_the_spool(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(group_settlement, "spool_agreement", lambda *_: ({}, 0))
+
+
+def _says_stored_of_what_it_drops(patch: pytest.MonkeyPatch) -> None:
+    put = MemoryStore._put
+    patch.setattr(
+        MemoryStore, "_put", lambda store, row: None if row.batch.start_us == 3 else put(store, row)
+    )
+
+
+RECOVERY_FAULTS: dict[str, tuple[Fault, int, str]] = {
+    "the database's mark is not asked for": (_ignores_marks, 33, "counted as stored"),
+    "the spool is not looked at": (_ignores_the_spool, 0, "spooled for ever"),
+    "a row that is called stored is not there": (_says_stored_of_what_it_drops, 0, "are gone"),
+}
+
+
+@pytest.mark.parametrize("name", RECOVERY_FAULTS)
+def test_a_fault_of_recovery_on_purpose_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, seed, found = RECOVERY_FAULTS[name]
+    fault(monkeypatch)
+    with pytest.raises(ViolationError, match=found):
+        run_recoveries(seed, seed + 400)
 
 
 def test_the_same_seed_does_the_same() -> None:
