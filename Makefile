@@ -19,8 +19,8 @@ demo: $(VENV)/run ## run the server with three meters, live on http://127.0.0.1:
 test: $(VENV)/dev debian ## run the whole test suite (PYTEST_ARGS="-k spool" for a part)
 	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/dev ## run the tests of pure code, for the inner loop: under a minute
-	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_PROCESSES) test/unit $(PYTEST_ARGS)
+test-fast: $(VENV)/dev ## run the quick tests of pure code, for the inner loop: under a minute
+	@$(BIN)/python -m pytest -m "not soak and not thorough" -n $(TEST_PROCESSES) test/unit $(PYTEST_ARGS)
 
 soak: $(VENV)/dev debian ## run the long tests: hours
 	@$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

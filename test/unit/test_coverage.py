@@ -85,6 +85,7 @@ VALUES = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.from_re
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("with_arrow", [True, False])
 @settings(deadline=None)  # the first call imports pyarrow
 @given(samples=st.dictionaries(st.integers(0, 999_999), VALUES, min_size=1, max_size=20))

@@ -20,6 +20,7 @@ def corpus(name: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_in_the_corpus_and_no_mutation_of_it_breaks_a_target(name: str) -> None:
     chance, seeds = random.Random(f"{name} 1"), corpus(name)

@@ -163,6 +163,7 @@ class TestAgainstTheReference:
     def test_binary_bodies(self, samples: bytes) -> None:
         agrees(b"meter-7|%d|%s||" % (NOW, samples))
 
+    @pytest.mark.thorough
     @settings(max_examples=250)
     @given(damaged())
     def test_damaged_bodies(self, body: bytes) -> None:

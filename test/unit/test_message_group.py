@@ -211,12 +211,14 @@ def bodies(draw: st.DrawFn) -> bytes:
     return body
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(bodies(), st.just(GOOD.encode())), min_size=8, max_size=14))
 def test_any_group_parses_as_its_messages(group: list[bytes]) -> None:
     check(group, knowing("m"))
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.floats(width=32), min_size=1, max_size=30), min_size=8, max_size=10))
 def test_any_single_is_printed_as_c_does(group: list[list[float]]) -> None:

@@ -121,6 +121,7 @@ def test_a_device_that_keeps_sending_is_not_given_up_for_invented_ones() -> None
     assert "meter" in {f.device_id for f in ledger.end_all()}
 
 
+@pytest.mark.thorough
 def test_memory_of_a_device_in_order_is_constant() -> None:
     ledger = MinuteLedger()
 
@@ -176,6 +177,7 @@ def deliveries(draw: st.DrawFn) -> tuple[dict[int, dict[int, str]], list[tuple[i
     return seconds, list(zip(writers, sent))
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(deliveries(), st.integers(1, 5), st.booleans())
 def test_digests_equal_those_from_scratch_whatever_the_delivery(

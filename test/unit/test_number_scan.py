@@ -29,6 +29,7 @@ _values = st.one_of(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(_values, min_size=1, max_size=30))
 def test_values_are_read_as_python_reads_them(values: list[str]) -> None:

@@ -88,6 +88,7 @@ _values = st.one_of(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(_values, st.integers(0, 2**31)), min_size=1, max_size=6))
 def test_any_rows_with_overlaps_come_back_as_they_were(parts: list[tuple[list[str], int]]) -> None:

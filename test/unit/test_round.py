@@ -62,6 +62,7 @@ STORED = st.lists(st.tuples(SECONDS, SAMPLES), max_size=8)
 
 
 class TestAnySamplesOnBothSides:
+    @pytest.mark.thorough
     @settings(deadline=None, max_examples=150)
     @given(
         stored=STORED,
@@ -245,6 +246,7 @@ def messages(second: int, rate: int = 44_000, per_message: int = 44) -> list[Sam
 
 
 class TestWhatCrossesTheWire:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("share", [0.05, 0.001])
     @pytest.mark.parametrize("seed", range(3))
     def test_messages_lost_at_random_cost_no_more_samples_than_were_lost(

@@ -22,6 +22,7 @@ from utilities.model import Batch, MinuteState, Verdict
 SEEDS_IN_THE_SUITE = 60
 
 
+@pytest.mark.thorough
 def test_what_a_seed_chooses_holds() -> None:
     ran, meters, _ = run_seeds(0, SEEDS_IN_THE_SUITE)
     assert (ran, meters > ran) == (SEEDS_IN_THE_SUITE, True)

@@ -321,6 +321,7 @@ def machine(request: pytest.FixtureRequest) -> type[Synchronization]:
     return chosen
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_what_is_proven_is_stored_and_an_honest_meter_ends_proven(machine: type[Synchronization]) -> None:
     run_state_machine_as_test(machine, settings=STEPS)  # type: ignore[no-untyped-call]
