@@ -13,7 +13,7 @@ from simulation.__main__ import run_recoveries, run_seed, run_seeds
 from simulation.plan import faults_of, setting_of
 from simulation.world import ViolationError
 
-from ec_server.ingest import group_settlement, writer
+from ec_server.ingest import group_settlement
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.synchronization import repair_plan, round
 from ec_server.synchronization.repair_plan import batch_of
