@@ -10,6 +10,7 @@ way packs them first (storage.pack_after_hours); its bytes are those of both tab
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -81,6 +82,7 @@ def measure(cluster: Cluster, way: str, rows: Sequence[Batch]) -> tuple[int, flo
         folder = node.folder / "data" / "data" / keyspace
         tables = ("ec_consumption-*/*", "ec_block-*/*")
         size = sum(f.stat().st_size for table in tables for f in folder.glob(table) if f.is_file())
+        assert size, f"nothing in {folder}: another node answers at port {cluster.native_port}"
         began = time.monotonic()
         read = sum(
             1 for device in {batch.device_id for batch in rows} for _ in store.rows(device, START, START + 60)
@@ -116,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "read all s",
     ):
         table.add_column(name, justify="left" if name == "compression" else "right")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the node must not outlive this program
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), 1, 9342, 7342, heap_mb=1024, jmx_port=7343)
         try:
