@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ec_server.storage.cassandra_clock import boot_time_s
+from ec_server.storage.cassandra_clock import boot_time_s, now
+from ec_server.storage.cassandra_days import Day, Days
 from ec_server.storage.cassandra_minutes import MinuteLines
-from ec_server.storage.cassandra_record import Day, Records, now
+from ec_server.storage.cassandra_record import Records
 from utilities.utc import DAY_S, MINUTE_S, parse_ec
 
 _COUNT_VALID_S = 15.0
@@ -28,8 +29,9 @@ Place = tuple[str, int]
 class Backlog:
     """Reads records; puts days on record unless it is read-only."""
 
-    def __init__(self, records: Records, *, read_only: bool) -> None:
+    def __init__(self, records: Records, days: Days, *, read_only: bool) -> None:
         self._records = records
+        self._days = days
         self._read_only = read_only
         self._count = 0
         self._counted_until_s = 0.0
@@ -37,7 +39,7 @@ class Backlog:
     def minutes(self, before: int, most: int) -> list[Place]:
         """The minutes that ended before a moment and have something to pack, oldest first."""
         found: list[Place] = []
-        for start, days in self._days(before):
+        for start, days in self._unpacked(before):
             if len(found) >= most:
                 break
             found += sorted(
@@ -50,18 +52,18 @@ class Backlog:
         """How many such minutes there are, or were a moment ago."""
         now_s = boot_time_s()
         if now_s >= self._counted_until_s:
-            days = [(start, *one) for start, of_day in self._days(before) for one in of_day]
+            days = [(start, *one) for start, of_day in self._unpacked(before) for one in of_day]
             self._count = sum(
                 len(self._of_day(device_id, start, day, before)) for start, device_id, day in days
             )
             self._counted_until_s = now_s + _COUNT_VALID_S
         return self._count
 
-    def _days(self, before: int) -> list[tuple[int, list[tuple[str, Day]]]]:
+    def _unpacked(self, before: int) -> list[tuple[int, list[tuple[str, Day]]]]:
         """The days that may have something to pack, ascending, and in each the devices."""
         found: dict[str, list[tuple[str, Day]]] = {}
-        device_ids = self._records.device_ids() if before > 0 else []
-        for device_id, days in zip(device_ids, self._records.days_of_each(device_ids)):
+        device_ids = self._days.device_ids() if before > 0 else []
+        for device_id, days in zip(device_ids, self._days.of_each(device_ids)):
             for date, day in days.items():
                 if day.fingerprint and not day.is_packed:
                     found.setdefault(date, []).append((device_id, day))
@@ -74,7 +76,7 @@ class Backlog:
         waiting = unpacked_in(lines.values(), before, now())
         is_over = stop == start + DAY_S and not any(one.is_leased for one in lines.values())
         if is_over and not waiting and not self._read_only:
-            self._records.day_is_packed(device_id, start, day)
+            self._days.record_packed(device_id, start, day)
         return [(device_id, minute) for minute in waiting]
 
 

@@ -20,6 +20,11 @@ def boot_time_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def now() -> int:
+    """What the clock says, in epoch microseconds."""
+    return time.time_ns() // 1000
+
+
 class Stamps:
     """Moments in epoch microseconds, each later than the one before."""
 

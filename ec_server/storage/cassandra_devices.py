@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ec_server.storage.cassandra_clock import boot_time_s
-from ec_server.storage.cassandra_record import Day, Records
+from ec_server.storage.cassandra_days import Day, Days
 from ec_server.storage.ranges import Range, of_text, text_of
 from ec_server.storage.timeuuid import microseconds, timeuuid
 from utilities.cassandra_util import Database
@@ -49,10 +49,10 @@ class _Through:
 class Devices:
     """Reads and writes ``ec_device``; one thread at a time."""
 
-    def __init__(self, database: Database, records: Records, first_unproven: FirstUnproven) -> None:
+    def __init__(self, database: Database, days: Days, first_unproven: FirstUnproven) -> None:
         """``first_unproven`` gives the first minute of a range that is not settled, or its end."""
         self._db = database
-        self._records = records
+        self._days = days
         self._first_unproven = first_unproven
         self._first_seen: dict[str, int] = {}
         self._through: dict[str, _Through] = {}
@@ -99,7 +99,7 @@ class Devices:
 
     def _verified_through(self, rows: Sequence[Any]) -> dict[str, int]:
         starts = {r.device_id: start for r in rows if (start := parse_minute(r.verified_from)) is not None}
-        days = self._records.days_of_each(list(starts))
+        days = self._days.of_each(list(starts))
         return {
             device_id: self._look_again(device_id, start, of_device)
             for (device_id, start), of_device in zip(starts.items(), days)

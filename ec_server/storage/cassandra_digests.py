@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from ec_server.storage.cassandra_clock import now
 from ec_server.storage.cassandra_minutes import MinuteLines
-from ec_server.storage.cassandra_record import Records, digest_of_minute, now
+from ec_server.storage.cassandra_record import Records, digest_of_minute
 from ec_server.storage.cassandra_rows import Rows
 from ec_server.storage.cassandra_second import SecondRows
 from utilities.cassandra_util import Database

@@ -1,4 +1,4 @@
-"""What is on record of minutes and days: writers' lines, cached digests, verdicts; read and written.
+"""What is on record of minutes: writers' lines, cached digests, verdicts; read and written.
 
 The rules are at the head of cassandra_minutes.py. The record of a minute lies in one partition
 (``ec_minute`` and ``ec_checksum`` share its key), so that what belongs together is one mutation. What
@@ -7,21 +7,19 @@ confirms it stands with the rows, in another partition: a mutation of its own, i
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES, REMOVED
-from ec_server.storage.cassandra_clock import Stamps
+from ec_server.storage.cassandra_claims import DELETE_DIGESTS, LINES
+from ec_server.storage.cassandra_clock import Stamps, now
+from ec_server.storage.cassandra_days import by_day
 from ec_server.storage.cassandra_minutes import (
-    LEASE_S,
     NEEDS_ROWS,
     SETTLED,
     MinuteLines,
     digest_proof,
-    fingerprint,
     minutes_of_rows,
     state_proof,
 )
@@ -30,7 +28,7 @@ from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
 from utilities.checksum_util import minute_digest
 from utilities.model import Digest, MinuteState, Verdict
-from utilities.utc import DAY_S, day_of, ec_date, ec_time, parse_ec
+from utilities.utc import ec_date, ec_time, parse_ec
 
 _DIGESTS = (
     "SELECT ec_time, ec_type, values_count, values_checksum, check_times FROM ec_checksum"
@@ -93,65 +91,10 @@ _PACKED = (
     "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET packed_version = ?"
     " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
 )
-_DAY_PACKED = (
-    "UPDATE ec_day USING TTL ? SET packed_version = ? WHERE device_id = ? AND ec_date = ? AND writer = ''"
-)
-_NOTED = "SELECT ec_date FROM ec_notable WHERE device_id = ?"
-_DAYS = (
-    "SELECT ec_date, writer, version, proven_from, proven_version, sealed_version, packed_version"
-    " FROM ec_day WHERE device_id = ?"
-)
-_LAST_WRITES = (
-    "SELECT max(writetime(version)), max(writetime(leased_until)), max(writetime(digest_version)),"
-    " max(writetime(state_version)), max(writetime(check_time)), max(writetime(packed_version))"
-    " FROM ec_minute WHERE device_id = ? AND ec_date = ?"
-)
-_REMOVED_DAY = (
-    "UPDATE ec_day USING TTL ? AND TIMESTAMP ? SET version = ?"
-    " WHERE device_id = ? AND ec_date = ? AND writer = ?"
-)
-_REMOVED_KEPT_S = 60 * DAY_S
-"""Longer than Cassandra keeps what says that rows were deleted (gc_grace_seconds, 10 days)."""
-_DAY_PROVEN = (
-    "UPDATE ec_day USING TTL ? SET proven_from = ?, proven_version = ?"
-    " WHERE device_id = ? AND ec_date = ? AND writer = ''"
-)
-_DAY_SEALED = (
-    "UPDATE ec_day USING TTL ? SET sealed_version = ? WHERE device_id = ? AND ec_date = ? AND writer = ''"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """What is on record of one day of one device."""
-
-    fingerprint: str = ""
-    """Of the writers' versions; empty where nobody wrote."""
-    proven_from: str | None = None
-    proven_version: str | None = None
-    sealed_version: str | None = None
-    packed_version: str | None = None
-
-    def is_final(self, start: int) -> bool:
-        """Whether every minute from ``start`` to the day's end is on record as final."""
-        return self.proven_version == self.fingerprint and (self.proven_from or "~") <= ec_time(start)[:4]
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether the digest of every minute is cached."""
-        return self.sealed_version == self.fingerprint
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether no minute has anything to pack."""
-        return self.packed_version == self.fingerprint
-
-
-NO_DAY = Day()
 
 
 class Records:
-    """The record of minutes and days; a read-only one settles nothing."""
+    """The record of minutes; a read-only one settles nothing."""
 
     def __init__(
         self, database: Database, stamps: Stamps, ttl_s: Callable[[int], int], *, read_only: bool
@@ -161,8 +104,6 @@ class Records:
         self._stamps = stamps
         self._ttl_s = ttl_s
         self._read_only = read_only
-
-    # --- minutes --------------------------------------------------------------------------
 
     def lines(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
         """What is on record of the minutes of ``[start, stop)``, abandoned lines settled."""
@@ -302,91 +243,6 @@ class Records:
         was_noted = lines.extra or lines.conflicts or lines.state not in (None, MinuteState.PROVEN)
         return [*mutations, [Statement(_UNNOTE, (stamp, *where))]] if was_noted else mutations
 
-    # --- days -----------------------------------------------------------------------------
-
-    def device_ids(self) -> list[str]:
-        """Every device that has days on record."""
-        return sorted(row.device_id for row in self._db.read("SELECT DISTINCT device_id FROM ec_day"))
-
-    def days(self, device_id: str) -> dict[str, Day]:
-        """Each ``ec_date`` on record of a device, ascending."""
-        return _days_of_rows(self._db.read(_DAYS, device_id))
-
-    def days_on_record(self, device_id: str) -> list[int]:
-        """The days that have rows, or minutes of which nothing is stored on record, ascending."""
-        noted = {row.ec_date for row in self._db.read(_NOTED, device_id)}
-        return sorted(parse_ec(date, "000000") for date in noted | self.days(device_id).keys())
-
-    def days_of_each(self, device_ids: Sequence[str]) -> list[dict[str, Day]]:
-        """``days`` of several devices at once."""
-        return [_days_of_rows(rows) for rows in self._db.read_each(_DAYS, [(d,) for d in device_ids])]
-
-    def day_is_final(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that from ``start`` to its end the day is final, as it was read."""
-        values = (self._ttl_s(start), ec_time(start)[:4], day.fingerprint, device_id, ec_date(start))
-        self._db.write([[Statement(_DAY_PROVEN, values)]])
-
-    def day_is_sealed(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that every digest of the day is cached, as it was read."""
-        values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
-        self._db.write([[Statement(_DAY_SEALED, values)]])
-
-    def day_is_packed(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that nothing of the day is left to pack, as it was read."""
-        values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
-        self._db.write([[Statement(_DAY_PACKED, values)]])
-
-    def reopen_days(self, device_id: str, minutes: Iterable[int]) -> None:
-        """A day with an unresolved minute is not final, whatever was known of it."""
-        days = {day_of(minute) for minute in minutes}
-        values = [(self._ttl_s(day), None, None, device_id, ec_date(day)) for day in days]
-        self._db.write([Statement(_DAY_PROVEN, one)] for one in values)
-
-    def ceiling(self, device_id: str, day: int) -> int:
-        """A write timestamp above everything that is stored of a day, by whatever clock it was written.
-
-        A writer's versions are above its rows' ranks, but for the last rows of one that died.
-        """
-        (found,) = self._db.read(_LAST_WRITES, device_id, ec_date(day))
-        latest_us, now_us = max((moment for moment in found if moment is not None), default=0), now()
-        return now_us if latest_us < now_us else latest_us + 2 * LEASE_S * 1_000_000
-
-    def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
-        """Forget a day; the day's own line last, so that a removal broken off is found again.
-
-        A line says up to which write timestamp it was removed, to those who write to the day again: what
-        they write below it would never be seen.
-        """
-        where = (device_id, ec_date(day))
-        self._db.write([[Statement(_REMOVED_DAY, (_REMOVED_KEPT_S, ceiling + 1, ceiling, *where, REMOVED))]])
-        for table in ("ec_minute", "ec_checksum", "ec_notable", "ec_day"):
-            cql = f"DELETE FROM {table} USING TIMESTAMP ? WHERE device_id = ? AND ec_date = ?"  # noqa: S608
-            self._db.write([[Statement(cql, (ceiling, *where))]])
-
-
-def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
-    found: dict[str, Day] = {}
-    for date, group in groupby(rows, key=lambda row: row.ec_date):
-        of_day = list(group)
-        whole = fingerprint(
-            (row.writer, row.version) for row in of_day if row.writer not in ("", REMOVED) and row.version
-        )
-        own = [row for row in of_day if not row.writer]
-        record = [
-            (row.proven_from, row.proven_version, row.sealed_version, row.packed_version) for row in own
-        ]
-        if whole or own:
-            found[date] = Day(whole, *(record[0] if record else ()))
-    return found
-
-
-def by_day(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """``[start, stop)`` cut at midnights."""
-    while start < stop:
-        last = min(stop, day_of(start) + DAY_S)
-        yield start, last
-        start = last
-
 
 def at(device_id: str, minute: int) -> tuple[str, str, str]:
     """The key of a minute in ``ec_minute`` and ``ec_notable``."""
@@ -397,8 +253,3 @@ def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
     """The minute digest of its non-empty seconds; None for none."""
     digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
     return Digest(*digest) if digest else None
-
-
-def now() -> int:
-    """This moment in epoch microseconds."""
-    return time.time_ns() // 1000

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ec_server.storage import ranges
-from ec_server.storage.cassandra_clock import boot_time_s
-from ec_server.storage.cassandra_record import NO_DAY, Day, Records, by_day, now
+from ec_server.storage.cassandra_clock import boot_time_s, now
+from ec_server.storage.cassandra_days import NO_DAY, Day, Days, by_day
+from ec_server.storage.cassandra_record import Records
 from ec_server.storage.ranges import Range
 from utilities.model import SETTLED, MinuteState
 from utilities.utc import DAY_S, day_of, ec_date
@@ -30,9 +31,10 @@ _REMEMBERED_DAYS = 200_000
 class Settled:
     """Reads records; remembers days. One thread at a time."""
 
-    def __init__(self, records: Records, *, read_only: bool) -> None:
+    def __init__(self, records: Records, days: Days, *, read_only: bool) -> None:
         """A read-only one puts no day on record."""
         self._records = records
+        self._days = days
         self._read_only = read_only
         self._seen: dict[tuple[str, int], tuple[str, int, float]] = {}
         """Device and day to the day's fingerprint, the moment from which on it was read, and when."""
@@ -40,7 +42,7 @@ class Settled:
 
     def unproven(self, device_id: str, start: int, stop: int) -> Iterator[Range]:
         """The ranges of minutes in ``[start, stop)`` that are not settled, ascending, day by day."""
-        days = self._records.days(device_id)
+        days = self._days.of_device(device_id)
         for first, last in by_day(start, stop):
             day = days.get(ec_date(first), NO_DAY)
             if not self._holds(device_id, first, day):
@@ -57,7 +59,7 @@ class Settled:
         now_us = now()
         spans = [(start, stop)]
         if stop - start > 2 * DAY_S:  # it may reach from the first day to the last that there can be
-            days = self._records.days_on_record(device_id)
+            days = self._days.on_record(device_id)
             spans = ranges.clip([(day, day + DAY_S) for day in days], start, stop)
         return ranges.of_minutes(
             minute
@@ -73,7 +75,7 @@ class Settled:
         if is_over and settled == [(first, last)]:
             self._remember(device_id, first, day)
             if not day.is_final(first) and not self._read_only:
-                self._records.day_is_final(device_id, first, day)
+                self._days.record_final(device_id, first, day)
         return ranges.subtract([(first, last)], settled)
 
     def _remember(self, device_id: str, first: int, day: Day) -> None:

@@ -24,13 +24,14 @@ from ec_server.storage import ranges
 from ec_server.storage.cassandra_backlog import Backlog
 from ec_server.storage.cassandra_blocks import Blocks
 from ec_server.storage.cassandra_claims import Claims, Key
-from ec_server.storage.cassandra_clock import Stamps
+from ec_server.storage.cassandra_clock import Stamps, now
+from ec_server.storage.cassandra_days import Days
 from ec_server.storage.cassandra_devices import Devices
 from ec_server.storage.cassandra_digests import Digests
 from ec_server.storage.cassandra_layout import tables_cql
 from ec_server.storage.cassandra_minutes import MinuteLines
 from ec_server.storage.cassandra_packing import Packing
-from ec_server.storage.cassandra_record import Records, now
+from ec_server.storage.cassandra_record import Records
 from ec_server.storage.cassandra_rows import Rows
 from ec_server.storage.cassandra_settled import Settled
 from ec_server.storage.cassandra_writes import Writes
@@ -82,13 +83,14 @@ class CassandraStore(Store):
         self._rows = Rows(self._db, blocks, self._ttl_s, self._claims.deleted_until)
         self._writes = Writes(self._claims, self._rows, self._stamps)
         self._records = Records(self._db, self._stamps, self._ttl_s, read_only=read_only)
-        self._settled = Settled(self._records, read_only=read_only)
+        self._days = Days(self._db, self._ttl_s)
+        self._settled = Settled(self._records, self._days, read_only=read_only)
         self._digests = Digests(
             self._db, self._records, self._rows, self._count_as_written, read_only=read_only
         )
         self._packing = Packing(self._db, blocks, self._records, self._claims, self._stamps, self._ttl_s)
-        self._backlog = Backlog(self._records, read_only=read_only)
-        self._devices = Devices(self._db, self._records, self._settled.first_unproven)
+        self._backlog = Backlog(self._records, self._days, read_only=read_only)
+        self._devices = Devices(self._db, self._days, self._settled.first_unproven)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the first attempt to connect. ConfigurationError where the operator must change a key."""
@@ -257,7 +259,7 @@ class CassandraStore(Store):
 
     def earliest_minute(self, device_id: str) -> int | None:
         """See the contract."""
-        for date, day in self._records.days(device_id).items():
+        for date, day in self._days.of_device(device_id).items():
             start = parse_ec(date, "000000")
             lines = self._records.lines(device_id, start, start + DAY_S) if day.fingerprint else {}
             for minute in sorted(lines):
@@ -288,8 +290,8 @@ class CassandraStore(Store):
         """See the contract; to the day, of the days on record."""
         days = [
             parse_ec(date, "000000")
-            for device_id in self._records.device_ids()
-            for date, day in self._records.days(device_id).items()
+            for device_id in self._days.device_ids()
+            for date, day in self._days.of_device(device_id).items()
             if day.fingerprint
         ]
         return max(days) + DAY_S - 1 if days else None
@@ -312,7 +314,7 @@ class CassandraStore(Store):
                 changed.append(verdict.minute)
                 mutations.append(self._records.compared(device_id, of_minute, compared_us))
         self._db.write(mutations)
-        self._records.reopen_days(device_id, [v.minute for v in verdicts if v.state not in SETTLED])
+        self._days.reopen(device_id, [v.minute for v in verdicts if v.state not in SETTLED])
         return changed
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
@@ -326,8 +328,8 @@ class CassandraStore(Store):
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
         """See the contract. A day all of whose digests are cached is not looked at again."""
         found = []
-        for device_id in self._records.device_ids():
-            for date, day in self._records.days(device_id).items():
+        for device_id in self._days.device_ids():
+            for date, day in self._days.of_device(device_id).items():
                 start = parse_ec(date, "000000")
                 if day.is_sealed or start >= before:
                     continue
@@ -338,7 +340,7 @@ class CassandraStore(Store):
                 found += [(device_id, m) for m in waiting if m + MINUTE_S <= before]
                 is_over = start + DAY_S <= before and not any(one.is_leased for one in lines.values())
                 if is_over and not waiting and not self._read_only:
-                    self._records.day_is_sealed(device_id, start, day)
+                    self._days.record_sealed(device_id, start, day)
         return sorted(found, key=lambda pair: pair[1])
 
     def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
@@ -364,12 +366,12 @@ class CassandraStore(Store):
     def remove_before(self, day: int) -> list[str]:
         """See the contract. Rows carry their own end too (``storage.retention_days``)."""
         gone = set()
-        for device_id in self._records.device_ids():
-            for date, one in self._records.days(device_id).items():
+        for device_id in self._days.device_ids():
+            for date, one in self._days.of_device(device_id).items():
                 start = parse_ec(date, "000000")
                 if start < day:
-                    ceiling = self._records.ceiling(device_id, start)
+                    ceiling = self._days.ceiling(device_id, start)
                     self._rows.remove_day(device_id, start, ceiling)
-                    self._records.remove_day(device_id, start, ceiling)
+                    self._days.remove(device_id, start, ceiling)
                     gone |= {date} if one.fingerprint else set()
         return sorted(gone)

@@ -190,7 +190,7 @@ class TestOthersAtTheSameTime:
         filled(store)
         pack_all(store, inside)
         assert store.unpacked_minutes(AFTER, 10) == []
-        assert store._records.days("m")["20260301"].is_packed
+        assert store._days.of_device("m")["20260301"].is_packed
         other.ingest([run_of("m", NOON, 5000)])
         inside.rest()
         assert store.unpacked_minutes(AFTER, 10) == [("m", NOON)]

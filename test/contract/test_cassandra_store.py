@@ -279,7 +279,7 @@ class TestProof:
             check(reader, "m", minute, MinuteState.PROVEN)
         tomorrow = MIDNIGHT + DAY_S
         assert reader.unproven_ranges("m", evening, tomorrow) == []
-        assert reader._records.days("m")["20260301"].proven_from == "2358"
+        assert reader._days.of_device("m")["20260301"].proven_from == "2358"
         assert reader.unproven_ranges("m", evening + 60, tomorrow) == []
         assert reader.unproven_ranges("m", evening - 60, tomorrow) == [(evening - 60, evening)]
         writer.ingest([run_of("m", evening, 5000)], MARK)
