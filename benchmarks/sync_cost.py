@@ -1,4 +1,4 @@
-"""What the synchronization costs: a clean half hour, an outage made good, a thousand meters at once."""
+"""What the synchronization costs: a clean half hour, an outage recovered, a thousand meters at once."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ def catch_up(effort: Effort, say: Say) -> Outcome:
                 rows.append(_line(name, *_rsync(folder, files, options, name), length_s, None))
     times = [float(row["times real time"]) for row in rows if row["what"] == "this server"]  # type: ignore[arg-type]
     return Outcome(
-        f"An outage of {length_s} s of one 44 kHz meter made good",
+        f"An outage of {length_s} s of one 44 kHz meter recovered",
         medians(rows, "what"),
-        [Ratio("outage made good, times real time", tuple(times), at_least=10)],
+        [Ratio("outage recovered, times real time", tuple(times), at_least=10)],
         notes=[
             "rsync copies canonical text, a file a minute, from its daemon; it proves and indexes nothing"
         ],

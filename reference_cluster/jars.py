@@ -2,7 +2,7 @@
 
 A line of a lock is ``sha256  group:artifact:version[:classifier]``. What is fetched is the list
 of the lock, so nothing is resolved at run time and nothing newer can slip in. ``relock`` writes the
-lock anew from the release's own dependency tree; it is run by hand when CASSANDRA_VERSION changes.
+lock anew from the release's own dependency tree; run it manually when CASSANDRA_VERSION changes.
 """
 
 from __future__ import annotations
