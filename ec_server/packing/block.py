@@ -174,9 +174,8 @@ def pack_columns(rows: Columns) -> bytes | None:
     ]
     for values in value_column.candidates(rows.text, samples):
         body = bytes([_VERSION]) + join_parts([*parts, values])
-        data = body + hashlib.md5(body, usedforsecurity=False).digest()
-        if _gives_back(data, rows):
-            return data
+        if _gives_back(body, rows):
+            return body + hashlib.md5(body, usedforsecurity=False).digest()
     return None
 
 
@@ -187,10 +186,15 @@ def unpack(data: bytes) -> Block:
         raise BlockError(f"a block of {len(data)} bytes does not fit its checksum: it is damaged")
     if body[0] != _VERSION:
         raise BlockError(f"a block is of version {body[0]}; this program knows version {_VERSION}")
+    return _decoded(body)
+
+
+def _decoded(body: bytes) -> Block:
+    """A block without its checksum. Raises BlockError where it is no such."""
     try:
         return _decode(body)
     except (ValueError, IndexError, OverflowError, struct.error, zstandard.ZstdError) as error:
-        raise BlockError(f"a block of {len(data)} bytes cannot be decoded: {error}") from error
+        raise BlockError(f"a block of {len(body)} bytes cannot be decoded: {error}") from error
 
 
 def _decode(body: bytes) -> Block:
@@ -273,10 +277,10 @@ def _checksums(text: bytes, begins: Numbers, ends: Numbers) -> bytes:
     return b"".join(found).hex().encode("ascii")
 
 
-def _gives_back(data: bytes, rows: Columns) -> bool:
+def _gives_back(body: bytes, rows: Columns) -> bool:
     """Whether a block, decoded, is these rows."""
     try:
-        block = unpack(data)
+        block = _decoded(body)
     except BlockError:
         return False
     found = (block.counts, block.inserted_us, block.ranks, block.ties)

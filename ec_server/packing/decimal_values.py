@@ -88,7 +88,8 @@ def _encode(text: bytes, samples: Samples, places: int, good: Flags, mantissas: 
     good = good & ~(samples.negative & (mantissas == 0))
     if not exceptions.are_few(good):
         return []
-    numbers = np.where(samples.negative, -mantissas, mantissas)
+    numbers = mantissas.copy()
+    np.negative(numbers, out=numbers, where=samples.negative)
     numbers = exceptions.without_exceptions(numbers, good)
     step = _step(numbers)
     column = int_column.encode(numbers // step if step > 1 else numbers, signal=True)
