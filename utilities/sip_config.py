@@ -32,7 +32,7 @@ from utilities.sip_gate import Action, Origin, answer, answer_port, decide, noti
 from utilities.sip_port import PortFigures, SipPort
 from utilities.sip_registration import Contact, Registration, RegistrationThread
 from utilities.sip_request import address, read_head
-from utilities.sip_shape import Shape, shape_of
+from utilities.sip_shape import KnownShapes
 from utilities.sip_tls import TlsFiles, server_context
 
 _SOCKET_BUFFER_BYTES = 512 << 10
@@ -91,7 +91,7 @@ class SipReceiver:
         self._registration: RegistrationThread | None = None
         self._limit = RateLimit()
         self._sequence = 0
-        self._shapes: dict[str, Shape] = {}
+        self._shapes = KnownShapes()
 
     @property
     def figures(self) -> PortFigures:
@@ -140,17 +140,15 @@ class SipReceiver:
 
     def read(self, raw: bytes, origin: Origin) -> Request | None:
         """Read and judge a head: by the shape of the sender's last one, or by the gate."""
-        shape = self._shapes.get(origin.name)
-        if shape is not None and (plain := shape.fits(raw, origin.transport)) is not None:
+        known = self._shapes.find(raw, origin)
+        if known is not None:
+            shape, plain = known
             return Request(plain.length, shape.port, plain.answer)
         head = read_head(raw)
         if head is None:
             return None
         row = decide(head, origin)
-        if (shape := shape_of(raw, head, row, origin)) is not None:
-            if len(self._shapes) >= _KNOWN_SENDERS:
-                self._shapes.clear()
-            self._shapes[origin.name] = shape
+        self._shapes.learn(raw, head, row, origin)
         return Request(head.length, answer_port(head, origin), b"", head, row)
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:

@@ -1,9 +1,10 @@
-"""The short way for a meter's next MESSAGE: its head is its last one's, but for four values; pure.
+"""The short way for a meter's next MESSAGE: its head is its last one's, but for a few values; pure.
 
-A meter writes the same head a thousand times a second, with another branch, Call-ID, CSeq and Content-Length.
-Once sip_gate.py has decided about one, what it decided holds for all of its shape: the same lines, and the
-four values of a form about which nothing can be wrong. Whatever differs in any other way goes the long way.
-A test compares the two on heads made at random.
+A meter writes the same head a thousand times a second, with another branch, From tag, Call-ID, CSeq and
+Content-Length; behind a proxy it has one more Via, with a branch of its own. Once sip_gate.py has decided
+about one, what it decided holds for all of its shape: the same lines, and values of a form about which
+nothing can be wrong. Whatever differs in any other way goes the long way. A test compares the two on heads
+made at random.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import NamedTuple
 from utilities.sip_gate import Action, Origin, Row, answer, answer_port, message_tag
 from utilities.sip_request import Head
 
-_BRANCH = b";branch="
-_CALL_ID, _LENGTH = b"Call-ID: ", b"Content-Length: "
-_TOKEN = re.compile(rb"[A-Za-z0-9.!%*_+`'~-]+")
-_WORD = re.compile(rb"[!-~]+")
-_CSEQ = re.compile(rb"CSeq: ([0-9]{1,9} MESSAGE)")
-_VARYING = (b"Via: ", _CALL_ID, b"CSeq: ", _LENGTH)
+_FROM, _TAG, _BRANCH = b"From: ", b";tag=", b";branch="
+_VIA, _CALL_ID = b"Via: ", b"Call-ID: "
+_ONCE = (_FROM, _CALL_ID, b"CSeq: ", b"Content-Length: ")
+_MOST_VIAS = 4
+_TOKEN = re.compile(rb"[A-Za-z0-9.!%*_+`'~-]+").fullmatch
+_WORD = re.compile(rb"Call-ID: ([!-~]+)").fullmatch
+_CSEQ = re.compile(rb"CSeq: ([0-9]{1,9} MESSAGE)").fullmatch
+_LENGTH = re.compile(rb"Content-Length: {1,6}([0-9]{1,4})").fullmatch
+_MOST_SENDERS = 4096
+_LONGEST_SENDER = 300
 
 
 class Plain(NamedTuple):
@@ -31,22 +36,27 @@ class Plain(NamedTuple):
     """Its 200."""
 
 
+class _Token(NamedTuple):
+    """A line that varies in one token."""
+
+    at: int
+    before: bytes
+    behind: bytes
+
+
 class Shape(NamedTuple):
     """What the heads of one sender have in common."""
 
     transport: str
     lines: list[bytes]
     """The head's lines, empty where they vary."""
-    via_at: int
+    tokens: list[_Token]
+    """The branch of each Via, and the From tag."""
     call_id_at: int
     cseq_at: int
     length_at: int
-    before: bytes
-    """The Via line before its branch, and behind it."""
-    behind: bytes
-    first: bytes
-    """The answer up to the branch, and from there to the tag."""
-    second: bytes
+    text: bytes
+    """The answer, with %s where it has each of the tokens, its own tag, the Call-ID and the CSeq."""
     port: int
     """What `answer_port` says."""
 
@@ -55,54 +65,110 @@ class Shape(NamedTuple):
         lines = raw.split(b"\r\n")
         if len(lines) != len(self.lines) or transport != self.transport:
             return None
-        via, call_id = lines[self.via_at], lines[self.call_id_at]
-        cseq, length = _CSEQ.fullmatch(lines[self.cseq_at]), lines[self.length_at]
-        lines[self.via_at] = lines[self.call_id_at] = lines[self.cseq_at] = lines[self.length_at] = b""
-        if lines != self.lines or cseq is None:
+        values: list[bytes] = []
+        for at, before, behind in self.tokens:
+            line = lines[at]
+            value = line[len(before) : len(line) - len(behind)]
+            if not (line.startswith(before) and line.endswith(behind) and _TOKEN(value)):
+                return None
+            values.append(value)
+            lines[at] = b""
+        call_id, cseq = _WORD(lines[self.call_id_at]), _CSEQ(lines[self.cseq_at])
+        length = _LENGTH(lines[self.length_at])
+        lines[self.call_id_at] = lines[self.cseq_at] = lines[self.length_at] = b""
+        if call_id is None or cseq is None or length is None or lines != self.lines:
             return None
-        branch = via[len(self.before) : len(via) - len(self.behind)]
-        digits = length[len(_LENGTH) :]
-        if not (
-            via.startswith(self.before)
-            and via.endswith(self.behind)
-            and _TOKEN.fullmatch(branch)
-            and call_id.startswith(_CALL_ID)
-            and _WORD.fullmatch(call_id, len(_CALL_ID))
-            and length.startswith(_LENGTH)
-            and digits.isdigit()
-            and len(digits) <= 4
-        ):
-            return None
-        tag = message_tag(call_id[len(_CALL_ID) :], cseq[1])
-        text = b"%s%s%s%s\r\n%s\r\nCSeq: %s\r\nContent-Length: 0\r\n\r\n" % (
-            self.first, branch, self.second, tag, call_id, cseq[1],
-        )  # fmt: skip
-        return Plain(int(digits), text)
+        values += (message_tag(call_id[1], cseq[1]), call_id[1], cseq[1])
+        return Plain(int(length[1]), self.text % tuple(values))
+
+
+class KnownShapes:
+    """The shapes of many senders. A head costs little here that has none, or never the same one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Shape] = {}
+        self._misses: dict[tuple[str, bytes], int] = {}
+
+    def __len__(self) -> int:
+        """Senders on record."""
+        return len(self._misses)
+
+    def find(self, raw: bytes, origin: Origin) -> tuple[Shape, Plain] | None:
+        """The message, and its shape, where the sender's last one had the same."""
+        shape = self._known.get(_sender(raw, origin))
+        plain = shape.fits(raw, origin.transport) if shape is not None else None
+        return None if shape is None or plain is None else (shape, plain)
+
+    def learn(self, raw: bytes, head: Head, row: Row, origin: Origin) -> None:
+        """Remember the shape of a head that went the long way.
+
+        Of its sender's second one, then of the fourth, the eighth and so on: a shape costs more than the long
+        way, so it is not made for who comes once, and seldom where it is of no use.
+        """
+        sender = _sender(raw, origin)
+        misses = self._misses[sender] = self._misses.get(sender, 0) + 1
+        if misses > 1 and not misses & (misses - 1):
+            shape = shape_of(raw, head, row, origin)
+            if shape is not None:
+                self._known[sender] = shape
+        if len(self._misses) > _MOST_SENDERS:  # no more senders have a shape than have missed
+            self._misses.clear()
+            self._known.clear()
+
+
+def _sender(raw: bytes, origin: Origin) -> tuple[str, bytes]:
+    """Whose head it is: where it came from, and its From header up to the tag."""
+    at = raw.find(b"\r\nFrom: ")
+    end = raw.find(_TAG, at, at + _LONGEST_SENDER)
+    return origin.name, raw[at:end] if 0 <= at < end else b""
 
 
 def shape_of(raw: bytes, head: Head, row: Row, origin: Origin) -> Shape | None:
     """The shape of a head that the gate lets in; None where its form is not the usual one."""
     lines = raw.split(b"\r\n")
-    at = [[i for i, line in enumerate(lines) if line.startswith(name)] for name in _VARYING]
-    if row.action is not Action.TAKE or any(len(one) != 1 for one in at) or len(head.vias) != 1:
+    vias = [i for i, line in enumerate(lines) if line.startswith(_VIA)]
+    at = [[i for i, line in enumerate(lines) if line.startswith(name)] for name in _ONCE]
+    is_usual = row.action is Action.TAKE and all(len(one) == 1 for one in at)
+    if not is_usual or not len(vias) == len(head.vias) <= _MOST_VIAS or b"\r\n " in raw or b"\r\n\t" in raw:
         return None
-    via_at, call_id_at, cseq_at, length_at = (one[0] for one in at)
-    via = lines[via_at]
-    before, found, rest = via.partition(_BRANCH)
-    branch, semicolon, behind = rest.partition(b";")
-    if not found or b'"' in via or b"," in via or _BRANCH in behind or b"\r\n " in raw or b"\r\n\t" in raw:
+    from_at, call_id_at, cseq_at, length_at = (one[0] for one in at)
+    tokens = [_split(i, lines[i], _BRANCH) for i in vias]
+    if any(b'"' in lines[i] or b"," in lines[i] or _TAG in lines[i] for i in vias):
         return None
-    tag = message_tag(head.headers[b"call-id"], head.headers[b"cseq"])
-    text = answer(head, origin, row)
-    first, _, rest = text.partition(_BRANCH + branch)
-    second, mark, _ = rest.partition(b";tag=%s\r\nCall-ID: " % tag)
-    if not mark or not branch:
+    tokens.append(_split(from_at, lines[from_at], _TAG))
+    text = _answer(head, origin, row, lines, tokens)
+    if text is None:
         return None
-    for i in (via_at, call_id_at, cseq_at, length_at):
+    for i in (*vias, from_at, call_id_at, cseq_at, length_at):
         lines[i] = b""
-    shape = Shape(
-        origin.transport, lines, via_at, call_id_at, cseq_at, length_at, before + _BRANCH, semicolon + behind,
-        first + _BRANCH, second + b";tag=", answer_port(head, origin),
-    )  # fmt: skip
+    places = call_id_at, cseq_at, length_at
+    shape = Shape(origin.transport, lines, tokens, *places, text, answer_port(head, origin))
     plain = shape.fits(raw, origin.transport)
-    return shape if plain and (plain.answer, plain.length) == (text, head.length) else None
+    is_right = plain == Plain(head.length or 0, answer(head, origin, row))
+    return shape if is_right else None
+
+
+def _split(at: int, line: bytes, mark: bytes) -> _Token:
+    """A line without the token behind its only ``mark``."""
+    before, _, rest = line.partition(mark)
+    _, semicolon, behind = rest.partition(b";")
+    return _Token(at, before + mark, semicolon + behind)
+
+
+def _answer(head: Head, origin: Origin, row: Row, lines: list[bytes], tokens: list[_Token]) -> bytes | None:
+    """The answer with %s where values vary; None where it cannot be said for certain where they stand."""
+    rest, parts = answer(head, origin, row), []
+    for at, before, behind in tokens:
+        mark = _TAG if before.endswith(_TAG) else _BRANCH
+        value = lines[at][len(before) : len(lines[at]) - len(behind)]
+        part, found, rest = rest.partition(mark + value)
+        if not found or not value or mark in before[: -len(mark)] or mark in behind:
+            return None
+        parts.append(part + mark)
+    own = message_tag(head.headers[b"call-id"], head.headers[b"cseq"])
+    part, found, _ = rest.partition(_TAG + own + b"\r\nCall-ID: ")
+    if not found:
+        return None
+    parts.append(part + _TAG)
+    constant = [part.replace(b"%", b"%%") for part in parts]
+    return b"%s".join(constant) + b"%s\r\nCall-ID: %s\r\nCSeq: %s\r\nContent-Length: 0\r\n\r\n"
