@@ -50,8 +50,8 @@ def translated(doing: str, path: Path) -> Iterator[None]:
         raise RetryableStorageError(f"{doing} {path}: {error}; it will be tried again") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise DamagedFileError(
-            f"{doing} {path}: {error}; a day file is set aside by the server while it runs, and the "
-            "synchronization fetches what it held"
+            f"{doing} {path}: {error}; the server sets it aside while it runs, and the synchronization "
+            "fetches what is missing"
         ) from error
     except apsw.Error as error:
         raise PermanentStorageError(

@@ -153,8 +153,11 @@ class DayFiles:
         """Rename a damaged file; its new path, or None where another process has done so meanwhile."""
         known = self._open.get(day)
         inode = known.file.inode if known is not None else None
-        path = self.path(day)
         self.forget(day)
+        return self.rename_aside(self.path(day), inode)
+
+    def rename_aside(self, path: Path, inode: int | None) -> Path | None:
+        """As ``put_aside``, for any file of the folder; ``inode``: that of the damaged one, if known."""
         with self._folder_lock():
             try:
                 if inode is not None and path.stat().st_ino != inode:

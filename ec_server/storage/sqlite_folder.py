@@ -5,12 +5,15 @@ Rules:
 1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py): once it was found so
    twice, the second time opened anew on a disk that reads (disk_check.py). Damaged rows cost their minute.
    Both stay on record until the devices have filled the gap.
-2. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
+2. A progress.db that SQLite cannot read is set aside too, and begun anew. It proves nothing, so that no
+   data is lost: every minute is compared again, and devices are on record again when they are heard.
+3. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
    the machine may not, and a repair needs room.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +28,8 @@ from utilities.utc import DAY_S, day_of, minute_text
 
 _LONGEST_S, _READERS_LONGEST_S = 10.0, 0.5
 """For reading a file that SQLite calls damaged; a reader may have somebody waiting for it."""
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -41,6 +46,9 @@ class SqliteFolder:
         self.days.on_damage = self._note_damaged_row
         self._disk = DiskCheck(_READERS_LONGEST_S if read_only else _LONGEST_S)
         self._progress: ProgressFile | None = None
+        self._progress_inode = 0
+        self.progress_opened = 0
+        """How often; what was put on record in it before may not be in it any more."""
         self._unreadable: dict[str, tuple[int, tuple[int, ...], str]] = {}
         """What could not be read: its day, the file's stamp then, and why."""
         if not read_only:
@@ -64,13 +72,31 @@ class SqliteFolder:
                 return use(self._open_progress(path))
         except DamagedFileError:
             self._close_progress()
-        with self._disk.around(path), translated(doing, path):
+        try:
+            with self._disk.around(path), translated(doing, path):
+                return use(self._open_progress(path))
+        except DamagedFileError as error:
+            if self.read_only:
+                raise
+            self._set_progress_aside(path, error)
+        with translated(doing, path):
             return use(self._open_progress(path))
 
     def _open_progress(self, path: Path) -> ProgressFile:
+        if self._progress is not None and _inode(path) != self._progress_inode:
+            self._close_progress()  # another process has set it aside, or somebody has taken it away
         if self._progress is None:
             self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
+            self._progress_inode = path.stat().st_ino
+            self.progress_opened += 1
         return self._progress
+
+    def _set_progress_aside(self, path: Path, error: DamagedFileError) -> None:
+        inode = self._progress_inode if self._progress is not None else None
+        self._close_progress()
+        aside = self.days.rename_aside(path, inode)
+        if aside is not None:
+            _log.error("%s is set aside as %s and begun anew: %s", path, aside.name, error)
 
     def _close_progress(self) -> None:
         if self._progress is not None:
@@ -160,6 +186,13 @@ class SqliteFolder:
             )
             return False, detail, free
         return True, "", free
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _told(file: str, device_id: str, minute: int, detail: str) -> str:

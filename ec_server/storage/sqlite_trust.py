@@ -35,10 +35,14 @@ class DayTrust:
     def __init__(self, folder: SqliteFolder) -> None:
         self._folder = folder
         self._known: set[int] = set()
+        self._known_by = 0
         self._generations: dict[int, tuple[tuple[int, ...], int]] = {}
 
     def know(self, day: int) -> None:
         """The day is on record before its first row is committed, so that its loss is noticed."""
+        if self._known_by != self._folder.progress_opened:
+            self._known.clear()
+            self._known_by = self._folder.progress_opened
         if day not in self._known:
             self.tell(day, 0)
             self._known.add(day)

@@ -419,6 +419,38 @@ class TestFailures:
         assert "ec-20260301.sqlite.damaged-1" in damage
         assert (tmp_path / "ec-20260301.sqlite.damaged-1").read_bytes().startswith(b"not a database")
 
+    def test_a_damaged_progress_file_is_set_aside_and_costs_no_row(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        store = opens()
+        store.note_devices({"m": 1})
+        store.ingest([run_of("m", NOON, 0)])
+        store.close()
+        (tmp_path / "progress.db").write_bytes(b"not a database" * 1000)
+        store = opens()
+        store.note_devices({"m": 2})
+        store.ingest([run_of("m", NOON + 60, 0)])
+        assert [record.device_id for record in store.devices()] == ["m"]
+        assert len(list(store.rows("m", NOON, NOON + 120))) == 2
+        assert store.health().damage == ()
+        assert (tmp_path / "progress.db.damaged-1").read_bytes().startswith(b"not a database")
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+
+    def test_a_progress_file_that_is_taken_away_is_made_anew_by_whoever_has_it_open(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        store = opens()
+        store.ingest([run_of("m", NOON, 0)])
+        for end in ("", "-wal", "-shm"):
+            (tmp_path / f"progress.db{end}").unlink(missing_ok=True)
+        store.note_devices({"m": 2})
+        store.ingest([run_of("m", NOON, 500)])
+        (tmp_path / "ec-20260301.sqlite").unlink()  # its loss is noticed though the file before knew of it
+        with SqliteStore(tmp_path) as another:
+            assert another.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+            assert [record.device_id for record in another.devices()] == ["m"]
+
     def test_a_damaged_file_does_not_keep_readers_from_other_days(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path) as store:
             store.note_devices({"m": 1})

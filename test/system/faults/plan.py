@@ -82,6 +82,8 @@ KINDS: dict[str, Kind] = {
     "day-removed": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True, ends_server=True),
     "day-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True),
     "day-restored-live": Kind((), (0.8, 2.5), (SQLITE,), 1, loses_history=True),
+    "progress-damaged": Kind((), (0.0, 0.0), (SQLITE,), 1, ends_server=True),
+    "progress-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1),
     "devices-broken": Kind(
         ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices", "starting")
     ),
