@@ -110,7 +110,8 @@ class _Connection:
         self._sent += count
         plan, start, unanswered = self._plan, self._plan.start, self._open
         devices, per_second = plan.devices, plan.messages_per_second
-        first, second, names, value = self._first, self._second, self._names, self._value
+        first, second, third = self._first, self._second, self._third
+        names, value = self._names, self._value
         shift, parts = self._shift, self._parts
         messages: list[tuple[bytes, ...]] = []
         for number in islice(self._numbers, count):
@@ -120,13 +121,13 @@ class _Connection:
             token = b"%08x" % number
             unanswered[token] = now
             messages.append((
-                first, token, second[device], token, length_and_end,
+                first, token, second[device], token, third, token, length_and_end,
                 names[device], b"%d|" % (start + ahead), before, value(number), after,
             ))  # fmt: skip
         return messages
 
     def _prepare(self, local: str) -> None:
-        """Render what all messages over this socket have in common."""
+        """Render what all messages over this socket have in common; each varies as PJSIP's do."""
         plan, run = self._plan, self._run
         uri = f"sip:ecserver@{plan.host}:{plan.port}"
         self._first = (
@@ -136,17 +137,17 @@ class _Connection:
         )
         self._names = [f"{plan.device_id(device)}|".encode() for device in range(plan.devices)]
         self._second = [
-            f"\r\nMax-Forwards: 70\r\nFrom: <sip:{plan.device_id(device)}@{local}>;tag=".encode()
-            + run
-            + f"\r\nTo: <{uri}>\r\nCSeq: 1 MESSAGE\r\nContent-Type: text/plain\r\nCall-ID: ".encode()
-            + run
+            f"\r\nMax-Forwards: 70\r\nFrom: <sip:{plan.device_id(device)}@{local}>;tag=".encode() + run
             for device in range(plan.devices)
         ]
+        self._third = (
+            f"\r\nTo: <{uri}>\r\nCSeq: 1 MESSAGE\r\nContent-Type: text/plain\r\nCall-ID: ".encode() + run
+        )
         self._shift = [variant(device, plan.start) for device in range(plan.devices)]
         shared = len(f"{plan.device_id(0)}|{plan.start}|")
         self._value = first_value_bytes(FORMATS[plan.format][0])
         self._parts = [
-            [(b"\r\nContent-Length: %d\r\n\r\n" % (shared + p.length), p.before, p.after) for p in second]
+            [(b"\r\nContent-Length: %5d\r\n\r\n" % (shared + p.length), p.before, p.after) for p in second]
             for second in prepared(plan.format)
         ]
 

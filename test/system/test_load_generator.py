@@ -20,7 +20,7 @@ from reference_client.load_generator import run_load
 from reference_client.load_plan import FORMATS, LoadPlan
 
 ROOT = Path(__file__).parents[2]
-_LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
+_LENGTH = re.compile(rb"\r\nContent-Length: +(\d+)\r\n")
 _COPIED = re.compile(rb"^(?:Via|From|To|Call-ID|CSeq): .*\r\n", re.MULTILINE)
 
 
