@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 3
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast soak bench fuzz faults lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
+.PHONY: demo test test-fast soak bench fuzz faults crash simulate lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,14 @@ fuzz: $(VENV)/dev ## fuzz the parsers of untrusted input, one minute per target 
 faults: $(VENV)/dev debian ## whole-system runs under seeded faults (SEEDS=10 FIRST=1 ENGINE=sqlite|cassandra)
 	@$(BIN)/python test/system/faults --seeds $(or $(SEEDS),10) --first $(or $(FIRST),1) \
 		--engine $(or $(ENGINE),sqlite) $(if $(ONLY),--only $(ONLY)) $(FAULTS_ARGS)
+
+crash: $(VENV)/dev ## SQLite files after a crash at each operation (SEEDS=10 FIRST=0 SYNCHRONOUS=normal|full)
+	@PYTHONPATH=test:. $(BIN)/python -m crash --first $(or $(FIRST),0) --seeds $(or $(SEEDS),10) \
+		--synchronous $(or $(SYNCHRONOUS),normal) $(CRASH_ARGS)
+
+simulate: $(VENV)/dev ## simulated synchronization and recovery (SEEDS=1000 FIRST=0 KIND=sync|recovery)
+	@PYTHONPATH=test:. $(BIN)/python -m simulation --first $(or $(FIRST),0) --seeds $(or $(SEEDS),1000) \
+		$(if $(KIND),--kind $(KIND)) $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/dev ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

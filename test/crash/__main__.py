@@ -1,4 +1,4 @@
-"""Crash replay by hand: ``PYTHONPATH=test:. python -m crash --seeds 0:10 --synchronous normal``."""
+"""Crash replay by hand: ``PYTHONPATH=test:. python -m crash --seeds 10 --synchronous normal``."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ def replay_seed(
             random.Random(seed), share, ways
         )
     except ViolationError as violation:
-        again = f"--seeds {seed}:{seed + 1} --synchronous {synchronous} --steps {steps}"
-        again += f" --share {share} --ways {ways}"
-        raise ViolationError(f"{violation}\nreplay with: python -m crash {again}") from violation
+        again = f"SEEDS=1 FIRST={seed} SYNCHRONOUS={synchronous}"
+        again += f" CRASH_ARGS='--steps {steps} --share {share} --ways {ways}'"
+        raise ViolationError(f"{violation}\nreplay with: make crash {again}") from violation
     finally:
         shutil.rmtree(scratch)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0:10", help="FIRST:LAST, half-open")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--synchronous", choices=["normal", "full"], default="normal")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument(
@@ -62,9 +63,8 @@ def main() -> None:
     )
     parser.add_argument("--ways", type=int, default=3, help="power failures tried at each of them")
     chosen = parser.parse_args()
-    first, last = map(int, chosen.seeds.split(":"))
     total, began_s = Tried(), time.monotonic()
-    for seed in range(first, last):
+    for seed in range(chosen.first, chosen.first + chosen.seeds):
         total += replay_seed(
             seed, chosen.synchronous, steps=chosen.steps, share=chosen.share, ways=chosen.ways
         )

@@ -1,4 +1,4 @@
-"""Run seeds: ``PYTHONPATH=test:. python -m simulation --seeds 0:1000``, or one again, with some faults."""
+"""Run seeds: ``make simulate``; one of them again, with some of its faults: ``FIRST=17 SEEDS=1 ONLY=2,5``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_seed(seed: int, only: Sequence[int] | None = None) -> World:
         listed = "".join(f"\n  {fault}" for fault in kept)
         raise ViolationError(
             f"{violation}\n{setting}{listed}\n"
-            f"replay with: PYTHONPATH=test:. python -m simulation --seed {seed} --only {numbers}"
+            f"replay with: make simulate SEEDS=1 FIRST={seed} KIND=sync ONLY={numbers}"
         ) from violation
     return world
 
@@ -76,25 +76,22 @@ def _summary(ran: int, meters: int, simulated_s: float, took_s: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0:1000", help="FIRST:LAST, half-open")
-    parser.add_argument("--seed", type=int, help="one seed")
-    parser.add_argument("--recovery", help="FIRST:LAST, seeds of deaths of writers (recovery.py)")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--kind", choices=["sync", "recovery"], help="(default: both)")
     parser.add_argument("--only", help="numbers of the faults to keep, by comma; none: no fault")
     chosen = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    first, last = chosen.first, chosen.first + chosen.seeds
     try:
-        if chosen.seed is not None:
-            only = None
-            if chosen.only is not None:
-                only = [] if chosen.only == "none" else [int(n) for n in chosen.only.split(",")]
-            run_seed(chosen.seed, only)
+        if chosen.only is not None:
+            run_seed(first, [] if chosen.only == "none" else [int(n) for n in chosen.only.split(",")])
             return
-        if chosen.recovery is not None:
-            logging.disable(logging.CRITICAL)
-            print(f"{run_recoveries(*map(int, chosen.recovery.split(':')))} seeds of recovery")
-            return
-        first, last = map(int, chosen.seeds.split(":"))
-        began_s = time.monotonic()
-        print(_summary(*run_seeds(first, last), time.monotonic() - began_s))
+        if chosen.kind != "recovery":
+            began_s = time.monotonic()
+            print(_summary(*run_seeds(first, last), time.monotonic() - began_s))
+        if chosen.kind != "sync":
+            print(f"{run_recoveries(first, last)} seeds of recovery")
     except ViolationError as violation:
         sys.exit(str(violation))
 

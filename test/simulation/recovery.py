@@ -261,8 +261,7 @@ def run_recovery(seed: int, today_s: int) -> Case:
         listed = "".join(f"\n  {life}" for life in fewer.lives)
         marks = f"marks: {fewer.keeps_marks}, spool: {fewer.with_spool}"
         raise ViolationError(
-            f"{violation}\n{marks}{listed}\n"
-            f"replay with: PYTHONPATH=test:. python -m simulation --recovery {seed}:{seed + 1}"
+            f"{violation}\n{marks}{listed}\nreplay with: make simulate SEEDS=1 FIRST={seed} KIND=recovery"
         ) from violation
     return case
 

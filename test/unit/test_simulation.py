@@ -23,6 +23,7 @@ SEEDS_IN_THE_SUITE = 60
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_what_a_seed_chooses_holds() -> None:
     ran, meters, _ = run_seeds(0, SEEDS_IN_THE_SUITE)
     assert (ran, meters > ran) == (SEEDS_IN_THE_SUITE, True)
@@ -102,7 +103,7 @@ def test_a_fault_on_purpose_is_found_and_its_replay_finds_it_too(
     fault(monkeypatch)
     with pytest.raises(ViolationError, match=found) as violation:
         run_seeds(seed, seed + 400)
-    replay = re.search(r"--seed (\d+) --only ([\d,]+|none)", str(violation.value))
+    replay = re.search(r"FIRST=(\d+) KIND=sync ONLY=([\d,]+|none)", str(violation.value))
     assert replay is not None
     only = [] if replay[2] == "none" else [int(n) for n in replay[2].split(",")]
     assert len(only) <= len(faults_of(setting_of(int(replay[1]))))

@@ -287,10 +287,30 @@ class SqliteSynchronization(Synchronization):
 
     def open(self) -> Store:
         self.folder = Path(tempfile.mkdtemp(prefix="sync-machine-"))
+        self.saved: dict[Path, bytes] = {}
         return SqliteStore(self.folder)
 
     def restart_store(self) -> None:
         self.store.close()
+        self.store = SqliteStore(self.folder)
+
+    @rule()
+    def back_up_the_day_files(self) -> None:
+        self.restart_server()
+        self.store.close()
+        self.saved = {path: path.read_bytes() for path in self.folder.glob("ec-*.sqlite")}
+        self.store = SqliteStore(self.folder)
+
+    @rule()
+    @precondition(lambda self: self.saved)
+    def restore_the_day_files(self) -> None:
+        """Proof goes back with the rows, and what was stated since is unproven by itself."""
+        self.restart_server()
+        self.store.close()
+        for path, content in self.saved.items():
+            for end in ("-wal", "-shm"):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+            path.write_bytes(content)
         self.store = SqliteStore(self.folder)
 
     @rule(which=st.randoms(use_true_random=False), change=st.sampled_from(["delete", "alter"]))
