@@ -97,7 +97,7 @@ def never_ready_once() -> None:
 def wait_for_the_database() -> None:
     worker = Worker()
     worker.page.set_state("starting", "the database is away")
-    worker.work(1.0)
+    worker.work(2.5)
     worker.ready()
     worker.work()
     worker.end()

@@ -165,7 +165,7 @@ def test_a_worker_that_is_not_ready_in_time_is_killed_and_started_again(run):
 
 
 def test_a_worker_that_says_what_it_waits_for_is_waited_for(run):
-    running = run({"receiver-0": "wait_for_the_database"}, limits={"boot_s": 0.3})
+    running = run({"receiver-0": "wait_for_the_database"}, limits={"boot_s": 2.0})
     running.wait_log("up: all of them")
     assert len(running.events("receiver-0", "boot")) == 1
     assert running.end() == 0
