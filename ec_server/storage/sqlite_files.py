@@ -36,6 +36,7 @@ from ec_server.storage.sqlite_day_writes import DayWrites
 from utilities.utc import DAY_S, ec_date, parse_ec
 
 _DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
+_SET_ASIDE = re.compile(r"ec-(\d{8})\.sqlite\.damaged-\d+")
 _OPEN_DAYS = 32
 
 
@@ -49,6 +50,20 @@ class Day:
     proof: DayProof
     writes: DayWrites
     packing: DayPacking
+
+
+def inode_of(path: Path) -> int:
+    """What tells a file from another that took its name; 0 where there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def day_of_set_aside(name: str) -> int | None:
+    """The day of a file that was set aside; None where the name is another."""
+    match = _SET_ASIDE.fullmatch(name)
+    return parse_ec(match[1], "000000") if match else None
 
 
 class DayFiles:
@@ -149,20 +164,19 @@ class DayFiles:
                 stamp += [0, 0, 0, 0]
         return tuple(stamp)
 
-    def put_aside(self, day: int) -> Path | None:
-        """Rename a damaged file; its new path, or None where another process has done so meanwhile."""
-        known = self._open.get(day)
-        inode = known.file.inode if known is not None else None
+    def put_aside(self, day: int, inode: int | None = None) -> Path | None:
+        """Close and rename a day's damaged file; see ``rename_aside``."""
+        path = self.path(day)
         self.forget(day)
-        return self.rename_aside(self.path(day), inode)
+        return self.rename_aside(path, inode_of(path) if inode is None else inode)
 
-    def rename_aside(self, path: Path, inode: int | None) -> Path | None:
-        """As ``put_aside``, for any file of the folder; ``inode``: that of the damaged one, if known."""
+    def rename_aside(self, path: Path, inode: int) -> Path | None:
+        """Rename the damaged file with this inode; its new path.
+
+        None where it is not there any more: another process has renamed it, and what is there now is new.
+        """
         with self._folder_lock():
-            try:
-                if inode is not None and path.stat().st_ino != inode:
-                    return None
-            except FileNotFoundError:
+            if not inode or inode_of(path) != inode:
                 return None
             aside = self._free_name(path)
             for end in ("-wal", "-shm", ""):

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from ec_server.storage.disk_check import DiskCheck
 from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_files import Day, DayFiles
+from ec_server.storage.sqlite_files import Day, DayFiles, inode_of
 from ec_server.storage.sqlite_progress import ProgressFile
 from utilities.errors import DamagedFileError, PermanentStorageError
 from utilities.utc import DAY_S, day_of, minute_text
@@ -72,27 +72,27 @@ class SqliteFolder:
                 return use(self._open_progress(path))
         except DamagedFileError:
             self._close_progress()
+        inode = inode_of(path)  # before the file is looked at again: what is found is said of this one
         try:
             with self._disk.around(path), translated(doing, path):
                 return use(self._open_progress(path))
         except DamagedFileError as error:
             if self.read_only:
                 raise
-            self._set_progress_aside(path, error)
+            self._set_progress_aside(path, inode, error)
         with translated(doing, path):
             return use(self._open_progress(path))
 
     def _open_progress(self, path: Path) -> ProgressFile:
-        if self._progress is not None and _inode(path) != self._progress_inode:
+        if self._progress is not None and inode_of(path) != self._progress_inode:
             self._close_progress()  # another process has set it aside, or somebody has taken it away
         if self._progress is None:
             self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
-            self._progress_inode = path.stat().st_ino
+            self._progress_inode = inode_of(path)
             self.progress_opened += 1
         return self._progress
 
-    def _set_progress_aside(self, path: Path, error: DamagedFileError) -> None:
-        inode = self._progress_inode if self._progress is not None else None
+    def _set_progress_aside(self, path: Path, inode: int, error: DamagedFileError) -> None:
         self._close_progress()
         aside = self.days.rename_aside(path, inode)
         if aside is not None:
@@ -115,13 +115,14 @@ class SqliteFolder:
                 return use(self.days.open(day))
         except DamagedFileError:
             self.days.forget(day)
+        inode = inode_of(path)
         try:
             with self._disk.around(path), translated(doing, path):
                 return use(self.days.open(day))
         except DamagedFileError as error:
             if self.read_only:
                 raise
-            self._set_aside(day, error)
+            self._set_aside(day, inode, error)
         with translated(doing, path):
             return use(self.days.open(day))
 
@@ -140,8 +141,8 @@ class SqliteFolder:
                     raise
                 self.note_unreadable(day, str(error))
 
-    def _set_aside(self, day: int, error: DamagedFileError) -> None:
-        aside = self.days.put_aside(day)
+    def _set_aside(self, day: int, inode: int, error: DamagedFileError) -> None:
+        aside = self.days.put_aside(day, inode)
         if aside is not None:
             self.in_progress(
                 "writing to",
@@ -169,7 +170,9 @@ class SqliteFolder:
         }
         found = [f"{name}: {why}" for name, (_, _, why) in self._unreadable.items()]
         if self.has_progress():
-            found += [_told(*one) for one in self.in_progress("reading", lambda p: p.damage())]
+            noted = self.in_progress("reading", lambda p: p.damage())
+            # A file that somebody has taken away since it was set aside is nobody's concern any more.
+            found += [_told(*one) for one in noted if one[1] or (self.path / one[0]).exists()]
         return found
 
     def space(self) -> tuple[bool, str, int | None]:
@@ -186,13 +189,6 @@ class SqliteFolder:
             )
             return False, detail, free
         return True, "", free
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
 
 
 def _told(file: str, device_id: str, minute: int, detail: str) -> str:

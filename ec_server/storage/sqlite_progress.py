@@ -175,6 +175,10 @@ class ProgressFile:
             self._db.execute("SELECT file, device_id, minute, detail FROM damage ORDER BY 1, 2, 3")
         )
 
+    def damaged_files(self) -> list[tuple[str, int]]:
+        """``(file, noticed_us)`` of whole files that are on record as damaged."""
+        return all_rows(self._db.execute("SELECT file, noticed_us FROM damage WHERE device_id = ''"))
+
     def note_damage(self, file: str, device_id: str, minute: int, detail: str) -> None:
         """Put damage on record."""
         with transaction(self._db) as cursor:

@@ -17,13 +17,13 @@ from itertools import groupby
 from ec_server.storage import ranges
 from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_day_proof import Notable
-from ec_server.storage.sqlite_files import Day
+from ec_server.storage.sqlite_files import Day, day_of_set_aside
 from ec_server.storage.sqlite_folder import SqliteFolder
 from ec_server.storage.sqlite_progress import DeviceLine
 from ec_server.storage.sqlite_trust import UNCHANGED_FOR_S, DayTrust, Trust
 from utilities.errors import DamagedFileError
 from utilities.model import SETTLED, DeviceRecord, MinuteRecord, MinuteState, Verdict
-from utilities.utc import DAY_S, MINUTE_S, day_of
+from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of
 
 _FOR_EVER = 2**62
 
@@ -181,6 +181,7 @@ class Records:
         rest = {v.minute for v in verdicts}.difference(empty)
         self._folder.in_progress("writing to", lambda p: p.change_empty(device_id, empty, rest))
         self._clear_damage(device_id, {v.minute for v in verdicts if v.state in SETTLED}.difference(changed))
+        self._clear_damaged_files()
         return changed
 
     def _clear_damage(self, device_id: str, minutes: Collection[int]) -> None:
@@ -190,6 +191,25 @@ class Records:
                     "writing to",
                     lambda p, f=file, m=minute: p.clear_damage(f, device_id, [m]),  # type: ignore[misc]
                 )
+
+    def _clear_damaged_files(self) -> None:
+        """A file that was set aside is told until every device's minutes of it are settled again."""
+        for file, noticed_us in self._folder.in_progress("reading", lambda p: p.damaged_files()):
+            day = day_of_set_aside(file)
+            if day is not None and self._is_settled(
+                day, min(day + DAY_S, minute_of(noticed_us // 1_000_000))
+            ):
+                self._folder.in_progress("writing to", lambda p, f=file: p.clear_damage(f, "", [0]))  # type: ignore[misc]
+
+    def _is_settled(self, start: int, stop: int) -> bool:
+        for record in self.devices():
+            known_from = record.covered_from
+            if known_from is None:
+                known_from = minute_of(record.first_seen_us // 1_000_000)
+            first = max(start, known_from)
+            if first < stop and self.unproven_ranges(record.device_id, first, stop):
+                return False
+        return True
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """As the contract has it."""

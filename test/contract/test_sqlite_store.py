@@ -22,6 +22,7 @@ from contract.store_suite import (
 from foreign_sqlite import by_hand
 
 from ec_server.storage.contract import FinishedMinute
+from ec_server.storage.sqlite_files import DayFiles
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError, StorageError
 from utilities.model import CommitMark, MinuteState
@@ -418,6 +419,53 @@ class TestFailures:
         (damage,) = store.health().damage
         assert "ec-20260301.sqlite.damaged-1" in damage
         assert (tmp_path / "ec-20260301.sqlite.damaged-1").read_bytes().startswith(b"not a database")
+
+    def test_a_damaged_file_is_told_until_every_device_s_minutes_of_it_are_settled_again(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        store = opens()
+        for device in ("m", "n"):
+            store.note_devices({device: NOON * 1_000_000})
+            store.note_coverage(device, NOON)
+            store.ingest([run_of(device, NOON, 0)])
+            check(store, device, NOON, MinuteState.PROVEN)
+        store.close()
+        (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
+        store = opens()
+        for device in ("m", "n"):
+            store.ingest([run_of(device, NOON, 0)])
+            assert "damaged-1" in store.health().damage[0]
+            for minute in range(NOON, NOON - NOON % DAY_S + DAY_S, 60):
+                check(store, device, minute, MinuteState.PROVEN if minute == NOON else MinuteState.EMPTY)
+        assert store.health().damage == ()
+
+    def test_a_file_that_another_process_made_anew_meanwhile_is_not_set_aside(
+        self, opens: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
+        store = opens()
+        rename_aside = DayFiles.rename_aside
+
+        def after_another(files: DayFiles, path: Path, inode: int) -> Path | None:
+            monkeypatch.setattr(DayFiles, "rename_aside", rename_aside)
+            with SqliteStore(tmp_path) as another:
+                another.ingest([run_of("m", NOON, 0)])
+            return rename_aside(files, path, inode)
+
+        monkeypatch.setattr(DayFiles, "rename_aside", after_another)
+        store.ingest([run_of("m", NOON, 500)])
+        assert len(list(store.rows("m", NOON, NOON + 1))) == 2
+        assert [path.name for path in tmp_path.glob("*.damaged-?")] == ["ec-20260301.sqlite.damaged-1"]
+
+    def test_a_damaged_file_that_somebody_took_away_is_no_longer_told(
+        self, opens: Opens, tmp_path: Path
+    ) -> None:
+        (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
+        store = opens()
+        store.ingest([run_of("m", NOON, 0)])
+        assert store.health().damage
+        (tmp_path / "ec-20260301.sqlite.damaged-1").unlink()
+        assert store.health().damage == ()
 
     def test_a_damaged_progress_file_is_set_aside_and_costs_no_row(
         self, opens: Opens, tmp_path: Path

@@ -257,6 +257,17 @@ def _remove_live(stage: Stage, fault: Fault) -> None:
         _take_away(path)
 
 
+def _damage_day(stage: Stage, fault: Fault) -> None:
+    path = _day_file(stage, fault)
+
+    def overwrite() -> None:
+        if path is not None:
+            _take_away(path)
+            path.write_bytes(b"not a database" * 1000)
+
+    stage.subject.restart(orderly=True, meanwhile=overwrite)
+
+
 def _damage_progress(stage: Stage, _fault: Fault) -> None:
     def overwrite() -> None:
         path = stage.subject.data / "progress.db"
@@ -345,6 +356,7 @@ ACTIONS: dict[str, tuple[Act, Act]] = {
     "some-errors": _calls("rw/pwrite", "rw/pread", "sync/fdatasync", error=errno.EIO, probability=0.1),
     "short-writes": _calls("rw/pwrite/reduce", error=0, probability=0.3),
     "locked": (_lock, _unlock),
+    "day-damaged": (_damage_day, _nothing),
     "progress-damaged": (_damage_progress, _nothing),
     "progress-removed-live": (_remove_progress, _nothing),
     "clock-step": (_step_clock, _right_clock),

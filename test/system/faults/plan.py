@@ -38,6 +38,8 @@ class Kind:
     """Messages of honest meters may be rejected."""
     ends_server: bool = False
     """Every process is replaced."""
+    is_damage: bool = False
+    """Health says no until a round has brought back what is gone."""
     needs: str = ""
     """What the machine must have: ``preload``, ``clock``, ``tmpfs``, ``release``."""
 
@@ -82,6 +84,7 @@ KINDS: dict[str, Kind] = {
     "day-removed": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True, ends_server=True),
     "day-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True),
     "day-restored-live": Kind((), (0.8, 2.5), (SQLITE,), 1, loses_history=True),
+    "day-damaged": Kind((), (0.0, 0.0), (SQLITE,), 1, loses_history=True, ends_server=True, is_damage=True),
     "progress-damaged": Kind((), (0.0, 0.0), (SQLITE,), 1, ends_server=True),
     "progress-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1),
     "devices-broken": Kind(
@@ -154,6 +157,11 @@ class Plan:
     def loses_history(self) -> bool:
         """Whether some fault takes stored rows away."""
         return any(fault.rules.loses_history for fault in self.faults)
+
+    @property
+    def damages(self) -> bool:
+        """Whether some fault leaves damage that a round has to mend."""
+        return any(fault.rules.is_damage for fault in self.faults)
 
     @property
     def rejects(self) -> bool:

@@ -245,15 +245,20 @@ class Run:
     def _recover(self, watch: Watch) -> None:
         """Health says yes, and nothing is left on its way, within 30 s of the last fault's end."""
         ended_s = time.monotonic()
-        self._outcome.recovery_s = wait_until(
-            lambda: watch.says_yes_since(ended_s), oracle.RECOVERY_S, "health", "health to say yes"
-        )
+        if not self._plan.damages:
+            self._outcome.recovery_s = wait_until(
+                lambda: watch.says_yes_since(ended_s), oracle.RECOVERY_S, "health", "health to say yes"
+            )
         wait_until(lambda: all(m.has_sent_all for m in self._meters), PATIENCE_S, "meters", "every answer")
         wait_until(self._is_at_rest, PATIENCE_S, "account", "nothing to be queued or spooled")
 
     def _is_at_rest(self) -> bool:
         figures = self._figures()
         return not figures["ec_queue_batches"] and not figures["ec_spool_batches"]
+
+    def _is_healthy(self) -> bool:
+        answer = self._subject.get("/healthz")
+        return answer is not None and answer.status_code == 200
 
     def _figures(self) -> Counter[str]:
         answer = self._subject.get("/metrics")
@@ -293,6 +298,7 @@ class Run:
             assert answerer is not None
             wait_until(lambda a=answerer: a.rounds, PATIENCE_S, "equal", "a round")  # type: ignore[misc]
             through[meter.ledger.device_id] = answerer.verified.through if answerer.verified else None
+        wait_until(self._is_healthy, oracle.RECOVERY_S, "health", "health to say yes after the round")
         with self._open_store() as store:
             for meter in self._meters:
                 oracle.check_equal(store, meter.ledger)
