@@ -15,18 +15,24 @@ from ec_server.storage.sqlite_store import SqliteStore
 
 
 def main(folder: Path, before: int, go: Path) -> None:
-    """Pack until nothing is left."""
-    samples = 0
+    """The program; see the module."""
     with SqliteStore(folder) as store:
         print("ready", flush=True)
         while not go.exists():
             time.sleep(0.001)
         began = time.process_time()
-        while minutes := store.unpacked_minutes(before, 120):
-            for device_id, minute in minutes:
-                samples += store.pack_minute(device_id, minute).samples
+        samples = pack_all(store, before)
         cpu_s = time.process_time() - began
     print(json.dumps({"samples": samples, "cpu_s": cpu_s}), flush=True)
+
+
+def pack_all(store: SqliteStore, before: int) -> int:
+    """Pack until nothing is left; how many samples."""
+    samples = 0
+    while minutes := store.unpacked_minutes(before, 120):
+        for device_id, minute in minutes:
+            samples += store.pack_minute(device_id, minute).samples
+    return samples
 
 
 if __name__ == "__main__":
