@@ -17,10 +17,12 @@ from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HELP_RECORDING = ".npy, .wav, .flac or .csv to replay; may be repeated: the next meter's"
-_HELP_RATE = "of a .npy or .csv that does not say so itself (default: 44000)"
+_HELP_RATE = "samples per second of a .npy or .csv that does not say so itself (default: 44000)"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
 _HELP_PASSWORDS = "lines DEVICE:PASSWORD, for a proxy that asks for digest authentication"
-_HELP_FAULTS = "such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
+_HELP_FAULTS = (
+    "faults to inject, such as drop=5%%,twice=1%%,disorder=1%%,damage=0.1%%,silent=60-120,forget=300,seed=7"
+)
 
 
 def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
@@ -88,19 +90,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Reference meters: they record, send, and answer the synchronization.",
     )
     add = parser.add_argument
-    add("--devices", type=_checked(int, lambda n: n >= 1), default=1, metavar="N")
+    add(
+        "--devices",
+        type=_checked(int, lambda n: n >= 1),
+        default=1,
+        metavar="N",
+        help="number of meters (default: 1)",
+    )
     add("--id-prefix", default="meter", help="device ids are PREFIX-1, PREFIX-2, ... (default: meter)")
     add(
         "--server",
         type=_address,
         default="127.0.0.1:34567",
         metavar="HOST:PORT",
-        help="the server's SIP port",
+        help="the server's SIP port (default: 127.0.0.1:34567)",
     )
-    add("--transport", choices=tuple(WINDOWS), default="tcp")
+    add("--transport", choices=tuple(WINDOWS), default="tcp", help="default: tcp")
     add("--to", default="", metavar="URI", help="SIP address of record, if it is not the server itself")
     add("--subscribe", action="store_true", help="send only once the server's presence is open")
-    add("--format", choices=("text", "binary"), default="text")
+    add("--format", choices=("text", "binary"), default="text", help="form of the samples (default: text)")
     add("--sync", type=_address, metavar="HOST:PORT", help="the server's synchronization port")
     add("--sync-tls", action="store_true", help="use TLS for the synchronization")
     add(
@@ -136,7 +144,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--stay", action="store_true", help="after that, continue to answer the synchronization until stopped"
     )
-    add("--store", type=Path, default=Path("meters"), metavar="DIR", help="local stores (default: meters)")
+    add(
+        "--store",
+        type=Path,
+        default=Path("meters"),
+        metavar="DIR",
+        help="folder for local stores (default: meters)",
+    )
     add("--keep-hours", type=_checked(int, lambda n: n >= 1), default=6, metavar="N", help=_HELP_HOURS)
     add("--faults", type=_faults, default=FaultPlan(), metavar="LIST", help=_HELP_FAULTS)
     add(

@@ -193,18 +193,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m reference_client.load_generator", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
-    add("--server", default="127.0.0.1:34567", metavar="HOST:PORT")
-    add("--transport", choices=tuple(WINDOWS), default="tcp")
-    add("--devices", type=int, default=8)
-    add("--messages", type=int, default=100_000)
+    add("--server", default="127.0.0.1:34567", metavar="HOST:PORT", help="default: 127.0.0.1:34567")
+    add("--transport", choices=tuple(WINDOWS), default="tcp", help="default: tcp")
+    add("--devices", type=int, default=8, help="number of meters to simulate (default: 8)")
+    add("--messages", type=int, default=100_000, help="number of messages in all (default: 100000)")
     add("--rate", default="max", help="messages per second, of all devices together, or max")
-    add("--format", choices=tuple(FORMATS), default="text44")
-    add("--connections", type=int, default=4)
+    add("--format", choices=tuple(FORMATS), default="text44", help="form, and samples per message")
+    add("--connections", type=int, default=4, help="sockets (default: 4)")
     add("--spread", action="store_true", help="send each device's messages over all connections in turn")
     add(
         "--window", type=int, default=0, help="unanswered messages per connection (default: 128, over UDP 16)"
     )
-    add("--processes", type=int, default=1)
+    add("--processes", type=int, default=1, help="processes that share the sockets (default: 1)")
     add("--start", type=int, help="epoch second of each device's first message (default: an hour ago)")
     add("--id-prefix", help="device ids are PREFIX-0000 and so on (default: a new prefix in each run)")
     add(
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="time after which a missing answer counts as lost",
     )
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ec_server.storage.move_data",
         description="Copy stored data to the other engine and verify it there, minute by minute.",
     )
-    parser.add_argument("--from", dest="source", choices=_ENGINES, required=True)
-    parser.add_argument("--to", dest="target", choices=_ENGINES, required=True)
+    parser.add_argument("--from", dest="source", choices=_ENGINES, required=True, help="engine to copy from")
+    parser.add_argument("--to", dest="target", choices=_ENGINES, required=True, help="engine to copy to")
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="configuration file, for both engines"
     )
