@@ -54,10 +54,12 @@ _log = logging.getLogger("writer")
 def main() -> int:
     """Read the command line and the configuration, then write until the ring is done; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-c", dest="file", type=Path)
-    parser.add_argument("--worker", type=int, required=True, metavar="NUMBER")
+    parser.add_argument("-c", dest="file", type=Path, metavar="FILE", help="configuration file")
+    parser.add_argument("--worker", type=int, required=True, metavar="NUMBER", help="number of the receiver")
     parser.add_argument("--drain", action="store_true", help="store what is in the ring, then end")
-    parser.add_argument("--ring", type=Path, help="worker page for errors of the configuration")
+    parser.add_argument(
+        "--ring", type=Path, help="the receiver's ring, to report errors of the configuration in"
+    )
     arguments = parser.parse_args()
     name = receiver_name(arguments.worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
