@@ -11,11 +11,13 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _FIU = Path("/usr/lib/fiu")
 _FIU_LIBRARIES = ("fiu_run_preload.so", "fiu_posix_preload.so")
+_TRIES = 9
 _SOURCE = Path(__file__).with_name("clock_step.c")
 
 
@@ -68,5 +70,12 @@ class Preloaded:
         self._tell(pid, f"disable name={point}")
 
     def _tell(self, pid: int, command: str) -> None:
+        """Wait until the process has heard it, or is gone: a fault that is not ended would last."""
         told = ["fiu-ctrl", "-f", str(self._pipes), "-c", command, str(pid)]
-        subprocess.run(told, capture_output=True, timeout=10, check=False)
+        for _ in range(_TRIES):
+            if not Path(f"/proc/{pid}").exists():
+                return
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(told, capture_output=True, timeout=10, check=False)
+                return
+        raise AssertionError(f"process {pid} does not hear {command!r}")
