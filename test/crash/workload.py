@@ -294,7 +294,8 @@ class Workload:
         """Copy the day's file while nobody has it open."""
         self.backed_up_day = day_of(self.now_s)
         path = self.folder / f"ec-{ec_date(self.backed_up_day)}.sqlite"
-        self._while_closed(lambda: setattr(self, "backup", (path, path.read_bytes())))
+        if path.exists():
+            self._while_closed(lambda: setattr(self, "backup", (path, path.read_bytes())))
 
     def restore(self) -> None:
         """Put the copy back; the day goes back to what it was then."""
