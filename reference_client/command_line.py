@@ -16,8 +16,15 @@ from reference_client.sip_sender import WINDOWS
 from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SERVER = "127.0.0.1:34567"
 _HELP_RECORDING = ".npy, .wav, .flac or .csv to replay; may be repeated: the next meter's"
 _HELP_RATE = "samples per second of a .npy or .csv that does not say so itself (default: 44000)"
+_HELP_CERTIFICATE = "client certificate; its common name is the device id"
+_HELP_KEY = "key that proves the device id, the same for all devices"
+_HELP_SPEED = "speed relative to real time, or max (default: 1)"
+_HELP_STAY = "after that, continue to answer the synchronization until stopped"
+_HELP_STORE = "folder for local stores (default: meters)"
+_HELP_WINDOW = "unanswered messages per process, at most (default: 512, over UDP 64)"
 _HELP_HOURS = "hours that a local store keeps (default: 6)"
 _HELP_PASSWORDS = "lines DEVICE:PASSWORD, for a proxy that asks for digest authentication"
 _HELP_FAULTS = (
@@ -89,77 +96,58 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m reference_client",
         description="Reference meters: they record, send, and answer the synchronization.",
     )
-    add = parser.add_argument
-    add(
-        "--devices",
-        type=_checked(int, lambda n: n >= 1),
-        default=1,
-        metavar="N",
-        help="number of meters (default: 1)",
-    )
+    for title, add_options in (
+        ("messages", _add_messages),
+        ("synchronization", _add_synchronization),
+        ("identity and trust", _add_credentials),
+        ("what is recorded", _add_recording),
+    ):
+        add_options(parser.add_argument_group(title))
+    return parser
+
+
+def _add_messages(group: argparse._ArgumentGroup) -> None:
+    add, whole = group.add_argument, _checked(int, lambda n: n >= 1)
+    add("--devices", type=whole, default=1, metavar="N", help="number of meters (default: 1)")
     add("--id-prefix", default="meter", help="device ids are PREFIX-1, PREFIX-2, ... (default: meter)")
     add(
-        "--server",
-        type=_address,
-        default="127.0.0.1:34567",
-        metavar="HOST:PORT",
-        help="the server's SIP port (default: 127.0.0.1:34567)",
+        "--server", type=_address, default=_SERVER, metavar="HOST:PORT", help=f"SIP port (default: {_SERVER})"
     )
     add("--transport", choices=tuple(WINDOWS), default="tcp", help="default: tcp")
     add("--to", default="", metavar="URI", help="SIP address of record, if it is not the server itself")
     add("--subscribe", action="store_true", help="send only once the server's presence is open")
     add("--format", choices=("text", "binary"), default="text", help="form of the samples (default: text)")
+    add("--window", type=_checked(int, lambda n: n >= 0), default=0, metavar="N", help=_HELP_WINDOW)
+    add("--faults", type=_faults, default=FaultPlan(), metavar="LIST", help=_HELP_FAULTS)
+
+
+def _add_synchronization(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--sync", type=_address, metavar="HOST:PORT", help="the server's synchronization port")
     add("--sync-tls", action="store_true", help="use TLS for the synchronization")
-    add(
-        "--device-key",
-        type=_device_key,
-        default=b"",
-        metavar="HEX",
-        help="key that proves the device id, the same for all devices",
-    )
+    add("--store", type=Path, default=Path("meters"), metavar="DIR", help=_HELP_STORE)
+    add("--keep-hours", type=_checked(int, lambda n: n >= 1), default=6, metavar="N", help=_HELP_HOURS)
+
+
+def _add_credentials(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--device-key", type=_device_key, default=b"", metavar="HEX", help=_HELP_KEY)
     add("--ca", type=Path, metavar="FILE", help="authority that must have signed the server's certificate")
-    add(
-        "--certificate",
-        type=Path,
-        metavar="FILE",
-        help="client certificate; its common name is the device id",
-    )
+    add("--certificate", type=Path, metavar="FILE", help=_HELP_CERTIFICATE)
     add("--key", type=Path, metavar="FILE", help="private key of the certificate")
     add("--passwords", type=_passwords, default={}, metavar="FILE", help=_HELP_PASSWORDS)
+
+
+def _add_recording(group: argparse._ArgumentGroup) -> None:
+    add, rate = group.add_argument, _checked(int, lambda n: n >= 1)
     add("--recording", type=Path, action="append", default=[], metavar="FILE", help=_HELP_RECORDING)
-    rate = _checked(int, lambda n: n >= 1)
     add("--recording-rate", type=rate, default=SAMPLES_PER_SECOND, metavar="HZ", help=_HELP_RATE)
     add("--recording-scale", type=_scale, default=1.0, metavar="X", help="watts per unit of the file")
     add("--loop", action="store_true", help="repeat the recording")
-    add(
-        "--speed",
-        type=_speed,
-        default=1.0,
-        metavar="X|max",
-        help="speed relative to real time, or max (default: 1)",
-    )
+    add("--speed", type=_speed, default=1.0, metavar="X|max", help=_HELP_SPEED)
     add("--start", type=_start, metavar="EPOCH|now", help="second of the first sample (default: now)")
     add("--seconds", type=_checked(int, lambda n: n >= 0), metavar="S", help="record for S seconds, then end")
-    add(
-        "--stay", action="store_true", help="after that, continue to answer the synchronization until stopped"
-    )
-    add(
-        "--store",
-        type=Path,
-        default=Path("meters"),
-        metavar="DIR",
-        help="folder for local stores (default: meters)",
-    )
-    add("--keep-hours", type=_checked(int, lambda n: n >= 1), default=6, metavar="N", help=_HELP_HOURS)
-    add("--faults", type=_faults, default=FaultPlan(), metavar="LIST", help=_HELP_FAULTS)
-    add(
-        "--window",
-        type=_checked(int, lambda n: n >= 0),
-        default=0,
-        help="unanswered messages per process, at most",
-    )
-    return parser
+    add("--stay", action="store_true", help=_HELP_STAY)
 
 
 def _checked(kind: Callable[[str], int], holds: Callable[[int], bool]) -> Callable[[str], int]:
