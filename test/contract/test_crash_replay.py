@@ -172,7 +172,11 @@ FAULTS: dict[str, tuple[Fault, str, dict[str, Any], str]] = {
     _TAKES_LONG: (
         lambda patch: patch.setattr(LastingCommits, "must_last", lambda _self: None),
         "normal",
-        {"seed": 2, "steps": ["send", "round", "restart", "record again", "round"], "ways": 12},
+        {
+            "seed": 2,
+            "steps": ["send", "round", "restart", *["record again", "round"] * 2],
+            "ways": 6,
+        },
         "lacks",
     ),
     "a file's older state that is believed": (
