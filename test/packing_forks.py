@@ -38,9 +38,18 @@ def main() -> None:
         if child == 0:
             pack_all(Path(folder))
             os._exit(0)
-        time.sleep(float(kill_after_s))
-        os.kill(child, signal.SIGKILL)  # not waited for yet: nobody else has this pid
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(status_of(child, time.monotonic() + float(kill_after_s)), flush=True)
+
+
+def status_of(child: int, kill_at_s: float) -> int:
+    """Waits for the child, and kills it at a moment; its exit status."""
+    while time.monotonic() < kill_at_s:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)  # not waited for yet: nobody else has this pid
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
