@@ -161,7 +161,7 @@ def test_a_minute_that_differs_at_the_end_is_named(mover: Mover, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(("sqlite", "sqlite"), "both sqlite"), (("sqlite", "cassandra", "--since", "2026"), "not a day")],
+    [(("sqlite", "sqlite"), "both are sqlite"), (("sqlite", "cassandra", "--since", "2026"), "not a day")],
 )
 def test_wrong_usage_is_exit_two(mover: Mover, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
     source, target, *more = arguments
