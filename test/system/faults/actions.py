@@ -40,6 +40,13 @@ class Stage:
     did_nothing: set[Fault] = field(default_factory=set)
     """Faults that found nothing to act on, such as a file that is not there yet."""
 
+    def restart(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """End the server in order and start it again.
+
+        While another fault lasts, its end may be unclean: what cannot be stored waits for the next start.
+        """
+        self.subject.restart(orderly=True, must_be_clean=not self.held, meanwhile=meanwhile)
+
 
 Act = Callable[[Stage, Fault], None]
 
@@ -82,7 +89,7 @@ def _thaw(stage: Stage, fault: Fault) -> None:
 
 
 def _restart(stage: Stage, _fault: Fault) -> None:
-    stage.subject.restart(orderly=True)
+    stage.restart()
 
 
 def _crash(stage: Stage, _fault: Fault) -> None:
@@ -239,7 +246,7 @@ def _put_back(kept: tuple[Path, Path] | None) -> None:
 
 def _restore(stage: Stage, fault: Fault) -> None:
     kept = stage.held.pop(fault)
-    stage.subject.restart(orderly=True, meanwhile=lambda: _put_back(kept))
+    stage.restart(lambda: _put_back(kept))
 
 
 def _restore_live(stage: Stage, fault: Fault) -> None:
@@ -248,7 +255,7 @@ def _restore_live(stage: Stage, fault: Fault) -> None:
 
 def _remove(stage: Stage, fault: Fault) -> None:
     path = _day_file(stage, fault)
-    stage.subject.restart(orderly=True, meanwhile=lambda: _take_away(path) if path else None)
+    stage.restart(lambda: _take_away(path) if path else None)
 
 
 def _remove_live(stage: Stage, fault: Fault) -> None:
@@ -265,7 +272,7 @@ def _damage_day(stage: Stage, fault: Fault) -> None:
             _take_away(path)
             path.write_bytes(b"not a database" * 1000)
 
-    stage.subject.restart(orderly=True, meanwhile=overwrite)
+    stage.restart(overwrite)
 
 
 def _damage_progress(stage: Stage, _fault: Fault) -> None:
@@ -274,7 +281,7 @@ def _damage_progress(stage: Stage, _fault: Fault) -> None:
         _take_away(path)
         path.write_bytes(b"not a database" * 1000)
 
-    stage.subject.restart(orderly=True, meanwhile=overwrite)
+    stage.restart(overwrite)
 
 
 def _remove_progress(stage: Stage, _fault: Fault) -> None:

@@ -17,7 +17,7 @@ from free_ports import free_ports
 from system.faults.relay import LOOPBACK
 
 ROOT = Path(__file__).resolve().parents[3]
-START_S = 60.0
+START_S = 180.0
 STOP_S = 30.0
 _ROLES = {
     "receiver": "data_receiver.py",
