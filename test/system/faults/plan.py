@@ -66,8 +66,8 @@ KINDS: dict[str, Kind] = {
     "delay": Kind(("sip", "sync", "sip+sync"), (0.5, 3.0), weight=2),
     "reorder": Kind(("sip",), (0.5, 3.0)),
     # The disk
-    "full-disk": Kind((), (3.5, 4.5), (SQLITE,), 2, 2.5, ("full", "space"), needs="tmpfs"),
-    "no-space": Kind(("writer",), (3.5, 4.5), (SQLITE,), 2, 2.5, ("full", "space"), needs="preload"),
+    "full-disk": Kind((), (3.5, 4.5), (SQLITE,), 2, 2.5, ("full", "space", "free"), needs="tmpfs"),
+    "no-space": Kind(("writer",), (3.5, 4.5), (SQLITE,), 2, 2.5, ("full", "space", "free"), needs="preload"),
     "no-space-sync": Kind(("sync",), (1.0, 3.0), (SQLITE,), 1, needs="preload"),
     "write-error": Kind(("writer",), (3.5, 4.5), (SQLITE,), 2, 2.5, ("I/O",), needs="preload"),
     "write-error-sync": Kind(("sync",), (1.0, 3.0), (SQLITE,), 1, needs="preload"),
