@@ -34,12 +34,17 @@ from ec_server.storage.contract import Store
 from utilities.checksum_util import parse_canonical
 from utilities.errors import StorageError
 from utilities.model import MinuteState
-from utilities.utc import MINUTE_S, minute_text
+from utilities.utc import DAY_S, MINUTE_S, minute_text
 
 RECOVERY_S = 30.0
-_LONG_AGO, _FAR_AHEAD = 0, 1 << 40
+_AROUND_S = 2 * DAY_S
+"""How far around what a meter recorded its rows are looked for; Cassandra looks day by day."""
 
 OpenStore = Callable[[], Store]
+
+
+def _around(ledger: Ledger) -> tuple[int, int]:
+    return ledger.first_second - _AROUND_S, ledger.first_second + _AROUND_S
 
 
 def stored_seconds(store: Store, ledger: Ledger, start: int, stop: int) -> dict[int, dict[int, str]]:
@@ -57,7 +62,7 @@ def stored_seconds(store: Store, ledger: Ledger, start: int, stop: int) -> dict[
 
 def check_equal(store: Store, ledger: Ledger) -> None:
     """Everything recorded is stored, nothing else is, and all of it is proven."""
-    found = stored_seconds(store, ledger, _LONG_AGO, _FAR_AHEAD)
+    found = stored_seconds(store, ledger, *_around(ledger))
     recorded = ledger.seconds()
     wrong = {second for second in recorded | found if recorded.get(second) != found.get(second)}
     if wrong:
@@ -116,7 +121,7 @@ def check_answered(store: Store, meter: Meter) -> None:
     """Every message that was answered 200 is stored as the row that it is."""
     rows = {
         (row.batch.second, row.batch.values)
-        for row in store.rows(meter.ledger.device_id, _LONG_AGO, _FAR_AHEAD)
+        for row in store.rows(meter.ledger.device_id, *_around(meter.ledger))
     }
     missing = [n for n in meter.tally.answered if (meter.sent[n].second, meter.sent[n].text) not in rows]
     if missing:
@@ -127,7 +132,7 @@ def check_rows_against_account(
     store: Store, meters: Sequence[Meter], figures: Counter[str], *, exact: bool
 ) -> None:
     """As many rows as the account calls stored (``exact``; else at most so many)."""
-    rows = sum(1 for meter in meters for _ in store.rows(meter.ledger.device_id, _LONG_AGO, _FAR_AHEAD))
+    rows = sum(1 for meter in meters for _ in store.rows(meter.ledger.device_id, *_around(meter.ledger)))
     stored = figures["ec_batches_stored_total"]
     if rows != stored if exact else rows > stored:
         raise Violation("account", f"{stored} batches are counted as stored, {rows} rows are there")
