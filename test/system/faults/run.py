@@ -171,7 +171,12 @@ class Run:
         if self._plan.engine == CASSANDRA:
             from ec_server.storage.cassandra_store import CassandraStore
 
-            return lambda: CassandraStore(self._cassandra.target(self._keyspace), read_only=True)
+            def opened() -> Store:
+                store = CassandraStore(self._cassandra.target(self._keyspace), read_only=True)
+                store.wait(PATIENCE_S)
+                return store
+
+            return opened
         return lambda: SqliteStore(self._subject.data, read_only=True)
 
     # --- the course of it -----------------------------------------------------------------------
