@@ -28,6 +28,7 @@ from system.faults.release import release_before
 from system.faults.subject import ROOT, Subject, Violation, wait_until
 from system.faults.watch import Watch, figures_of
 
+from ec_server.storage.contract import Store
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.errors import StorageError
 from utilities.utc import DAY_S
