@@ -94,7 +94,7 @@ def run_machine(cassandra: RealCassandra, examples: int, steps: int) -> None:
 
 
 def test_whatever_happens_cassandra_is_as_the_memory_engine(cassandra: RealCassandra) -> None:
-    run_machine(cassandra, examples=2, steps=15)
+    run_machine(cassandra, examples=1, steps=15)
 
 
 @pytest.mark.soak

@@ -116,6 +116,7 @@ def kill_at_random_moments(
     return found
 
 
+@pytest.mark.soak  # in the usual suite each step of a packing is the last one: test_cassandra_packed.py
 @pytest.mark.timeout(300)
 def test_packing_that_is_killed_loses_nothing_and_goes_on(
     cassandra: RealCassandra, store: CassandraStore

@@ -154,6 +154,7 @@ class TestReceiving:
             server, tmp_path, transport, form
         )
 
+    @pytest.mark.soak  # half a minute; the usual suite repairs on Cassandra in TestSynchronizing
     def test_what_meters_lose_on_the_way_is_proven_and_repaired_after_a_round(
         self, server: RunningServer, keyspace: Keyspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

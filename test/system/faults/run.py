@@ -125,6 +125,7 @@ class Run:
         devices.write_text("".join(f"[{self._name(i)}]\n" for i in range(len(plan.meters))))
         older = release_before() if plan.needs("release") else None
         self._subject = Subject(folder, self._environ(preloaded, devices), older or root)
+        self._subject.is_older = older is not None
         sip, sync = free_ports(2)
         self._relays = {
             "sip": Relay(sip, self._subject.sip_port, plan.seed, udp=True),
