@@ -139,7 +139,9 @@ def run(tmp_path: Path, keyspace: Keyspace) -> Iterator[Callable[..., SyncProces
 
 
 class TestReceiving:
-    @pytest.mark.parametrize(("transport", "form"), [("tcp", "text"), ("udp", "binary")])
+    @pytest.mark.parametrize(
+        ("transport", "form"), [("tcp", "text"), pytest.param("udp", "binary", marks=pytest.mark.soak)]
+    )
     def test_every_recorded_sample_is_stored_and_every_digest_is_the_recording_s(
         self,
         server: RunningServer,

@@ -19,6 +19,7 @@ def running(folder: Path, *, deduplication: bool) -> QuestDb:
         unavailable(str(error))
 
 
+@pytest.mark.soak  # a Java program of its own, for a benchmark alone
 @pytest.mark.parametrize("deduplication", [False, True])
 def test_every_sample_is_a_row_and_deduplication_knows_it_again(tmp_path: Path, deduplication: bool) -> None:
     plan = LoadPlan(devices=2, connections=2, messages=20)
