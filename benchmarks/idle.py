@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks.effort import Effort
-from benchmarks.measured_program import MeasuredProgram, free_port, peak_mb
+from benchmarks.measured_program import MeasuredProgram, free_port, peak_mb, script_of
 from benchmarks.outcome import Outcome, Value
 from benchmarks.storing_program import this_server
 from ec_server.status.process_usage import read_usage
@@ -30,7 +29,7 @@ def run(effort: Effort, say: Say) -> Outcome:
             after = _cpu_s(program)
             rows: list[dict[str, Value]] = [
                 {
-                    "process": _name(pid),
+                    "process": script_of(pid),
                     "CPU %": 100 * (after[pid] - before.get(pid, 0.0)) / seconds,
                     "peak MB": peak_mb(pid),
                 }
@@ -44,11 +43,3 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 def _cpu_s(program: MeasuredProgram) -> dict[int, float]:
     return {pid: usage.cpu_s for pid in program.pids() if (usage := read_usage(pid))}
-
-
-def _name(pid: int) -> str:
-    """The script, or the module, that a Python process runs."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    if "-m" in words:
-        return words[words.index("-m") + 1]
-    return next((Path(word).name for word in words if word.endswith(".py")), words[0])

@@ -128,6 +128,14 @@ class MeasuredProgram:
             self.kill()
 
 
+def script_of(pid: int) -> str:
+    """The script, or the module, that a Python process runs."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    return next((Path(word).name for word in words if word.endswith(".py")), words[0])
+
+
 def free_port() -> int:
     """A port that no program listens to, UDP or TCP, at the moment."""
     while True:

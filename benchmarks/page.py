@@ -6,11 +6,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from benchmarks.effort import Effort
-from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram, free_port
+from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram, free_port, script_of
 from benchmarks.outcome import Outcome, Ratio, Value, medians
 from benchmarks.storing_program import this_server
 from ec_server.status.process_usage import read_usage
@@ -69,16 +68,9 @@ def _cpu(program: MeasuredProgram, seconds: float) -> float:
 def _used_s(program: MeasuredProgram) -> float:
     for pid in program.pids():
         usage = read_usage(pid)
-        if usage and b"ec_server.status" in _command(pid):
+        if usage and script_of(pid) == "ec_server.status":
             return usage.cpu_s
     raise BenchmarkError("the server has no status process")
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 @contextmanager

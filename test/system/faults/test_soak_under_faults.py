@@ -19,6 +19,7 @@ from statistics import median
 
 import psutil
 import pytest
+from needs import unavailable
 from system.faults.actions import ACTIONS, Stage
 from system.faults.oracle import check_files, check_log
 from system.faults.plan import Fault
@@ -127,7 +128,7 @@ def unproven(subject: Subject, recording: PlannedRecording) -> list[int]:
 @pytest.mark.timeout(int(MINUTES * 60) + 900)
 def test_an_hour_of_load_with_a_fault_every_minute_stays_flat_and_ends_proven(tmp_path: Path) -> None:
     if not can_fail_calls():
-        pytest.skip("fiu-ctrl is missing: apt-get install fiu-utils")
+        unavailable("fiu-ctrl is missing: apt-get install fiu-utils")
     preloaded = Preloaded(tmp_path, calls=True, clock=False)
     subject = Subject(tmp_path, {**SETTINGS, **preloaded.environ})
     seen: dict[str, list[Use]] = defaultdict(list)
