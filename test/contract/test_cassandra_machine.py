@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from real_cassandra import TABLES, RealCassandra
+from reaper import DiedError
 
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import Store
@@ -24,10 +25,6 @@ from ec_server.storage.contract import Store
 pytestmark = pytest.mark.cassandra
 KEYSPACE = "ec_machine"
 minutes = st.sampled_from(MINUTES)
-
-
-class _DiedError(BaseException):
-    """What nothing catches on its way."""
 
 
 class CassandraMachine(StoreMachine):
@@ -61,11 +58,11 @@ class CassandraMachine(StoreMachine):
 
         def dies(mutations: object) -> None:
             if left[0] == 0:
-                raise _DiedError
+                raise DiedError
             left[0] -= 1
             write(mutations)  # type: ignore[arg-type]
 
-        with patch.object(store._db, "write", dies), suppress(_DiedError):
+        with patch.object(store._db, "write", dies), suppress(DiedError):
             store.pack_minute(device, minute)
 
     @rule(device=devices, minute=minutes)

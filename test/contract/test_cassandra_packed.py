@@ -17,6 +17,7 @@ from contract.packed_suite import (
 )
 from contract.store_suite import MIDNIGHT, NOON, batch, check, run_of
 from real_cassandra import TABLES, RealCassandra, forget_everything
+from reaper import DiedError
 
 from ec_server.storage.cassandra_store import CassandraStore
 from ec_server.storage.contract import Packed, StoredBytes
@@ -313,10 +314,6 @@ class TestDeletedRows:
         assert everything(store) == before
 
 
-class _DiedError(BaseException):
-    """What nothing catches on its way."""
-
-
 @pytest.mark.parametrize("is_repacked", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
     opens: Opens, inside: _Inside, monkeypatch: pytest.MonkeyPatch, is_repacked: bool
@@ -339,14 +336,14 @@ def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
 
         def dies(mutations, write=write, left=left) -> None:
             if left[0] == 0:
-                raise _DiedError
+                raise DiedError
             left[0] -= 1
             write(mutations)
 
         monkeypatch.setattr(store._db, "write", dies)
         try:
             store.pack_minute("m", NOON)
-        except _DiedError:
+        except DiedError:
             pass
         else:
             assert requests >= 5  # said so, blocks, packing, deletion, record

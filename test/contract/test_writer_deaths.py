@@ -8,12 +8,13 @@ second, and so on until nothing is left to die at; each time another writer take
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from contract.test_writer import NOW, body, until
+from reaper import DiedError, Reaper
 
 from ec_server.account.figures import RECEIVER_FIGURES, REJECTED, queued
 from ec_server.account.worker_page import WorkerPage
@@ -50,38 +51,6 @@ RECEIVED = {
     "two days and a rejected one": [body("m", TODAY, 0), "no message", body("m", TODAY - 1, 0)],
     "rejected ones alone": ["no message", "nor this"],
 }
-
-
-class DiedError(BaseException):
-    """The process is gone at this point."""
-
-
-class Reaper:
-    """Ends everything at its ``at``-th call; what is called after a death dies too."""
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-        self.has_come = False
-
-    def watch(self, owner: object, *names: str) -> None:
-        """Be called before and after these methods of ``owner``."""
-        for name in names:
-            setattr(owner, name, self._around(getattr(owner, name)))
-
-    def _around(self, method: Callable[..., object]) -> Callable[..., object]:
-        def watched(*arguments: object, **more: object) -> object:
-            self._call()
-            result = method(*arguments, **more)
-            self._call()
-            return result
-
-        return watched
-
-    def _call(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            self.has_come = True
-            raise DiedError
 
 
 class Machine:
@@ -182,7 +151,7 @@ def every_death(bodies: list[str], *, is_exact: bool, **kind: bool) -> Iterator[
             reaper = Reaper(at)
             machine.run_writer(reaper)
             machine.receive(more := [body("m", NOW, 900_000)])
-            machine.run_writer(Reaper(10**9))
+            machine.run_writer(Reaper(None))
             check(machine, bodies + more, is_exact=is_exact)
         if not reaper.has_come:
             return
@@ -214,7 +183,7 @@ def test_the_writer_that_takes_over_may_die_too(tmp_path: Path, keeps_marks: boo
             machine.receive(bodies)
             machine.run_writer(Reaper(first))
             machine.run_writer(Reaper(second))
-            machine.run_writer(Reaper(10**9))
+            machine.run_writer(Reaper(None))
             check(machine, bodies, is_exact=keeps_marks)
 
 
@@ -228,7 +197,7 @@ def test_what_was_settled_before_counts_once_though_the_devices_file_changed_sin
     machine.run_writer(Reaper(9))  # after the account's step for the first day
     assert machine.page.figures()["stored"] == 2
     machine.refused = gone
-    machine.run_writer(Reaper(10**9))
+    machine.run_writer(Reaper(None))
     figures = machine.page.figures()
     assert (figures["received"], queued(figures)) == (4, 0)
     assert machine.rows() == 2, "what was not settled is stored, whatever the count says"
@@ -280,5 +249,5 @@ def test_a_sip_process_may_die_at_every_write_and_only_what_is_counted_counts(
     assert machine.page.figures()["received"] == at
     machine.ring = IntakeRing(machine.ring.path, machine.page, 100)
     machine.receive(bodies[at:])  # the device sends again what was not answered
-    machine.run_writer(Reaper(10**9))
+    machine.run_writer(Reaper(None))
     check(machine, bodies, is_exact=True)

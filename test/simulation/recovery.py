@@ -9,11 +9,12 @@ refused must be stored or be counted as lost, and where nothing forbids it, ``st
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from reaper import DiedError, Reaper
 
 from ec_server.account.figures import RECEIVER_FIGURES, queued
 from ec_server.account.worker_page import WorkerPage
@@ -31,10 +32,6 @@ from utilities.model import RawMessage, Rejection, RejectReason
 
 _IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _WORKER = "receiver-0"
-
-
-class DiedError(BaseException):
-    """The process is gone at this point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +99,6 @@ def _message(chance: random.Random, sent: list[bytes], today_s: int) -> bytes:
     return sent[-1]
 
 
-class _Reaper:
-    """Ends the process at its n-th step; what it does afterwards is not done."""
-
-    def __init__(self, dies_after: int | None) -> None:
-        self._left = dies_after if dies_after is not None else 10**9
-
-    def watch(self, owner: object, *names: str) -> None:
-        for name in names:
-            setattr(owner, name, self._around(getattr(owner, name)))
-
-    def _around(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **more: Any) -> Any:
-            self._step()
-            result = method(*arguments, **more)
-            self._step()
-            return result
-
-        return watched
-
-    def _step(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise DiedError
-
-
 class Recovery:
     """Lives through a case."""
 
@@ -165,7 +137,7 @@ class Recovery:
                 spool.close()
 
     def _write(self, life: Life, page: WorkerPage, taker: Taker, spool: Spool | None) -> None:
-        reaper = _Reaper(life.dies_after)
+        reaper = Reaper(life.dies_after)
         writer = Writer(
             WriterSettings(_WORKER, self._folder / "run", Limits()),
             taker,
@@ -189,7 +161,7 @@ class Recovery:
         if writer._spooling is not None and not life.database_is_away:
             writer._spooling._drain()
 
-    def _store(self, reaper: _Reaper, life: Life) -> Store:
+    def _store(self, reaper: Reaper, life: Life) -> Store:
         """The rows, as one life sees them."""
         store = _OneLife(self._rows, is_away=life.database_is_away, keeps_marks=self._case.keeps_marks)
         reaper.watch(store, "ingest", "replay")
