@@ -81,6 +81,14 @@ def parse_ec(ec_date_text: str, ec_time_text: str) -> int:
     return parse_second(ec_date_text + ec_time_text)
 
 
+@lru_cache(maxsize=8192)
+def is_ec_time(text: str) -> bool:
+    """Whether a column ``ec_time`` names a second of a day; another program may have written anything."""
+    return (
+        len(text) == 6 and text.isascii() and text.isdigit() and text < "24" and max(text[2], text[4]) < "6"
+    )
+
+
 def iso(moment_us: int) -> str:
     """ISO-8601 UTC text with microseconds of an epoch moment in microseconds."""
     second, microsecond = divmod(moment_us, _SECOND_US)

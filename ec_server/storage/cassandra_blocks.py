@@ -27,7 +27,7 @@ from ec_server.storage.timeuuid import timeuuid
 from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
 from utilities.errors import BlockError
-from utilities.utc import ec_date, ec_time, parse_ec
+from utilities.utc import ec_date, ec_time, is_ec_time, parse_ec
 
 _PARTITION = "device_id = ? AND ec_date = ? AND ec_minute = ?"
 _BLOCKS = (
@@ -90,7 +90,7 @@ class Blocks:
         for start in range(first, last + 1, _SECONDS_AT_ONCE):
             stop = min(last, start + _SECONDS_AT_ONCE - 1)
             for row in self._db.read(_BLOCKS, *partition(device_id, start), ec_time(start), ec_time(stop)):
-                if row.replaced_time is None:
+                if row.replaced_time is None and is_ec_time(row.ec_time):
                     second = parse_ec(ec_date(start), row.ec_time)
                     found.setdefault(second, []).append(_stored(device_id, second, row))
         return found
@@ -115,7 +115,7 @@ class Blocks:
     def seconds_with_several(self, device_id: str, minute: int) -> list[int]:
         """The seconds of a minute that have more than one block, ascending."""
         rows = self._db.read(_COUNTS, *partition(device_id, minute))
-        times = Counter(row.ec_time for row in rows if _is_valid(row))
+        times = Counter(row.ec_time for row in rows if _is_valid(row) and is_ec_time(row.ec_time))
         return sorted(parse_ec(ec_date(minute), text) for text, count in times.items() if count > 1)
 
     # --- writing --------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from typing import Any
 
 from ec_server.storage.timeuuid import microseconds
 from utilities.model import Digest, MinuteRecord, MinuteState
-from utilities.utc import parse_ec
+from utilities.utc import is_ec_time, parse_ec
 
 LEASE_S = 60
 """How long a writer may go on after its last renewal."""
@@ -192,7 +192,7 @@ def minutes_of_rows(ec_date: str, rows: Iterable[Any]) -> dict[int, MinuteLines]
     """Rows of ``ec_minute`` of one device and date, ascending, to what they say of each minute."""
     writers: dict[int, dict[str, WriterLine]] = {}
     records: dict[int, dict[str, Any]] = {}
-    for row in rows:
+    for row in filter(lambda row: is_ec_time(row.ec_time), rows):
         minute = parse_ec(ec_date, row.ec_time)
         lines = writers.setdefault(minute, {})
         if row.writer:

@@ -50,7 +50,7 @@ from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
 from utilities.errors import RetryableStorageError
 from utilities.model import StoredRow
-from utilities.utc import MINUTE_S, ec_date, ec_time, minute_text, parse_ec
+from utilities.utc import MINUTE_S, ec_date, ec_time, is_ec_time, minute_text, parse_ec
 
 _CELLS = ("ec_consumption_values", "values_count", "values_checksum", "insert_time", "rank")
 _WRITTEN = ", ".join(f"WRITETIME({cell}) AS w{i}" for i, cell in enumerate(_CELLS))
@@ -184,7 +184,8 @@ class Packing:
     def _seconds_with_rows(self, device_id: str, minute: int) -> Iterator[tuple[int, list[Any]]]:
         date, of_minute = ec_date(minute), partition(device_id, minute)
         found = self._db.read(_ROWS, *of_minute, ec_time(minute), ec_time(minute + MINUTE_S - 1))
-        for text, rows in groupby(found, key=lambda row: row.ec_time):
+        readable = (row for row in found if is_ec_time(row.ec_time))
+        for text, rows in groupby(readable, key=lambda row: row.ec_time):
             yield parse_ec(date, text), list(rows)
 
     # --- doing it -------------------------------------------------------------------------

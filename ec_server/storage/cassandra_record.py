@@ -28,7 +28,7 @@ from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
 from utilities.checksum_util import minute_digest
 from utilities.model import Digest, MinuteState, Verdict
-from utilities.utc import ec_date, ec_time, parse_ec
+from utilities.utc import ec_date, ec_time, is_ec_time, parse_ec
 
 _DIGESTS = (
     "SELECT ec_time, ec_type, values_count, values_checksum, check_times FROM ec_checksum"
@@ -170,7 +170,8 @@ class Records:
     def _digest_rows(self, device_id: str, minute: int) -> list[tuple[int, Any]]:
         date = ec_date(minute)
         found = self._db.read(_DIGESTS, device_id, date, ec_time(minute), ec_time(minute + 59))
-        return [(parse_ec(date, row.ec_time), row) for row in found if row.values_checksum is not None]
+        readable = [row for row in found if row.values_checksum is not None and is_ec_time(row.ec_time)]
+        return [(parse_ec(date, row.ec_time), row) for row in readable]
 
     def keep(
         self,

@@ -26,7 +26,7 @@ from utilities.cassandra_batch import EncodedRows
 from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
 from utilities.model import Batch, StoredRow
-from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, minute_of, parse_ec
+from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, is_ec_time, minute_of, parse_ec
 
 # An inserted row's values, each behind its length: what stands before its second's text, and after it.
 _BEFORE = struct.Struct(">i6si6si")
@@ -218,6 +218,7 @@ class Rows:
             )
             for span, rows in zip(spans, self._db.read_each(_REPLACED, spans))
             for row in rows
+            if is_ec_time(row.ec_time)
         ]
         return sorted(found, key=lambda one: one.replaced_us)
 
@@ -252,7 +253,8 @@ class Rows:
         found = self._db.read(_ROWS, device_id, date, minute_text, ec_time(first), ec_time(last))
         seconds: dict[int, list[Any]] = {}
         count = 0
-        for text, rows in groupby(found, key=lambda row: row.ec_time):
+        readable = (row for row in found if is_ec_time(row.ec_time))
+        for text, rows in groupby(readable, key=lambda row: row.ec_time):
             second = parse_ec(date, text)
             seconds[second] = list(rows)
             count += len(seconds[second])

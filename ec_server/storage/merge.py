@@ -60,7 +60,8 @@ class RepairedSecond:
 
     def __init__(self, rows: Iterable[StoredRow]) -> None:
         self._rows = in_rank(rows)
-        self._texts = {row.batch.key: row.batch.values for row in self._rows}
+        self.texts = {row.batch.key: row.batch.values for row in self._rows}
+        """The rows' texts by their keys, as they are after the repair so far."""
         self._values: Samples | None = None
         self._parsed: set[tuple[str, int, int, int]] = set()
         self._spans: list[tuple[int, int]] = []
@@ -74,7 +75,7 @@ class RepairedSecond:
         """
         after = repair if self._is_apart(repair) else self._over(repair)
         if after is not None:
-            self._texts[after.key] = after.values
+            self.texts[after.key] = after.values
             self._cover(after)
         return after
 
@@ -97,7 +98,7 @@ class RepairedSecond:
         if all(values.get(us) == value for us, value in came.items()):
             return None
         values |= came
-        stored = self._texts.get(repair.key)
+        stored = self.texts.get(repair.key)
         if stored is None:
             return repair
         microseconds = parse_canonical(stored).keys() | came.keys()
@@ -109,9 +110,9 @@ class RepairedSecond:
         if self._values is None:
             self._values = winners(self._rows)
             self._parsed = {row.batch.key for row in self._rows}
-        for text in [text for key, text in self._texts.items() if key not in self._parsed]:
+        for text in [text for key, text in self.texts.items() if key not in self._parsed]:
             self._values |= parse_canonical(text)
-        self._parsed = set(self._texts)
+        self._parsed = set(self.texts)
         return self._values
 
 

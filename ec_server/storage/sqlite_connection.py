@@ -39,6 +39,9 @@ _RETRYABLE = (
     apsw.ProtocolError,
     apsw.NoMemError,
 )
+# What is not as this program left it: its statements fit its tables, and hold their constraints.
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ConstraintError, UnicodeDecodeError)
+_OTHER_TABLES = ("no such column", "no such table", "has no column named")
 
 
 @contextmanager
@@ -48,12 +51,12 @@ def translated(doing: str, path: Path) -> Iterator[None]:
         yield
     except _RETRYABLE as error:
         raise RetryableStorageError(f"{doing} {path}: {error}; it will be tried again") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise DamagedFileError(
-            f"{doing} {path}: {error}; the server sets it aside while it runs, and the synchronization "
-            "fetches what is missing"
-        ) from error
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
+        if isinstance(error, _DAMAGED) or any(text in str(error) for text in _OTHER_TABLES):
+            raise DamagedFileError(
+                f"{doing} {path}: {error}; the server sets it aside while it runs, and the synchronization "
+                "fetches what is missing"
+            ) from error
         raise PermanentStorageError(
             f"{doing} {path}: {error}; check the file with `PRAGMA integrity_check`"
         ) from error

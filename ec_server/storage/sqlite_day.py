@@ -10,7 +10,7 @@ digests, sqlite_day_proof.py what is proven of them, sqlite_day_packing.py makes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -23,9 +23,18 @@ from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
 from ec_server.storage.sqlite_lasting import LastingCommits
 from utilities.errors import PermanentStorageError
 from utilities.model import SETTLED
-from utilities.utc import ec_date, ec_time, parse_ec
+from utilities.utc import MINUTE_S, ec_date, ec_time, parse_ec
 
 LAYOUT = 2
+_HAS_LINE = "SELECT 1 FROM minute_line WHERE device_id = ? AND ec_time = ?"
+_OF_SPAN = "WHERE device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
+_RESTORE_LINE = (
+    "INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)"  # noqa: S608
+    " SELECT ?, ?, sum(rows), sum(samples) FROM ("
+    f"SELECT count(*) AS rows, sum(values_count) AS samples FROM ec_consumption {_OF_SPAN} UNION ALL"
+    f" SELECT sum(row_count), sum(values_count) FROM ec_block {_OF_SPAN})"
+    " HAVING sum(rows) > 0 ON CONFLICT DO NOTHING"
+)
 REMOVED = -1
 _SCHEMA = Path(__file__).with_name("schema")
 
@@ -54,6 +63,7 @@ class DayFile:
         if not read_only:
             self._make_tables()
         self.layout = self.version(self.db.cursor())
+        self._make_views(self.layout)
         self.blocks = DayBlocks(self.db, self.date, on_damage, present=self.has_blocks)
         self.inode = path.stat().st_ino
 
@@ -100,15 +110,22 @@ class DayFile:
             cursor.execute(f"PRAGMA user_version = {LAYOUT}")
 
     def _settle_layout_1(self, cursor: apsw.Cursor) -> None:
+        self._make_views(LAYOUT)
         states = ", ".join(f"'{state.value}'" for state in SETTLED)
         lines = all_rows(
             cursor.execute(
-                f"SELECT device_id, ec_time FROM ec_minute WHERE state IN ({states}) ORDER BY 1, 2"  # noqa: S608
+                f"SELECT device_id, ec_time FROM minute_line WHERE state IN ({states}) ORDER BY 1, 2"  # noqa: S608
             )
         )
         for device_id, group in groupby(lines, key=lambda line: line[0]):
             found = of_minutes(parse_ec(self.date, time_text) for _, time_text in group)
             cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in found])
+
+    def _make_views(self, layout: int) -> None:
+        views = (_SCHEMA / "sqlite_day_views.sql").read_text("utf-8")
+        if layout == 1:
+            views = views.replace("digest_cached, packed", "sealed AS digest_cached, 0 AS packed")
+        self.db.execute(views)
 
     @staticmethod
     def version(cursor: apsw.Cursor) -> int:
@@ -151,26 +168,34 @@ class DayFile:
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
         """``(minute, rows, samples as the rows count them)``."""
         found = self.db.execute(
-            "SELECT ec_time, row_count, row_samples FROM ec_minute WHERE device_id = ?"
+            "SELECT ec_time, row_count, row_samples FROM minute_line WHERE device_id = ?"
             " AND ec_time BETWEEN ? AND ? AND row_count > 0 ORDER BY ec_time",
             (device_id, *self.span(start, stop)),
         )
         return [(parse_ec(self.date, t), rows, samples) for t, rows, samples in found]
 
+    def restore_lines(self, cursor: apsw.Cursor, minutes: Iterable[tuple[str, int]]) -> None:
+        """Count the rows of minutes, by device, whose line was lost, so that they are seen again."""
+        for device_id, minute in minutes:
+            at = (device_id, ec_time(minute))
+            span = (device_id, self.date, *self.span(minute, minute + MINUTE_S))
+            if not the_value(cursor.execute(_HAS_LINE, at)):
+                cursor.execute(_RESTORE_LINE, (*at, *span, *span))
+
     def devices(self) -> list[str]:
         """The devices that have rows on the day."""
-        found = all_rows(self.db.execute("SELECT DISTINCT device_id FROM ec_minute WHERE row_count > 0"))
+        found = all_rows(self.db.execute("SELECT DISTINCT device_id FROM minute_line WHERE row_count > 0"))
         return [device_id for (device_id,) in found]
 
     def first_minute(self, device_id: str) -> int | None:
         """The earliest minute of the day that has rows of the device."""
-        statement = "SELECT min(ec_time) FROM ec_minute WHERE device_id = ? AND row_count > 0"
+        statement = "SELECT min(ec_time) FROM minute_line WHERE device_id = ? AND row_count > 0"
         time_text = the_value(self.db.execute(statement, (device_id,)))
         return parse_ec(self.date, time_text) if time_text is not None else None
 
     def last_minute(self) -> int | None:
         """The latest minute of the day that has rows of any device."""
-        time_text = the_value(self.db.execute("SELECT max(ec_time) FROM ec_minute WHERE row_count > 0"))
+        time_text = the_value(self.db.execute("SELECT max(ec_time) FROM minute_line WHERE row_count > 0"))
         return parse_ec(self.date, time_text) if time_text is not None else None
 
 

@@ -29,6 +29,8 @@ from utilities.utc import MINUTE_S, ec_time, iso, iso_texts, parse_ec
 OnDamage = Callable[[str, int, str], object]
 """Told the device, the minute and what is wrong with something of it."""
 
+READABLE_TIME = "ec_time GLOB '[0-2][0-9][0-5][0-9][0-5][0-9]' AND +ec_time < '24'"
+"""What is no time of day, because it was damaged or another program wrote it, is of no second."""
 _SPAN = "device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
 _INSERT = (
     "INSERT INTO ec_consumption (rowid, device_id, ec_date, ec_time, start_us, end_us,"
@@ -62,7 +64,7 @@ class DayBlocks:
         """``ec_time`` of the packed seconds, ascending."""
         if not self._present:
             return []
-        statement = f"SELECT ec_time FROM ec_block WHERE {_SPAN} ORDER BY ec_time LIMIT ?"  # noqa: S608
+        statement = f"SELECT ec_time FROM ec_block WHERE {_SPAN} AND {READABLE_TIME} ORDER BY ec_time LIMIT ?"  # noqa: S608
         found = all_rows(self._db.execute(statement, (device_id, self._date, first, last, most)))
         return [time_text for (time_text,) in found]
 

@@ -44,7 +44,10 @@ class _OtherFormError(Exception):
 
 def columns_of(file: DayFile, device_id: str, time_text: str) -> SecondColumns | None:
     """The rows of a second; None where there are none, or some cannot be taken so. apsw's errors."""
-    rows = all_rows(file.db.execute(_STATEMENT, (device_id, file.date, time_text)))
+    try:
+        rows = all_rows(file.db.execute(_STATEMENT, (device_id, file.date, time_text)))
+    except UnicodeDecodeError:  # damaged
+        return None
     if not rows:
         return None
     numbers, starts, ends, values, counts, checksums, inserted = zip(*rows)

@@ -19,6 +19,7 @@ import apsw
 from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.sqlite_connection import the_row, the_value, transaction
 from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_blocks import READABLE_TIME
 from ec_server.storage.sqlite_day_rows import SPAN, DayRows
 from utilities.checksum_util import minute_digest, second_digest
 from utilities.model import Digest
@@ -60,7 +61,7 @@ class DayDigests:
         first, last = self._file.span(start, stop)
         cached = dict(
             self._file.db.execute(
-                "SELECT ec_time, values_count || ' ' || values_checksum FROM ec_checksum"  # noqa: S608
+                "SELECT ec_time, values_count || ' ' || values_checksum FROM digest_line"  # noqa: S608
                 f" WHERE {SPAN} AND ec_type = 'P'",
                 (device_id, self._file.date, first, last),
             )
@@ -80,8 +81,8 @@ class DayDigests:
         at, last = ec_time(minute), ec_time(minute + 59)
         seconds = []
         statement = (
-            "SELECT min(ec_time) FROM ec_consumption WHERE device_id = ? AND ec_date = ?"
-            " AND ec_time >= ? AND ec_time <= ?"
+            "SELECT min(ec_time) FROM ec_consumption WHERE device_id = ? AND ec_date = ?"  # noqa: S608
+            f" AND ec_time >= ? AND ec_time <= ? AND {READABLE_TIME}"
         )
         while time_text := the_value(cursor.execute(statement, (device_id, self._file.date, at, last))):
             seconds.append(parse_ec(self._file.date, time_text))
@@ -91,7 +92,7 @@ class DayDigests:
 
     def _cached_seconds(self, cursor: apsw.Cursor, device_id: str, minute: int) -> dict[int, Digest]:
         found = cursor.execute(
-            f"SELECT ec_time, values_count, values_checksum FROM ec_checksum WHERE {SPAN}"  # noqa: S608
+            f"SELECT ec_time, values_count, values_checksum FROM digest_line WHERE {SPAN}"  # noqa: S608
             " AND ec_type = 'S'",
             (device_id, self._file.date, ec_time(minute), ec_time(minute + 59)),
         )
@@ -99,15 +100,10 @@ class DayDigests:
 
     def _version_of(self, cursor: apsw.Cursor, device_id: str, minute: int) -> tuple[int | None, bool]:
         found = cursor.execute(
-            f"SELECT version, {self._digest_cached} FROM ec_minute"  # noqa: S608
-            " WHERE device_id = ? AND ec_time = ?",
+            "SELECT version, digest_cached FROM minute_line WHERE device_id = ? AND ec_time = ?",
             (device_id, ec_time(minute)),
         ).fetchone()
         return (found[0], bool(found[1])) if found else (None, False)
-
-    @property
-    def _digest_cached(self) -> str:
-        return "sealed" if self._file.layout == 1 else "digest_cached"
 
     def _cache(
         self,
@@ -167,7 +163,7 @@ class DayDigests:
         if whole is not None:
             check = the_row(
                 cursor.execute(
-                    "SELECT check_time, check_times FROM ec_minute WHERE device_id = ? AND ec_time = ?",
+                    "SELECT check_time, check_times FROM minute_line WHERE device_id = ? AND ec_time = ?",
                     (device_id, ec_time(minute)),
                 )
             )
@@ -177,8 +173,8 @@ class DayDigests:
     def absent(self, before: int) -> list[tuple[str, int]]:
         """``(device, minute)`` with rows, ended before ``before``, without a cached minute digest."""
         found = self._file.db.execute(
-            f"SELECT device_id, ec_time FROM ec_minute WHERE {self._digest_cached} = 0"  # noqa: S608
-            " AND ec_time < ? AND row_count > 0 ORDER BY ec_time",
+            "SELECT device_id, ec_time FROM minute_line WHERE digest_cached = 0 AND ec_time < ?"
+            " AND row_count > 0 ORDER BY ec_time",
             (ec_time(before - MINUTE_S + 1) if before - MINUTE_S + 1 < self._file.day + 86_400 else "~",),
         )
         return [(d, parse_ec(self._file.date, t)) for d, t in found]

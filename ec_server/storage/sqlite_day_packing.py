@@ -24,6 +24,7 @@ from ec_server.packing.block import Row, pack, pack_columns
 from ec_server.storage.contract import Packed, StoredBytes
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
 from ec_server.storage.sqlite_day import REMOVED, DayFile, snapshot
+from ec_server.storage.sqlite_day_blocks import READABLE_TIME
 from ec_server.storage.sqlite_day_columns import columns_of
 from ec_server.storage.sqlite_rank import first_rowid, rank_of
 from utilities.model import Batch
@@ -34,6 +35,8 @@ _MINUTE = "device_id = ? AND ec_time = ?"
 _IN_ITS_OWN_FORM = (
     "typeof(ec_consumption_values) = 'text' AND typeof(values_checksum) = 'text'"
     " AND typeof(insert_time) = 'text' AND typeof(values_count) = 'integer'"
+    " AND ec_consumption_values || values_checksum || insert_time || start_us || end_us"
+    " NOT GLOB '*[^!-~]*'"
 )
 _ROWS_AT_ONCE = 10_000
 """What is exchanged in one transaction: some 50 ms of ingest's time."""
@@ -72,7 +75,7 @@ class DayPacking:
     def unpacked(self, before: int, most: int) -> list[tuple[str, int]]:
         """``(device, minute)`` with something to pack that ended before ``before``, oldest first."""
         found = self._file.db.execute(
-            "SELECT device_id, ec_time FROM ec_minute WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
+            "SELECT device_id, ec_time FROM minute_line WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
             " ORDER BY ec_time LIMIT ?",
             (self._first_too_new(before), most),
         )
@@ -80,7 +83,7 @@ class DayPacking:
 
     def count_unpacked(self, before: int) -> int:
         """How many minutes ``unpacked`` would give without a limit."""
-        statement = "SELECT count(*) FROM ec_minute WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
+        statement = "SELECT count(*) FROM minute_line WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
         return int(the_value(self._file.db.execute(statement, (self._first_too_new(before),))))
 
     def _first_too_new(self, before: int) -> str:
@@ -107,8 +110,8 @@ class DayPacking:
 
     def _times_with_rows(self, device_id: str, minute_text: str) -> list[str]:
         found = self._file.db.execute(
-            "SELECT DISTINCT ec_time FROM ec_consumption WHERE device_id = ? AND ec_date = ?"
-            " AND ec_time BETWEEN ? AND ? ORDER BY ec_time",
+            "SELECT DISTINCT ec_time FROM ec_consumption WHERE device_id = ? AND ec_date = ?"  # noqa: S608
+            f" AND ec_time BETWEEN ? AND ? AND {READABLE_TIME} ORDER BY ec_time",
             (device_id, self._file.date, minute_text, minute_text[:4] + "59"),
         )
         return [time_text for (time_text,) in all_rows(found)]

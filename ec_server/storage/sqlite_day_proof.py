@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -27,11 +27,25 @@ from ec_server.storage.sqlite_day import DayFile
 from utilities.model import SETTLED, Digest, MinuteRecord, MinuteState, Verdict
 from utilities.utc import ec_time, iso, parse_ec, parse_iso
 
+_FIGURES = "CAST(extra AS INTEGER), CAST(conflicts AS INTEGER)"
 _OPEN = "(state IS NOT 'proven' OR extra > 0 OR conflicts > 0)"
 _SETTLED = "state IN ({})".format(", ".join(f"'{state.value}'" for state in SETTLED))
 
-Notable = tuple[str, int, str | None, int, int]
-"""device, minute, state, extra, conflicts of a minute that is not simply proven."""
+_STATES = {state.value for state in MinuteState}
+
+
+class Noted(NamedTuple):
+    """Of some minutes: how many are in which state, and what was found in them."""
+
+    unresolved: int = 0
+    unconfirmable: int = 0
+    empty: int = 0
+    extra: int = 0
+    conflicts: int = 0
+
+
+_NOTED = "device_id, sum(state IS 'unresolved'), sum(state IS 'unconfirmable'), sum(state IS 'empty'),"
+_NOTED += " CAST(sum(extra) AS INTEGER), CAST(sum(conflicts) AS INTEGER)"
 
 
 class DayProof:
@@ -110,7 +124,7 @@ class DayProof:
 
     def _digest_on_record(self, cursor: apsw.Cursor, device_id: str, time_text: str) -> Digest | None:
         found = cursor.execute(
-            "SELECT values_count, values_checksum FROM ec_checksum WHERE device_id = ? AND ec_date = ?"
+            "SELECT values_count, values_checksum FROM digest_line WHERE device_id = ? AND ec_date = ?"
             " AND ec_time = ? AND ec_type = 'P'",
             (device_id, self._file.date, time_text),
         ).fetchone()
@@ -150,7 +164,7 @@ class DayProof:
     def settled_of_all(self) -> dict[str, list[Range]]:
         """``settled`` of every device that has any."""
         if self._file.layout == 1:
-            found = all_rows(self._file.db.execute("SELECT DISTINCT device_id FROM ec_minute"))
+            found = all_rows(self._file.db.execute("SELECT DISTINCT device_id FROM minute_line"))
             return {device_id: self.settled(device_id) for (device_id,) in found}
         lines = all_rows(self._file.db.execute("SELECT device_id, start, stop FROM ec_settled ORDER BY 1, 2"))
         return {
@@ -168,7 +182,7 @@ class DayProof:
 
     def _from_lines(self, cursor: apsw.Cursor, device_id: str) -> list[Range]:
         found = cursor.execute(
-            f"SELECT ec_time FROM ec_minute WHERE device_id = ? AND {_SETTLED}",  # noqa: S608
+            f"SELECT ec_time FROM minute_line WHERE device_id = ? AND {_SETTLED}",  # noqa: S608
             (device_id,),
         )
         return ranges.of_minutes(parse_ec(self._file.date, t) for (t,) in all_rows(found))
@@ -181,7 +195,7 @@ class DayProof:
     def with_line(self, device_id: str, start: int, stop: int) -> list[int]:
         """Minutes of ``[start, stop)`` that have a line, and so have or had rows."""
         found = self._file.db.execute(
-            "SELECT ec_time FROM ec_minute WHERE device_id = ? AND ec_time BETWEEN ? AND ?",
+            "SELECT ec_time FROM minute_line WHERE device_id = ? AND ec_time BETWEEN ? AND ?",
             (device_id, *self._file.span(start, stop)),
         )
         return [parse_ec(self._file.date, t) for (t,) in all_rows(found)]
@@ -192,31 +206,31 @@ class DayProof:
         """Ranges of minutes whose line has one of the states."""
         wanted = ", ".join(f"'{state.value}'" for state in states)
         found = self._file.db.execute(
-            "SELECT ec_time FROM ec_minute WHERE device_id = ? AND ec_time BETWEEN ? AND ?"  # noqa: S608
+            "SELECT ec_time FROM minute_line WHERE device_id = ? AND ec_time BETWEEN ? AND ?"  # noqa: S608
             f" AND state IN ({wanted})",
             (device_id, *self._file.span(start, stop)),
         )
         return ranges.of_minutes(parse_ec(self._file.date, t) for (t,) in found)
 
-    def notable(self, device_id: str | None = None) -> list[Notable]:
-        """Minutes that are not simply proven."""
+    def noted(self, device_id: str | None = None) -> dict[str, Noted]:
+        """What to say of each device's minutes, or of one device's, that are not simply proven."""
         of_device = "device_id = ? AND" if device_id is not None else ""
         found = self._file.db.execute(
-            f"SELECT device_id, ec_time, state, extra, conflicts FROM ec_minute WHERE {of_device} {_OPEN}",  # noqa: S608
+            f"SELECT {_NOTED} FROM minute_line WHERE {of_device} {_OPEN} GROUP BY device_id",  # noqa: S608
             (device_id,) if device_id is not None else (),
         )
-        return [(d, parse_ec(self._file.date, t), state, extra, c) for d, t, state, extra, c in found]
+        return {of: Noted(*counts) for of, *counts in all_rows(found)}
 
     def checks(self, device_id: str, minute: int) -> dict[tuple[int, str], tuple[int | None, int]]:
         """When the cached digests of a minute and its seconds were last compared, and how often."""
         found = self._file.db.execute(
-            "SELECT ec_time, ec_type, check_time, check_times FROM ec_checksum WHERE device_id = ?"
+            "SELECT ec_time, ec_type, check_time, check_times FROM digest_line WHERE device_id = ?"
             " AND ec_date = ? AND ec_time BETWEEN ? AND ?",
             (device_id, self._file.date, *self._file.span(minute, minute + 60)),
         )
         return {
             (parse_ec(self._file.date, at), kind): (
-                parse_iso(checked) if checked is not None else None,
+                _moment_us(checked),
                 times,
             )
             for at, kind, checked, times in found
@@ -224,10 +238,9 @@ class DayProof:
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
         """What is on record, without computing anything."""
-        packed = "m.packed" if self._file.has_blocks else "0"
         found = self._file.db.execute(
-            "SELECT m.ec_time, p.values_count, p.values_checksum, m.state, m.extra, m.conflicts,"  # noqa: S608
-            f" m.check_time, m.check_times, {packed} FROM ec_minute m LEFT JOIN ec_checksum p"
+            f"SELECT m.ec_time, p.values_count, p.values_checksum, readable_state, {_FIGURES},"  # noqa: S608
+            " m.check_time, m.check_times, packed FROM minute_line m LEFT JOIN digest_line p"
             " ON p.device_id = m.device_id AND p.ec_date = ? AND p.ec_time = m.ec_time AND p.ec_type = 'P'"
             " WHERE m.device_id = ? AND m.ec_time BETWEEN ? AND ? ORDER BY m.ec_time",
             (self._file.date, device_id, *self._file.span(start, stop)),
@@ -236,12 +249,25 @@ class DayProof:
             MinuteRecord(
                 parse_ec(self._file.date, time_text),
                 Digest(count, md5) if md5 is not None else None,
-                MinuteState(state) if state is not None else None,
+                _state_of(state),
                 extra,
                 conflicts,
-                parse_iso(check_time) if check_time is not None else None,
+                _moment_us(check_time),
                 check_times,
                 bool(packed),
             )
             for time_text, count, md5, state, extra, conflicts, check_time, check_times, packed in found
         ]
+
+
+def _state_of(text: str | None) -> MinuteState | None:
+    """What is not the name of a state says nothing of the minute."""
+    return MinuteState(text) if text in _STATES else None
+
+
+def _moment_us(text: str | None) -> int | None:
+    """Epoch microseconds; None where it is no moment."""
+    try:
+        return parse_iso(text) if text is not None else None
+    except ValueError:
+        return None

@@ -21,14 +21,15 @@ import apsw
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.sqlite_connection import all_rows
 from ec_server.storage.sqlite_day import DayFile, snapshot
-from ec_server.storage.sqlite_day_blocks import rows_of
+from ec_server.storage.sqlite_day_blocks import READABLE_TIME, rows_of
 from ec_server.storage.sqlite_rank import is_shared, rank_of
 from utilities.checksum_util import join_rows, md5_hex
 from utilities.model import Batch, StoredRow
 from utilities.utc import MINUTE_S, ec_time, parse_ec, parse_iso
 
 _VALUES = (
-    "ec_time, start_us, end_us, CAST(ec_consumption_values AS BLOB), values_count,"
+    "CAST(ec_time AS BLOB), CAST(start_us AS BLOB), CAST(end_us AS BLOB),"
+    " CAST(ec_consumption_values AS BLOB), CAST(values_count AS INTEGER),"
     " CAST(values_checksum AS BLOB), CAST(insert_time AS BLOB)"
 )
 SPAN = "device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
@@ -69,14 +70,14 @@ class DayRows:
         try:
             batch = Batch(
                 device_id,
-                parse_ec(self._file.date, time_text),
+                parse_ec(self._file.date, _readable(time_text)),
                 int(start_us),
                 int(end_us),
                 _readable(values),
-                int(count),
+                count,
                 _readable(checksum),
             )
-        except ValueError:
+        except (ValueError, TypeError):
             return None
         try:
             inserted_us = parse_iso(_readable(inserted))
@@ -117,7 +118,7 @@ class DayRows:
 
     def _times(self, device_id: str, first: str, last: str) -> apsw.Cursor:
         return self._file.db.execute(
-            f"SELECT DISTINCT ec_time FROM ec_consumption WHERE {SPAN}",  # noqa: S608
+            f"SELECT DISTINCT ec_time FROM ec_consumption WHERE {SPAN} AND {READABLE_TIME}",  # noqa: S608
             (device_id, self._file.date, first, last),
         )
 
@@ -141,13 +142,16 @@ class DayRows:
         self, device_id: str, first: str, last: str, *, trusted: bool
     ) -> Iterator[tuple[int, str]]:
         found = self._file.db.execute(
-            "SELECT ec_time, CAST(start_us AS INTEGER), CAST(end_us AS INTEGER),"  # noqa: S608
+            "SELECT CAST(ec_time AS BLOB), CAST(start_us AS INTEGER), CAST(end_us AS INTEGER),"  # noqa: S608
             " CAST(ec_consumption_values AS BLOB), CAST(values_checksum AS BLOB), rowid"
             f" FROM ec_consumption WHERE {SPAN} ORDER BY ec_time, rowid",
             (device_id, self._file.date, first, last),
         )
         for time_text, group in groupby(found, key=lambda row: row[0]):
-            second = parse_ec(self._file.date, time_text)
+            try:
+                second = parse_ec(self._file.date, _readable(time_text))
+            except ValueError:
+                continue
             stored = list(group)
             if any(is_shared(row[5]) for row in stored):
                 stored.sort(key=lambda row: (rank_of(row[5]), row[1], row[2]))
@@ -191,8 +195,10 @@ def is_whole(values: str, checksum: str) -> bool:
     return md5_hex(values) == checksum
 
 
-def _readable(stored: bytes) -> str:
+def _readable(stored: bytes | None) -> str:
     """A stored text as ASCII, with ``?`` for each byte that damage has made something else."""
+    if stored is None:
+        return ""
     try:
         return stored.decode("ascii")
     except UnicodeDecodeError:

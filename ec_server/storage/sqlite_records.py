@@ -16,7 +16,7 @@ from itertools import groupby
 
 from ec_server.storage import ranges
 from ec_server.storage.ranges import Range
-from ec_server.storage.sqlite_day_proof import Notable
+from ec_server.storage.sqlite_day_proof import Noted
 from ec_server.storage.sqlite_files import Day, day_of_set_aside
 from ec_server.storage.sqlite_folder import SqliteFolder
 from ec_server.storage.sqlite_progress import DeviceLine
@@ -30,10 +30,10 @@ _FOR_EVER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class _DayView:
-    """What is read of a day again and again: settled ranges and notable minutes by device."""
+    """What is read of a day again and again: settled ranges and what is noted, by device."""
 
     settled: Mapping[str, Sequence[Range]]
-    notable: Mapping[str, Sequence[Notable]]
+    noted: Mapping[str, Noted]
 
 
 _NO_VIEW = _DayView({}, {})
@@ -78,8 +78,9 @@ class Records:
         self, line: DeviceLine, views: Mapping[int, _DayView], empty: Sequence[Range]
     ) -> DeviceRecord:
         device_id, first_us, last_us, covered_from, reopened = line
-        notable = [n for view in views.values() for n in view.notable.get(device_id, ())]
-        states = [state for _, _, state, _, _ in notable]
+        noted = Noted(
+            *map(sum, zip(Noted(), *[view.noted.get(device_id, Noted()) for view in views.values()]))
+        )
         true_empty = self._without_rows(device_id, empty)
         through = None
         if covered_from is not None:
@@ -91,12 +92,11 @@ class Records:
             last_us,
             covered_from,
             through,
-            states.count(MinuteState.UNRESOLVED.value),
-            states.count(MinuteState.UNCONFIRMABLE.value),
-            sum(conflicts for *_, conflicts in notable),
-            sum(extra for *_, extra, _ in notable),
-            sum(stop - start for start, stop in true_empty) // MINUTE_S
-            + states.count(MinuteState.EMPTY.value),
+            noted.unresolved,
+            noted.unconfirmable,
+            noted.conflicts,
+            noted.extra,
+            sum(stop - start for start, stop in true_empty) // MINUTE_S + noted.empty,
             tuple(ranges.of_text(reopened)),
         )
 
@@ -231,8 +231,5 @@ def _minute(of: Verdict | MinuteRecord) -> int:
 
 def _read_view(day: Day, device_id: str | None) -> _DayView:
     if device_id is not None:
-        return _DayView({device_id: day.proof.settled(device_id)}, {device_id: day.proof.notable(device_id)})
-    notable: dict[str, list[Notable]] = {}
-    for line in day.proof.notable():
-        notable.setdefault(line[0], []).append(line)
-    return _DayView(day.proof.settled_of_all(), notable)
+        return _DayView({device_id: day.proof.settled(device_id)}, day.proof.noted(device_id))
+    return _DayView(day.proof.settled_of_all(), day.proof.noted())

@@ -193,6 +193,23 @@ class TestRowsOfOneKey:
         assert writer.second_text("m", NOON) == "000000,9;000005,2;000010,2"
         assert writer.unproven_ranges("m", NOON, NOON + 60) == []
 
+    def test_an_unreadable_time_of_another_program_costs_nothing(self, opens: Opens) -> None:
+        store = opens()
+        store.ingest([self.A], MARK)
+        for table, columns, values in (
+            ("ec_consumption", "ec_minute, start_us, end_us", "'1200', '000000', '000000'"),
+            ("ec_checksum", "ec_type, values_count, values_checksum", "'S', 1, 'none'"),
+        ):
+            by_hand(
+                store,
+                f"INSERT INTO {KEYSPACE}.{table} (device_id, ec_date, ec_time, {columns})"
+                f" VALUES ('m', '20260301', '12000z', {values})",
+            )
+        assert [row.batch for row in store.rows("m", NOON, NOON + 60)] == [self.A]
+        assert check(store, "m", NOON, MinuteState.PROVEN) == []
+        assert store.unproven_ranges("m", NOON, NOON + 60) == []
+        assert (NOON, "S") in store.checks("m", NOON)
+
     def test_a_damaged_row_is_named_and_a_repair_keeps_it_on_record(self, opens: Opens) -> None:
         store = opens()
         store.ingest([self.A, run_of("m", NOON, 1000)], MARK)

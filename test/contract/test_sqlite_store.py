@@ -542,7 +542,7 @@ class TestFailures:
         store = opens()
         store.ingest([run_of("m", NOON, 0)])
         # The last statement of the transaction fails, so everything before it must be undone.
-        foreign("DROP TABLE ec_writer")
+        foreign("ALTER TABLE ec_writer ADD COLUMN other")
         with pytest.raises(StorageError):
             store.ingest([run_of("m", NOON, 1000)], CommitMark("receiver-0", 1))
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values

@@ -1,0 +1,104 @@
+"""How a repair gets into a day's file: one second's rows, as the device has them.
+
+Rules:
+
+1. What a repaired row takes the place of, and what was damaged, goes on record as replaced.
+2. A repaired second is read back before it is committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import apsw
+
+from ec_server.storage.merge import RepairedSecond, batch_of
+from ec_server.storage.sqlite_day import DayFile
+from ec_server.storage.sqlite_day_blocks import rows_of
+from ec_server.storage.sqlite_day_rows import DayRows, is_whole
+from ec_server.storage.sqlite_rank import rank_of
+from ec_server.storage.sqlite_row_writes import INSERT, NOTHING, Effect, RowWrites
+from utilities.checksum_util import format_canonical, parse_canonical
+from utilities.model import Batch, StoredRow
+from utilities.utc import ec_time
+
+_NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+
+
+class DayRepairs:
+    """Repairs in one open day file; apsw's errors."""
+
+    def __init__(self, file: DayFile, rows: DayRows) -> None:
+        self._file, self._rows = file, rows
+        self._write = RowWrites(file)
+
+    def second(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[Effect]:
+        """Write what the device says of one second, within a transaction; what each batch did."""
+        lost = self._make_way(cursor, batches, now_us)
+        rows, samples = map(sum, zip(lost, self._replace_damaged(cursor, batches[0], now_us)))
+        stored = {
+            row.batch.key: (rowid, row)
+            for rowid, row in self._rows.with_rowid(
+                batches[0].device_id, batches[0].second, batches[0].second + 1
+            )
+        }
+        second = RepairedSecond(row for _, row in stored.values())
+        effects: list[Effect] = []
+        for batch, rowid in zip(batches, self._write.rowids(cursor, now_us, len(batches))):
+            after = second.after(batch)
+            if after is None:
+                effects.append(NOTHING)
+                continue
+            row = StoredRow(after, now_us, rank_of(rowid))
+            if batch.key in stored:
+                old_rowid, old = stored[batch.key]
+                self._write.replace(cursor, old_rowid, "repair")
+                effects.append((True, 0, after.count - old.batch.count))
+            else:
+                effects.append((True, 1, after.count))
+            cursor.execute(INSERT, self._write.binding(row, rowid))
+            stored[after.key] = (rowid, row)
+        self._expect_to_read_back(batches[0], second)
+        changed, more_rows, more_samples = effects[0]
+        effects[0] = (changed or rows > 0, more_rows - rows, more_samples - samples)
+        return effects
+
+    def _expect_to_read_back(self, batch: Batch, second: RepairedSecond) -> None:
+        """Where SQLite finds other rows than it was given, it searches in a damaged index."""
+        rows = self._rows.all(batch.device_id, batch.second, batch.second + 1)
+        if {row.batch.key: row.batch.values for row in rows} != second.texts:
+            raise apsw.CorruptError(f"the repaired second {ec_time(batch.second)} cannot be read back")
+
+    def _make_way(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> tuple[int, int]:
+        """Restore a packed second where packed rows are in question; rows and samples of a damaged block."""
+        device_id, time_text = batches[0].device_id, ec_time(batches[0].second)
+        lost = self._file.blocks.set_damaged_aside(cursor, device_id, time_text, now_us)
+        block = self._file.blocks.of_second(device_id, time_text)
+        if block is not None:
+            packed = {row.batch.key for _, row in rows_of(block)}
+            if any(batch.key in packed for batch in batches):
+                self._file.blocks.restore(cursor, device_id, time_text, block)
+        return lost
+
+    def _replace_damaged(self, cursor: apsw.Cursor, batch: Batch, now_us: int) -> tuple[int, int]:
+        """Take rows of the second that do not fit their checksums out, and keep them as replaced.
+
+        What of their samples can be read is put back as a row of its own, so that nothing is lost. Returns
+        by how many rows and samples that made it less.
+        """
+        rows = samples = 0
+        for rowid, row in list(self._rows.with_rowid(batch.device_id, batch.second, batch.second + 1)):
+            if is_whole(row.batch.values, row.batch.checksum):
+                continue
+            self._write.replace(cursor, rowid, "repair")
+            rows, samples = rows + 1, samples + row.batch.count
+            samples_read = parse_canonical(row.batch.values).items()
+            readable = format_canonical({us: v for us, v in samples_read if _NUMBER.fullmatch(v)})
+            if readable:
+                after = row._replace(batch=batch_of(batch.device_id, batch.second, readable))
+                before = self._file.db.total_changes()
+                cursor.execute(INSERT, self._write.binding(after, rowid))
+                if self._file.db.total_changes() > before:
+                    rows, samples = rows - 1, samples - after.batch.count
+        return rows, samples
