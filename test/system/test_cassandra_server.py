@@ -244,6 +244,7 @@ class TestOutage:
     ) -> None:
         outages(server, keyspace, messages=840_000, rate=2000, hang_s=120, dead_s=120, flaps=12, restart=True)
 
+    @pytest.mark.soak  # most of a minute; the test before this one loses the database in the usual suite
     def test_a_server_that_starts_without_its_database_takes_everything_and_gets_well(
         self, server: OnCassandra, keyspace: Keyspace
     ) -> None:

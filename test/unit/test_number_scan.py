@@ -30,7 +30,7 @@ _values = st.one_of(
 
 
 @pytest.mark.thorough
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(_values, min_size=1, max_size=30))
 def test_values_are_read_as_python_reads_them(values: list[str]) -> None:
     text = ";".join(f"{us:06d},{value}" for us, value in enumerate(values))

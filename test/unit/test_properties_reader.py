@@ -304,7 +304,7 @@ class TestAnything:
         assert code == expected
         text.encode("utf-8")
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(content=st.one_of(st.binary(max_size=200), TEXTS.map(lambda text: text.encode(errors="replace"))))
     def test_any_file_gives_settings_or_a_configuration_error(self, content, tmp_path) -> None:
         path = tmp_path / "server.properties"
