@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import apsw
 
@@ -28,7 +30,7 @@ _EMPTY = "SELECT start, stop FROM empty_range WHERE device_id = ? ORDER BY start
 
 _ADD_REOPENED = "ALTER TABLE device ADD COLUMN reopened TEXT NOT NULL DEFAULT ''"
 
-DeviceLine = tuple[str, int, int, int | None, str]
+DeviceLine = tuple[str, int, int, int | None, list[Range]]
 """device_id, first_seen_us, last_seen_us, covered_from, reopened"""
 
 
@@ -83,7 +85,8 @@ class ProgressFile:
             " WHERE ?1 IS NULL OR device_id = ?1 ORDER BY device_id",
             (device_id,),
         )
-        return all_rows(cursor)
+        lines = _lines(cursor, str, int, int, (int, NoneType), str)
+        return [(*line, _ranges_of(reopened)) for *line, reopened in lines]
 
     def note_coverage(self, device_id: str, start: int) -> None:
         """The minute at which the rounds' coverage of a device begins."""
@@ -103,22 +106,27 @@ class ProgressFile:
 
     def empty_ranges(self, device_id: str) -> list[Range]:
         """Ranges of minutes that neither side has anything of."""
-        return all_rows(self._db.execute(_EMPTY, (device_id,)))
+        return self._empty(self._db.cursor(), device_id)
 
     def empty_ranges_of_all(self) -> dict[str, list[Range]]:
         """``empty_ranges`` of every device that has any."""
         found: dict[str, list[Range]] = {}
-        for device_id, start, stop in self._db.execute("SELECT * FROM empty_range ORDER BY 1, 2"):
+        lines = _lines(self._db.execute("SELECT * FROM empty_range ORDER BY 1, 2"), str, int, int)
+        for device_id, start, stop in lines:
             found.setdefault(device_id, []).append((start, stop))
         return found
 
     def change_empty(self, device_id: str, add: Iterable[int], take: Iterable[int]) -> None:
         """Add minutes to the empty ranges, and take others out."""
         with transaction(self._db) as cursor:
-            before: list[Range] = all_rows(cursor.execute(_EMPTY, (device_id,)))
+            before = self._empty(cursor, device_id)
             after = ranges.union(ranges.subtract(before, ranges.of_minutes(take)) + ranges.of_minutes(add))
             if after != before:
                 self._put_empty(cursor, device_id, after)
+
+    @staticmethod
+    def _empty(cursor: apsw.Cursor, device_id: str) -> list[Range]:
+        return [(start, stop) for start, stop in _lines(cursor.execute(_EMPTY, (device_id,)), int, int)]
 
     @staticmethod
     def _put_empty(cursor: apsw.Cursor, device_id: str, empty: Iterable[Range]) -> None:
@@ -131,7 +139,7 @@ class ProgressFile:
         """Days that have had a file, with the latest generation known of each; negative: it is gone."""
         if self._layout != LAYOUT:
             return {day: 0 for (day,) in self._db.execute("SELECT day FROM known_day")}
-        return dict(self._db.execute("SELECT day, generation FROM known_day"))
+        return dict(_lines(self._db.execute("SELECT day, generation FROM known_day"), int, int))
 
     def know_day(self, day: int, generation: int) -> int:
         """Put on record that a day has a file of at least this generation; the latest one that is known."""
@@ -155,9 +163,9 @@ class ProgressFile:
         """A day's file is gone or of an older state: what is known of the day's empty minutes is void."""
         with transaction(self._db) as cursor:
             statement = "SELECT device_id, start, stop FROM empty_range WHERE start < ? AND stop > ?"
-            hit = {d for d, _, _ in all_rows(cursor.execute(statement, (day + DAY_S, day)))}
+            hit = {d for d, _, _ in _lines(cursor.execute(statement, (day + DAY_S, day)), str, int, int)}
             for device_id in hit:
-                before: list[Range] = all_rows(cursor.execute(_EMPTY, (device_id,)))
+                before = self._empty(cursor, device_id)
                 self._put_empty(cursor, device_id, ranges.subtract(before, [(day, day + DAY_S)]))
 
     def forget_day(self, day: int) -> None:
@@ -171,13 +179,13 @@ class ProgressFile:
         """``(file, device, minute, detail)``; device "" and minute 0 for a whole file."""
         if self._layout != LAYOUT:
             return []
-        return all_rows(
-            self._db.execute("SELECT file, device_id, minute, detail FROM damage ORDER BY 1, 2, 3")
-        )
+        found = self._db.execute("SELECT file, device_id, minute, detail FROM damage ORDER BY 1, 2, 3")
+        return _lines(found, str, str, int, str)
 
     def damaged_files(self) -> list[tuple[str, int]]:
         """``(file, noticed_us)`` of whole files that are on record as damaged."""
-        return all_rows(self._db.execute("SELECT file, noticed_us FROM damage WHERE device_id = ''"))
+        found = self._db.execute("SELECT file, noticed_us FROM damage WHERE device_id = ''")
+        return _lines(found, str, int)
 
     def note_damage(self, file: str, device_id: str, minute: int, detail: str) -> None:
         """Put damage on record."""
@@ -194,3 +202,19 @@ class ProgressFile:
                 "DELETE FROM damage WHERE file = ? AND device_id = ? AND minute = ?",
                 [(file, device_id, minute) for minute in minutes],
             )
+
+
+def _lines(cursor: apsw.Cursor, *types: type | tuple[type, ...]) -> list[tuple[Any, ...]]:
+    """The lines of a statement. apsw.CorruptError where a value has a type that this program never writes."""
+    lines = all_rows(cursor)
+    for line in lines:
+        if not all(map(isinstance, line, types)):
+            raise apsw.CorruptError(f"a line is not as this program wrote it: {line}")
+    return lines
+
+
+def _ranges_of(text: str) -> list[Range]:
+    try:
+        return ranges.of_text(text)
+    except ValueError as error:
+        raise apsw.CorruptError(f"the minutes that a device records again are unreadable: {error}") from error

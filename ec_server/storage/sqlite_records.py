@@ -97,7 +97,7 @@ class Records:
             noted.conflicts,
             noted.extra,
             sum(stop - start for start, stop in true_empty) // MINUTE_S + noted.empty,
-            tuple(ranges.of_text(reopened)),
+            tuple(reopened),
         )
 
     def _view(self, day: int, device_id: str | None = None) -> _DayView:

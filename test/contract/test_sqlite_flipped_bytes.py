@@ -1,4 +1,4 @@
-"""One changed byte anywhere in a day's file: it costs its minute or its day, and heals from the meter.
+"""One changed byte anywhere in a day's file or in progress.db: what it costs heals from the meter.
 
 Bytes are changed where there are rows, blocks, digests and verdicts, and what leads to them. Rounds compare
 what is read with what the meter has, repair it and record the verdict, as a synchronization does.
@@ -22,6 +22,7 @@ from utilities.model import Digest, MinuteState, Verdict
 from utilities.utc import DAY_S, ec_time
 
 NOON = 1_772_366_400
+DAY_FILE = "ec-20260301.sqlite"
 MINUTES = (NOON, NOON + 60, NOON + 120)
 STOP = MINUTES[-1] + 60
 SENT = {
@@ -31,6 +32,7 @@ SENT = {
 }
 TEXTS = {second: ";".join(batch.values for batch in batches) for second, batches in SENT.items()}
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+HEADER = 100
 NEAR = 40
 """Bytes from one that is not 0: what is far from all of them is free space."""
 
@@ -93,14 +95,17 @@ def filled(folder: Path, *, is_packed: bool) -> Path:
             store.ingest(batches)
         if is_packed:
             pack(store)
+        store.note_coverage("meter", NOON)
+        store.note_reopened("meter", [(NOON - 600, NOON - 300)])
+        store.record_verdicts("meter", [Verdict(NOON - 60, MinuteState.EMPTY, None)], NOON * 1_000_000)
         one_round(store, audit=False)
         assert store.unproven_ranges("meter", NOON, STOP) == []
-    return folder / "ec-20260301.sqlite"
+    return folder / DAY_FILE
 
 
 def places(content: bytes) -> list[int]:
-    """Where a byte is worth changing."""
-    return [i for i in range(len(content)) if any(content[max(0, i - NEAR) : i + NEAR])]
+    """Where a byte is worth changing. A header may say that the file is of a later SQLite, to be read only."""
+    return [i for i in range(HEADER, len(content)) if any(content[max(0, i - NEAR) : i + NEAR])]
 
 
 def changed(content: bytes, chance: random.Random, count: int) -> Iterator[tuple[int, bytes]]:
@@ -110,14 +115,19 @@ def changed(content: bytes, chance: random.Random, count: int) -> Iterator[tuple
         yield place, bytes(after)
 
 
-@pytest.mark.parametrize("is_packed", [False, True], ids=["rows", "blocks"])
+@pytest.mark.parametrize(
+    ("name", "is_packed"),
+    [(DAY_FILE, False), (DAY_FILE, True), ("progress.db", False)],
+    ids=["rows", "blocks", "progress"],
+)
 @pytest.mark.parametrize(
     ("seed", "count"), [(1, 40), pytest.param(2, 3000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
 )
 def test_a_changed_byte_costs_its_minute_or_its_day_and_heals_from_the_meter(
-    tmp_path: Path, seed: int, count: int, is_packed: bool
+    tmp_path: Path, seed: int, count: int, name: str, is_packed: bool
 ) -> None:
-    file = filled(tmp_path, is_packed=is_packed)
+    filled(tmp_path, is_packed=is_packed)
+    file = tmp_path / name
     for place, content in changed(file.read_bytes(), random.Random(seed), count):
         with TemporaryDirectory(dir=IN_MEMORY) as folder:
             shutil.copytree(tmp_path, folder, dirs_exist_ok=True)
