@@ -104,7 +104,7 @@ def filled(folder: Path, *, is_packed: bool) -> Path:
 
 
 def places(content: bytes) -> list[int]:
-    """Where a byte is worth changing. A header may say that the file is of a later SQLite, to be read only."""
+    """Where a byte is worth changing. A header may say that the file is of a later SQLite: read-only."""
     return [i for i in range(HEADER, len(content)) if any(content[max(0, i - NEAR) : i + NEAR])]
 
 
