@@ -174,6 +174,18 @@ def test_one_goes_down_from_the_month_to_the_waveform_by_links(site: Site, brows
     assert browser.get_log("browser") == []
 
 
+def test_power_is_not_drawn_across_a_gap(site: Site, browser: Any, minute: int) -> None:
+    with SqliteStore(site.folder) as store:
+        store_second(store, "meter-1", minute + 30, text_batches(Waveform(1).second(minute)))
+    browser.get(f"{site.url}devices/meter-1?at={minute_text(minute)}")
+    until(lambda: drawn(browser), "the chart")
+    ends = (
+        "return document.getElementById('power').data.map(line => [line.x[0], line.x.at(-1)])"
+        ".map(both => both.map(time => time.slice(17, 19)))"
+    )
+    assert browser.execute_script(ends) == [["06", "07"]] * 3 + [["30", "30"]] * 3
+
+
 def test_zooming_in_asks_for_finer_figures(site: Site, browser: Any, minute: int) -> None:
     browser.get(f"{site.url}devices/meter-1?at={minute_text(minute)}")
     until(lambda: drawn(browser), "the chart")

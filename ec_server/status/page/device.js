@@ -6,6 +6,7 @@ const note = document.getElementById("power-note");
 const device = encodeURIComponent(chart.dataset.device);
 const POINTS = 1000;
 const SECONDS = 60;
+const MOST_RUNS = 100; // each is drawn as three lines
 let shown = "";
 
 function epoch(text) {
@@ -43,6 +44,15 @@ async function fetched(path) {
   return answer;
 }
 
+// Runs of steps without a gap: a line across one would show power that was never recorded.
+function runs(steps, apart) {
+  const between = steps.slice(1).map((step, i) => step[0] - steps[i][0]).sort((a, b) => a - b);
+  const most = 2.5 * Math.max(apart, between[between.length >> 1] || 0);
+  const found = [];
+  steps.forEach((step, i) => (i && step[0] - steps[i - 1][0] <= most ? found.at(-1).push(step) : found.push([step])));
+  return found.length > MOST_RUNS ? [steps] : found;
+}
+
 function band(steps) {
   const times = [], low = [], mean = [], high = [];
   for (const [time, lowest, middle, highest] of steps) {
@@ -64,8 +74,9 @@ async function power(from, to) {
   const steps = await (await fetched(path)).json();
   shown = `${start}-${stop}`;
   if (!steps.length) return say("Nothing is stored in this span.", []);
+  const apart = stop - start > SECONDS ? (stop - start) * 1e6 / SECONDS : 0;
   const more = stop - start > SECONDS ? ` From at most ${SECONDS} of its seconds, evenly spread; zoom in for more.` : "";
-  return say(`Lowest, mean and highest of ${steps.length} steps.${more} Drag to zoom, double-click to zoom out.`, band(steps));
+  return say(`Lowest, mean and highest of ${steps.length} steps.${more} Drag to zoom, double-click to zoom out.`, runs(steps, apart).flatMap(band));
 }
 
 async function waveform(second) {
