@@ -1,4 +1,4 @@
-"""What the README tells a stranger to type works as printed, against the demo that it tells them to start."""
+"""What the README and docs/first-steps.md tell a stranger to type works as printed, against the demo."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from running_server import ROOT, wait_for
 
-README = (ROOT / "README.md").read_text("utf-8")
-COMMANDS = [
-    command.replace("\\\n", "")
-    for block in re.findall(r"^```shell\n(.*?)^```", README, re.M | re.S)
-    for command in re.findall(r"^(?:.*\\\n)*.+$", block, re.M)
-]
+from configuration.properties_reader import read_settings
+
+
+def commands_of(page: str) -> list[str]:
+    blocks = re.findall(r"^```shell\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S)
+    command = re.compile(r'^(?:.*\\\n)*.*"\n(?:.+\n)+"$|^(?:.*\\\n)*.+$', re.M)
+    return [found.replace("\\\n", "") for block in blocks for found in command.findall(block)]
+
+
+COMMANDS = commands_of("README.md")
+FIRST_STEPS = commands_of("docs/first-steps.md")
+METER = next(command for command in FIRST_STEPS if "-m reference_client " in command)
 
 NOT_RUN_HERE = {
     "make demo": "its program is started below, on ports of its own",
     "python3 -m venv .venv": "builds an environment",
     ".venv/bin/pip install --require-hashes -r requirements.txt": "installs packages",
     ".venv/bin/pip install 'pyarrow>=21' 'pandas>=2.3'": "installs packages",
+    ".venv/bin/pip install 'pyarrow>=21' 'pandas>=2.3' 'matplotlib>=3.10'": "installs packages",
     ".venv/bin/python ec_server_main.py": "runs until stopped: test_launcher.py",
     "nohup .venv/bin/python -u ec_server_main.py > server.log 2>&1 &": "runs until stopped: test_launcher.py",
     ".venv/bin/python -m reference_client --sync 127.0.0.1:27979": "fixed ports: test_meters_end_to_end.py",
@@ -80,7 +88,7 @@ def demo(folder: Path) -> Iterator[Path]:
 
 
 def test_every_command_is_run_or_the_reason_why_not_is_known() -> None:
-    assert set(NOT_RUN_HERE) <= set(COMMANDS)
+    assert set(NOT_RUN_HERE) <= {*COMMANDS, *FIRST_STEPS}
     assert len(COMMANDS) > len(NOT_RUN_HERE)
 
 
@@ -88,9 +96,32 @@ def test_the_commands_work_in_their_order_against_the_demo(demo: Path) -> None:
     for command in COMMANDS:
         if command not in NOT_RUN_HERE:
             works_soon(demo, command)
+    with a_meter(demo):
+        for command in FIRST_STEPS:
+            if command not in {*NOT_RUN_HERE, METER}:
+                works_soon(demo, command)
     made = {path.name for path in demo.iterdir()}
-    assert made >= {"demo", "today.parquet", "today.parquet.json"}
+    assert made >= {"demo", "today.parquet", "today.parquet.json", "house.parquet", "house.png"}
     assert "data" not in made  # what the demo makes is all in its own folder
+
+
+@contextmanager
+def a_meter(folder: Path) -> Iterator[None]:
+    """The meter of the first steps, at the demo's ports."""
+    settings = read_settings(folder / "demo" / "demo.properties", {})
+    command = METER.replace(".venv/bin/python", f"exec {sys.executable}")
+    command = command.replace("27979", str(settings.sync_port)) + f" --server 127.0.0.1:{settings.sip_port}"
+    program = subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 0
 
 
 def works_soon(folder: Path, command: str) -> None:
