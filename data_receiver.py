@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def processor_fault(machine: str) -> str:
-    """Why this processor cannot run a receiver; "" where it can.
+    """Why this processor cannot run a receiver; "" if it can.
 
     The ring and the pages are read by one process while another writes them, without a lock: what was written
     first has to be seen first. x86 promises that; others, such as aarch64, do not.
@@ -92,7 +92,7 @@ class Receiver:
     """The SIP process: SIP stack, ring and writer process, and the page for launcher and status."""
 
     def __init__(self, settings: Settings, number: int, configuration: Path | None) -> None:
-        """Raises OSError where the run folder cannot be used, EcServerError where it runs already."""
+        """Raises OSError if the run folder cannot be used, EcServerError if it runs already."""
         run_folder, name = settings.storage_path / RUN_FOLDER, receiver_name(number)
         run_folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_receiver(run_folder, name)

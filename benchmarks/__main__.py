@@ -89,7 +89,7 @@ _QUICK = _Granted(2, 0.7, 3, 0.1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; 0, or 1 where a batch was lost or a benchmark could not be made."""
+    """The command; 0, or 1 if a batch was lost or a benchmark could not be made."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     began_s, others = time.monotonic(), OtherPrograms()

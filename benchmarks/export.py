@@ -127,7 +127,7 @@ def _by_duckdb(path: Path) -> Iterator[_Part]:
 
 
 def _difference(parts: Iterator[_Part], signal: Signal) -> str | None:
-    """The first difference from the signal; None where there is none."""
+    """The first difference from the signal; None if there is none."""
     own: Sequence[npt.NDArray[np.float32]] = list({id(one): one for one in signal.seconds}.values())
     stored = np.array([[float(signal.text(value)) for value in one.tolist()] for one in own])
     position = 0

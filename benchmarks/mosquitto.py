@@ -27,7 +27,7 @@ log_type error
 
 
 def mosquitto_program() -> str:
-    """Path of the broker, "" where it is not installed."""
+    """Path of the broker, "" if it is not installed."""
     return shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or ""
 
 

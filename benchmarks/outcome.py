@@ -28,7 +28,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """Whether the median keeps what is asked of it; "" where nothing is."""
+        """Whether the median keeps what is asked of it; "" if nothing is."""
         if self.at_least is not None:
             return "reached" if self.median >= self.at_least else "NOT REACHED"
         if self.at_most is not None:

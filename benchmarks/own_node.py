@@ -62,7 +62,7 @@ class OwnNode:
 
 @contextmanager
 def own_node(effort: Effort) -> Iterator[OwnNode]:
-    """Start a node with a heap of 1 GB; BenchmarkError where there is none to start."""
+    """Start a node with a heap of 1 GB; BenchmarkError if there is none to start."""
     with effort.fresh_folder() as folder:
         cluster = Cluster(folder.resolve(), 1, free_port(), free_port(), heap_mb=1024)
         try:

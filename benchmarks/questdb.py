@@ -78,7 +78,7 @@ class QuestDb:
         return int(str(number))
 
     def wait_for(self, rows: int) -> float:
-        """``time.monotonic`` at which a query saw so many rows; BenchmarkError where it comes to a halt."""
+        """``time.monotonic`` at which a query saw so many rows; BenchmarkError if it comes to a halt."""
         last, moved = -1, time.monotonic()
         while last < rows:
             found = self.count()

@@ -15,7 +15,7 @@ VALID, FAULTY = 0, 2
 
 
 def check(path: Path | None, environ: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code (0, or 2 where there are faults) and the text for the operator, without a last newline."""
+    """Exit code (0, or 2 if there are faults) and the text for the operator, without a last newline."""
     try:
         settings = read_settings(path, environ)
     except ConfigurationError as error:

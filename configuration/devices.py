@@ -37,7 +37,7 @@ class DeviceRule:
     device_id: str
     name: str = ""
     key: bytes = field(default=b"", repr=False)
-    """32 bytes for the challenge; empty where the device has none and is not challenged."""
+    """32 bytes for the challenge; empty if the device has none and is not challenged."""
     networks: tuple[Network, ...] = ()
     """Where its messages and connections may come from; empty is anywhere."""
 
@@ -78,7 +78,7 @@ class DeviceDirectory:
         return address is not None and any(address in network for network in networks)
 
     def admits(self, device_id: str, ip: str) -> RejectReason | None:
-        """None where the device may send from the address ``ip`` (text, no port), else why not."""
+        """None if the device may send from the address ``ip`` (text, no port), else why not."""
         if self.open_to_all:
             return None
         rule = self._rules.get(device_id)

@@ -140,7 +140,7 @@ def _line_parser() -> configparser.RawConfigParser:
 
 
 def _parse_line(parser: configparser.RawConfigParser, line: str) -> str | tuple[str, str] | None:
-    """A section's name, a key with its value, or None where the line is neither.
+    """A section's name, a key with its value, or None if the line is neither.
 
     The parser is emptied and used again, since making one takes longer than reading a line.
     """

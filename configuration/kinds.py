@@ -40,7 +40,7 @@ class Kind:
 
 
 def refuse_control_characters(text: str) -> str:
-    """``text`` itself; ValueError where it holds what cannot be seen in a file."""
+    """``text`` itself; ValueError if it holds what cannot be seen in a file."""
     if found := _CONTROL.search(text):
         raise ValueError(f"holds the control character {found[0]!r}")
     return text
@@ -107,7 +107,7 @@ def usable_receivers() -> int:
 
 
 def address_or_empty(host: str) -> str:
-    """The address that ``host`` is, or nothing where it is a name."""
+    """The address that ``host`` is, or nothing if it is a name."""
     try:
         return _address(host)
     except ValueError:

@@ -12,7 +12,7 @@ from utilities.errors import ConfigurationError
 
 
 def print_config(path: Path | None, environ: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code (0, or 2 where there are faults) and the text, without a last newline.
+    """Exit code (0, or 2 if there are faults) and the text, without a last newline.
 
     One line per option: ``key=value # where from``; secrets are masked.
     """

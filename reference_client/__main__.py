@@ -1,7 +1,7 @@
 """Runs meters: ``python -m reference_client --devices 3`` (docs/meter.md).
 
 The meters are divided among processes of their own; this one prints one line per second of what they do
-and ends them all: on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 where all ended well and, if
+and ends them all: on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 if all ended well and, if
 messages were due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments, or where PJSUA2, which
 sends the messages, is not installed.
 """

@@ -9,7 +9,7 @@ minute later: ``proven`` says through when.
 
 It configures its own server and no other: neither the environment's ``EC_`` variables nor
 ``configuration/config.properties`` reach it, and it talks to no server that it did not start. Exit code
-0 where all ended well, 1 where the server did not come up or died, 2 for wrong arguments or without PJSUA2.
+0 if all ended well, 1 if the server did not come up or died, 2 for wrong arguments or without PJSUA2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the processes of the meters: starts them together, prints what they report, ends them together.
 
-Exit code 0 where all ended well and, if messages were due, at least one was acknowledged; 1 otherwise.
+Exit code 0 if all ended well and, if messages were due, at least one was acknowledged; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Fleet:
                 before, print_at = now, print_at + 1
 
     def _take(self, pipe: Connection) -> bool:
-        """One report; False where the process ended."""
+        """One report; False if the process ended."""
         try:
             word = pipe.recv()
         except (EOFError, OSError):

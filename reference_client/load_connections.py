@@ -163,7 +163,7 @@ class TcpConnection(_Connection):
         self._connected_before = False
 
     def connect(self, now: float) -> bool:
-        """True where there is a connection, made anew if need be."""
+        """True if there is a connection, made anew if need be."""
         if self.socket is not None:
             return True
         if now < self._try_again_at:

@@ -39,7 +39,7 @@ def _own_prefix() -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One run of the load generator. Raises ValueError where its parts contradict each other."""
+    """One run of the load generator. Raises ValueError if its parts contradict each other."""
 
     host: str = "127.0.0.1"
     port: int = 34567

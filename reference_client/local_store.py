@@ -80,7 +80,7 @@ class LocalStore:
     def begin(self, second: int) -> None:
         """Say that recording begins at ``second``: from its minute on nothing is finished.
 
-        Raises BlockingIOError where another process records into the same store.
+        Raises BlockingIOError if another process records into the same store.
         """
         if self._recorder is None:
             self._recorder = _Recorder(self.folder, self._durable)
@@ -89,7 +89,7 @@ class LocalStore:
     def record(self, second: int, text: str) -> Digest | None:
         """Record one second, whole; ``text`` is canonical. Returns its digest, None for no samples.
 
-        Raises OSError where the disk refuses; the second is then not recorded, earlier ones are.
+        Raises OSError if the disk refuses; the second is then not recorded, earlier ones are.
         """
         if self._recorder is None:
             self.begin(second)
@@ -125,7 +125,7 @@ class LocalStore:
         return None
 
     def through(self) -> int | None:
-        """The minute now being recorded, which may still change; None where nothing records."""
+        """The minute now being recorded, which may still change; None if nothing records."""
         return self._through
 
     def minute_digests(self, start: int, stop: int) -> list[tuple[int, Digest]]:
@@ -146,7 +146,7 @@ class LocalStore:
         return [(s, seconds[s].digest) for s in range(minute, minute + MINUTE_S) if s in seconds]
 
     def digest(self, second: int) -> Digest | None:
-        """One second's digest; None where it was not recorded."""
+        """One second's digest; None if it was not recorded."""
         recorded = self._hour(_hour_of(second)).get(second)
         return recorded.digest if recorded else None
 
@@ -162,7 +162,7 @@ class LocalStore:
             return None
 
     def text(self, second: int) -> str:
-        """One second's canonical text; "" where it was not recorded or cannot be read any more."""
+        """One second's canonical text; "" if it was not recorded or cannot be read any more."""
         packed = self.packed(second)
         if packed is None:
             return ""
@@ -187,7 +187,7 @@ class LocalStore:
         return [parse_minute(name + "00") for name in names]
 
     def _hour(self, hour: int) -> dict[int, RecordedSecond]:
-        """The hour's index, parsed again only where the file changed; a few hours stay in memory."""
+        """The hour's index, parsed again only if the file changed; a few hours stay in memory."""
         path = _index_path(self.folder, hour)
         try:
             found = path.stat()
@@ -228,7 +228,7 @@ class _Recorder:
         self._values = self._index = -1
 
     def append(self, second: int, digest: Digest, text: str) -> bool:
-        """Values first, then their line. True where this second opened another hour's files."""
+        """Values first, then their line. True if this second opened another hour's files."""
         other_hour = self._hour != _hour_of(second)
         if other_hour:
             self._open_hour(_hour_of(second))

@@ -38,7 +38,7 @@ class Values(Protocol):
 def open_values(path: Path, rate: int) -> Values:
     """The recording at ``path``; ``rate`` where the file itself does not say.
 
-    Raises OSError where it cannot be read, ValueError where it is not such a recording.
+    Raises OSError if it cannot be read, ValueError if it is not such a recording.
     """
     kinds: dict[str, Callable[[Path, int], Values]] = {
         ".npy": _Array,

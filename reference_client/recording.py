@@ -28,7 +28,7 @@ class Recording:
 
         ``loop``: after the last sample comes the first again, without a gap. ``rate`` is the file's,
         where it does not say itself; other rates are interpolated between neighbours. ``scale`` makes
-        watts of its values. Raises OSError where the file cannot be read, ValueError where it is not
+        watts of its values. Raises OSError if the file cannot be read, ValueError if it is not
         a recording.
         """
         self.path, self.start, self.loop, self._scale = path, start, loop, scale

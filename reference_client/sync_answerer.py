@@ -61,7 +61,7 @@ class Recorded(Protocol):
         """The first minute with anything recorded; None for nothing at all."""
 
     def through(self) -> int | None:
-        """The first minute that is not finished yet; None where nothing is being recorded."""
+        """The first minute that is not finished yet; None if nothing is being recorded."""
 
     def minute_digests(self, start: int, stop: int) -> list[tuple[int, Digest]]:
         """``(minute, digest)`` of the non-empty minutes in ``[start, stop)``, ascending."""
@@ -70,7 +70,7 @@ class Recorded(Protocol):
         """``(second, digest)`` of the minute's non-empty seconds, ascending."""
 
     def packed(self, second: int) -> tuple[Digest, bytes] | None:
-        """A second's digest and its canonical text packed with zlib; None where it has none."""
+        """A second's digest and its canonical text packed with zlib; None if it has none."""
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
         """Canonical text of the second's samples in half-open, ascending microsecond ranges."""
@@ -84,7 +84,7 @@ class SyncSettings:
     port: int
     device_id: str
     key: bytes = field(default=b"", repr=False)
-    """The device's key; empty where the server asks for none."""
+    """The device's key; empty if the server asks for none."""
     tls: ssl.SSLContext | None = None
     server_name: str = ""
     """The name the server's certificate must carry, where it is not ``host``."""

@@ -4,7 +4,7 @@
     printf 'meter-1|1772366400|000000,231.5||' | python -m reference_client.validate
 
 The rules are the server's own (docs/protocol-messages.md), with the limits of its configuration. Exit
-code 0 where every body is accepted, 1 where one is not, 2 for wrong arguments.
+code 0 if every body is accepted, 1 if one is not, 2 for wrong arguments.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def classpath(
 ) -> str:
     """Java's class path of every jar of the lock, fetched where it is absent and always verified.
 
-    Raises JarError where a jar cannot be fetched or is another than the lock's. Processes that ask
+    Raises JarError if a jar cannot be fetched or is another than the lock's. Processes that ask
     at once wait for each other.
     """
     wanted = locked(lock)

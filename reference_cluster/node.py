@@ -2,7 +2,7 @@
 
 A node's folder holds everything of it: ``conf/``, ``data/``, ``node.log``, ``pid``. The process is
 its own session, so it outlives whoever started it; ``stop``, ``kill``, ``pause`` and ``resume`` find
-it by the pid file, and only where that process still is this node.
+it by the pid file, and only if that process still is this node.
 
 The commit log is synced in groups before anything is acknowledged (``commitlog_sync: group``): with
 Cassandra's default, ``kill -9`` of a node loses up to the last 100 ms that it had acknowledged, and a
@@ -62,7 +62,7 @@ class Node:
         (self.folder / "pid").write_text(str(process.pid), "ascii")
 
     def wait_until_ready(self, timeout_s: float = 120.0) -> None:
-        """Return when the node takes CQL connections. Raises NodeError where it died or took too long."""
+        """Return when the node takes CQL connections. Raises NodeError if it died or took too long."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if answers(self.address, self.native_port):
@@ -73,7 +73,7 @@ class Node:
         raise NodeError(f"the node in {self.folder} was not ready in {timeout_s:g} s:\n{self.log_tail()}")
 
     def pid(self) -> int | None:
-        """Process id of the running node; None where there is none."""
+        """Process id of the running node; None if there is none."""
         try:
             pid = int((self.folder / "pid").read_text("ascii"))
         except (OSError, ValueError):
@@ -114,7 +114,7 @@ class Node:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def nodetool(self, *arguments: str) -> str:
-        """What Cassandra's nodetool says; NodeError where it fails. The node needs a ``jmx_port``."""
+        """What Cassandra's nodetool says; NodeError if it fails. The node needs a ``jmx_port``."""
         tool = "org.apache.cassandra.tools.NodeTool"
         modules = [option for option in _jvm_options() if option.startswith("--add")]
         command = [java(), *modules, "-cp", jars.classpath(), tool, "-p", str(self.jmx_port), *arguments]

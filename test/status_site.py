@@ -91,5 +91,5 @@ def prove(site: Site, device: str, ago_min: int, state: MinuteState = MinuteStat
 
 
 def text(browser: Any, css: str) -> str:
-    """What a part of the page shows; "" where there is no such part."""
+    """What a part of the page shows; "" if there is no such part."""
     return str(browser.execute_script(f"return document.querySelector({css!r})?.innerText ?? ''"))

@@ -146,7 +146,7 @@ class RawPeer:
         self.socket.sendall(frame if isinstance(frame, bytes) else json.dumps(frame).encode() + b"\n")
 
     def line(self) -> dict[str, Any] | None:
-        """The next frame; None where the server closed."""
+        """The next frame; None if the server closed."""
         while b"\n" not in self.buffer:
             try:
                 data = self.socket.recv(65536)

@@ -3,7 +3,7 @@
     python test.py -i DEVICE -d YYYYMMDDhhmiss [-c FILE] [--json] [--plot FILE.png] [-s [SS]]
 
 A row per minute of the hour, then a row per second of the minute. It reads only, and may run while the
-server does. Exit code 0; 1 where the device has no data in that hour; 2 where the arguments, the
+server does. Exit code 0; 1 if the device has no data in that hour; 2 if the arguments, the
 configuration or the database are at fault. docs/check-tool.md says it all.
 """
 
@@ -105,7 +105,7 @@ def _known(store: Store) -> list[str]:
 
 
 def _missing(settings: Settings) -> str:
-    """What to say where there is no database at all; empty where there is one."""
+    """What to say where there is no database at all; empty if there is one."""
     if settings.storage_engine == "cassandra" or settings.storage_path.is_dir():
         return ""
     return (

@@ -84,7 +84,7 @@ class Schema:
         ]
 
     def refuse_other_shapes(self, metadata: Any) -> None:
-        """Raise ConfigurationError where a table of one of the names is another than this program's."""
+        """Raise ConfigurationError if a table of one of the names is another than this program's."""
         keyspace = metadata.keyspaces.get(self._keyspace)
         for wanted in self._wanted if keyspace is not None else ():
             table = keyspace.tables.get(wanted.name)

@@ -56,7 +56,7 @@ def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Sch
 
 
 def refuse_unknown_data_centre(owner: Any, target: Target) -> None:
-    """Raise ConfigurationError where no node is in the data centre that was asked for."""
+    """Raise ConfigurationError if no node is in the data centre that was asked for."""
     known = sorted({str(host.datacenter) for host in owner.metadata.all_hosts() if host.datacenter})
     if target.local_dc and known and target.local_dc not in known:
         raise ConfigurationError(

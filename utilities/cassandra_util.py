@@ -100,7 +100,7 @@ class Database:
     def wait(self, timeout_s: float) -> None:
         """Wait for the first attempt to connect, not for its success.
 
-        Raises ConfigurationError where it found what an operator must change.
+        Raises ConfigurationError if it found what an operator must change.
         """
         self._first_attempt.wait(timeout_s)
         if isinstance(self._trouble, ConfigurationError) and not self._answers:
@@ -139,8 +139,8 @@ class Database:
     def write(self, mutations: Iterable[Mutation]) -> None:
         """Apply every mutation; returns when all are at the consistency asked for.
 
-        Raises after all have their outcome: RetryableStorageError where any may not be applied
-        (those that are stay), PermanentStorageError where the database refuses one for good.
+        Raises after all have their outcome: RetryableStorageError if any may not be applied
+        (those that are stay), PermanentStorageError if the database refuses one for good.
         """
         session = self._usable()
         self._run(session, (self._together(session, mutation) for mutation in mutations))
@@ -155,7 +155,7 @@ class Database:
     def disk_usage(self) -> dict[str, int] | None:
         """Bytes of each of the keyspace's tables on the disks of all nodes that are up, to the megabyte.
 
-        None where a node does not tell: it has just gone, is older than 4.0, or the user may not read
+        None if a node does not tell: it has just gone, is older than 4.0, or the user may not read
         ``system_views``.
         """
         session = self._usable()

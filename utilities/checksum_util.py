@@ -86,7 +86,7 @@ def _is_ascending(text: str) -> bool:
 
 
 def second_digest(text: str) -> tuple[int, str] | None:
-    """(count, MD5 hex) of one second's canonical text; None where it is empty."""
+    """(count, MD5 hex) of one second's canonical text; None if it is empty."""
     return (text.count(";") + 1, md5_hex(text)) if text else None
 
 

@@ -109,7 +109,7 @@ class Verdict:
     minute: int
     state: MinuteState
     seen: Digest | None
-    """The stored minute digest that was compared; None where nothing was stored."""
+    """The stored minute digest that was compared; None if nothing was stored."""
     extra: int = 0
     """Stored samples that the device lacks (they stay)."""
     conflicts: int = 0
@@ -160,7 +160,7 @@ class RawMessage(NamedTuple):
     """``ip:port`` of the peer."""
     received_us: int
     peer_name: str = ""
-    """Common name of the certificate the peer showed; empty where none was asked for."""
+    """Common name of the certificate the peer showed; empty if none was asked for."""
     cut: bool = False
     """The SIP message was shorter than its Content-Length said: UDP cuts at 4,000 bytes."""
 

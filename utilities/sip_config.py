@@ -99,7 +99,7 @@ class SipReceiver:
         return self._port.figures
 
     def start(self) -> None:
-        """Listen. Raises PortInUseError, or ConfigurationError where the options cannot be used."""
+        """Listen. Raises PortInUseError, or ConfigurationError if the options cannot be used."""
         options = self._options
         try:
             context = server_context(options.tls) if "tls" in options.transports else None

@@ -61,7 +61,7 @@ class Request(NamedTuple):
     """A request whose head has been read and judged."""
 
     length: int | None
-    """Content-Length; None where there is none, or none that can be used."""
+    """Content-Length; None if there is none, or none that can be used."""
     port: int
     """Over UDP: the port of the source address that its answer goes to."""
     answer: bytes = b""
@@ -75,7 +75,7 @@ class Handler(Protocol):
     """What is done with requests."""
 
     def read(self, raw: bytes, origin: Origin) -> Request | None:
-        """Read and judge a head; None where it is no request that could be answered."""
+        """Read and judge a head; None if it is no request that could be answered."""
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
         """What a request brings about. May block; that is the back-pressure."""

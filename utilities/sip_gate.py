@@ -78,7 +78,7 @@ class Origin:
     name: str = ""
     """``ip:port``, or ``[ip]:port`` of an IPv6 address."""
     peer_name: str = ""
-    """The name in the certificate that the peer showed; empty where none was asked for."""
+    """The name in the certificate that the peer showed; empty if none was asked for."""
     may_send: Callable[[str], bool] = field(default=lambda _ip: True, repr=False)
     """Whether some device may send from an address."""
 

@@ -56,7 +56,7 @@ class Text(ctypes.Structure):
 def library() -> Any:
     """The extension module as a C library; calls keep the interpreter, as they take microseconds.
 
-    Raises SipLibraryError where it lacks a function.
+    Raises SipLibraryError if it lacks a function.
     """
     found = ctypes.PyDLL(pj._pjsua2.__file__)
     for name, result, arguments in _FUNCTIONS:

@@ -65,7 +65,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
     def header(self, name: str) -> str:
-        """The first header of a lower-case name; "" where there is none."""
+        """The first header of a lower-case name; "" if there is none."""
         return next((value for one, value in self.headers if one == name), "")
 
 
@@ -182,7 +182,7 @@ class _Registrar:
 
 
 def read_answer(head: bytes, call_id: str, sequence: int) -> Answer | None:
-    """An answer to the REGISTER of these; None where it is anything else."""
+    """An answer to the REGISTER of these; None if it is anything else."""
     lines = head.decode("utf-8", "replace").lstrip("\r\n").split("\r\n")
     version, _, rest = lines[0].partition(" ")
     status, _, reason = rest.partition(" ")
@@ -205,7 +205,7 @@ def granted(found: Answer) -> int:
 
 
 def answered_challenge(found: Answer, user: str, password: str, method: str, uri: str) -> tuple[str, str]:
-    """Name and value of the header that answers a digest challenge; ValueError where none can be answered."""
+    """Name and value of the header that answers a digest challenge; ValueError if none can be answered."""
     asked, name = ("www-authenticate", "Authorization")
     if found.status == 407:
         asked, name = ("proxy-authenticate", "Proxy-Authorization")
@@ -267,7 +267,7 @@ def _connected(over: str, host: str, port: int, bind: str, until_s: float) -> so
 
 
 def _left(until_s: float) -> float:
-    """Seconds until then; TimeoutError where it is over."""
+    """Seconds until then; TimeoutError if it is over."""
     left_s = until_s - time.monotonic()
     if left_s <= 0:
         raise TimeoutError("no answer in time")

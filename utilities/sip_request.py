@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Whatever the bytes are, ``read_head`` returns: a `Head`, or None where no answer could be made. It never
+1. Whatever the bytes are, ``read_head`` returns: a `Head`, or None if no answer could be made. It never
    raises, and its cost is linear in the number of bytes.
 2. Nothing is guessed. A header that may stand once and stands twice, a number out of its range, a
    name that is no token: each is named in ``Head.fault``, and sip_gate.py refuses the request.
@@ -82,17 +82,17 @@ class Head(NamedTuple):
     via_rport: bool
     """Whether the topmost Via asks for an answer to the port that the request came from (RFC 3581)."""
     length: int | None
-    """Content-Length; None where there is none, or none that can be used."""
+    """Content-Length; None if there is none, or none that can be used."""
     fault: str
 
     @property
     def to_tag(self) -> bytes:
-        """The tag of the To header; empty where it has none."""
+        """The tag of the To header; empty if it has none."""
         return tag_of(self.headers[b"to"])
 
 
 def read_head(raw: bytes) -> Head | None:
-    """Read a head, without the empty line at its end; None where it is no request that has an answer.
+    """Read a head, without the empty line at its end; None if it is no request that has an answer.
 
     Responses are None too: nobody here waits for one.
     """
@@ -131,7 +131,7 @@ def read_head(raw: bytes) -> Head | None:
 def content_length(raw: bytes) -> int | None:
     """The Content-Length of any head, a response's too: where a stream's next message begins.
 
-    None where there is none, or none that can be relied on.
+    None if there is none, or none that can be relied on.
     """
     if b"\r\n " in raw or b"\r\n\t" in raw:
         raw = _FOLD.sub(b" ", raw)
@@ -154,13 +154,13 @@ def answered_vias(head: Head, ip: str, port: int) -> bytes:
 
 
 def tag_of(value: bytes) -> bytes:
-    """The tag of a From or To header's value; empty where it has none."""
+    """The tag of a From or To header's value; empty if it has none."""
     found = _TAG.search(value.rpartition(b">")[2] if b"<" in value else value)
     return found[1] if found else b""
 
 
 def number(value: bytes, most: int) -> int | None:
-    """A header's number of 0 to ``most``; None where it is anything else."""
+    """A header's number of 0 to ``most``; None if it is anything else."""
     if not _NUMBER.fullmatch(value) or int(value) > most:
         return None
     return int(value)

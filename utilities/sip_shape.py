@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
     transport: str
     lines: list[bytes]
-    """The head's lines, empty where they vary."""
+    """The lines of the head; those that vary are empty."""
     tokens: list[_Token]
     """The branch of each Via, and the From tag."""
     call_id_at: int
@@ -124,7 +124,7 @@ def _sender(raw: bytes, origin: Origin) -> tuple[str, bytes]:
 
 
 def shape_of(raw: bytes, head: Head, row: Row, origin: Origin) -> Shape | None:
-    """The shape of a head that the gate lets in; None where its form is not the usual one."""
+    """The shape of a head that the gate lets in; None if its form is not the usual one."""
     lines = raw.split(b"\r\n")
     vias = [i for i, line in enumerate(lines) if line.startswith(_VIA)]
     at = [[i for i, line in enumerate(lines) if line.startswith(name)] for name in _ONCE]
@@ -156,7 +156,7 @@ def _split(at: int, line: bytes, mark: bytes) -> _Token:
 
 
 def _answer(head: Head, origin: Origin, row: Row, lines: list[bytes], tokens: list[_Token]) -> bytes | None:
-    """The answer with %s where values vary; None where it cannot be said for certain where they stand."""
+    """The answer with %s where values vary; None if it cannot be said for certain where they stand."""
     rest, parts = answer(head, origin, row), []
     for at, before, behind in tokens:
         mark = _TAG if before.endswith(_TAG) else _BRANCH

@@ -24,7 +24,7 @@ class TlsFiles:
 
 
 def server_context(files: TlsFiles | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer with these files. Raises ConfigurationError where one cannot be used."""
+    """TLS 1.2 or newer with these files. Raises ConfigurationError if one cannot be used."""
     if files is None:
         raise ConfigurationError("transport tls needs sip.tls_certificate and sip.tls_key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

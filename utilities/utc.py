@@ -58,13 +58,13 @@ def second_text(second: int) -> str:
 def parse_minute(text: str) -> int:
     """Epoch second of ``YYYYMMDDHHMM``.
 
-    Raises ValueError where the text is not twelve ASCII digits that name a real minute.
+    Raises ValueError if the text is not twelve ASCII digits that name a real minute.
     """
     return parse_second(text + "00") if len(text) == 12 else _not_a_moment(text, "YYYYMMDDHHMM")
 
 
 def parse_second(text: str) -> int:
-    """Epoch second of ``YYYYMMDDHHMMSS``; ValueError where it names no real second."""
+    """Epoch second of ``YYYYMMDDHHMMSS``; ValueError if it names no real second."""
     if len(text) != 14 or not (text.isascii() and text.isdigit()):
         _not_a_moment(text, "YYYYMMDDHHMMSS")
     fields = tuple(int(text[a:b]) for a, b in ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14)))

@@ -94,7 +94,7 @@ class WorkerPage:
 
     @classmethod
     def open(cls, path: Path) -> WorkerPage:
-        """Map an existing page. Raises OSError where it is absent, ValueError where it is not a page."""
+        """Map an existing page. Raises OSError if it is absent, ValueError if it is not a page."""
         descriptor = os.open(path, os.O_RDWR)
         try:
             size = os.fstat(descriptor).st_size

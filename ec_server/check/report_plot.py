@@ -24,7 +24,7 @@ _GAP_FACTOR = 2.5
 def write_plot(report: HourReport, path: Path) -> None:
     """Write the picture; the ending of ``path`` names its format.
 
-    Raises OSError where the file cannot be written, ValueError for an unknown format.
+    Raises OSError if the file cannot be written, ValueError for an unknown format.
     """
     rows = 2 if report.waveform else 1
     figure = Figure(figsize=(11, 3.8 * rows), dpi=110, layout="constrained")

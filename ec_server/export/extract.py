@@ -22,7 +22,7 @@ from utilities.model import UNPROVEN, Digest
 
 @dataclass(frozen=True, slots=True)
 class ExportedMinute:
-    """A minute with samples, or with a verdict; ``digest`` is None where it has no samples."""
+    """A minute with samples, or with a verdict; ``digest`` is None if it has no samples."""
 
     minute: int
     state: str

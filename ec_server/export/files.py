@@ -41,7 +41,7 @@ def write_stream(store: Store, span: Span, out: BinaryIO) -> int:
 def write_files(store: Store, span: Span, encoder: Encoder, path: Path, progress: Progress) -> int:
     """The samples to ``path``, the report to ``path`` + ``.json``; the number of samples.
 
-    Where there are none, no file is made or changed. Raises OSError where a file cannot be written.
+    Where there are none, no file is made or changed. Raises OSError if a file cannot be written.
     """
     beside = path.with_name(f"{path.name}.json")
     parts = [one.with_name(f".{one.name}.{os.getpid()}.part") for one in (path, beside)]

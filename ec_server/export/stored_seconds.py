@@ -51,7 +51,7 @@ def parse_moment(text: str) -> int:
 
 
 def check_span(span: Span, most_s: int = MOST_DAYS * utc.DAY_S) -> None:
-    """ValueError where the range is empty, backwards or longer than ``most_s`` seconds."""
+    """ValueError if the range is empty, backwards or longer than ``most_s`` seconds."""
     if span.start >= span.stop:
         raise ValueError("from must be earlier than to: the range is half-open, [from, to)")
     if span.stop - span.start > most_s:

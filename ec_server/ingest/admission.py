@@ -20,7 +20,7 @@ class Directory(Protocol):
         """No file: every device may send."""
 
     def admits(self, device_id: str, ip: str) -> RejectReason | None:
-        """None where the device may send from the address, else why not."""
+        """None if the device may send from the address, else why not."""
 
 
 class Admission:

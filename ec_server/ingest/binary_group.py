@@ -34,7 +34,7 @@ _SAMPLE = np.dtype([("us", "<i4"), ("value", "<f4"), ("end", "u1")])
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
-    """The text of each body, with what is known of it; None where it is not sure.
+    """The text of each body, with what is known of it; None if it is not sure.
 
     ``bodies`` are SAMPLES of whole strides, the last one without its ``;``: 9n - 1 bytes, n from 1 on.
     """

@@ -152,7 +152,7 @@ class IntakeRing(RingFile):
 
     @property
     def trouble(self) -> str:
-        """What keeps the writer from storing; "" where nothing does."""
+        """What keeps the writer from storing; "" if nothing does."""
         (length,) = struct.unpack_from("=I", self._map, TROUBLE_AT)
         raw = self._map[TROUBLE_AT + 4 : TROUBLE_AT + 4 + min(length, TROUBLE_BYTES - 4)]
         return raw.decode("utf-8", "replace")
@@ -209,7 +209,7 @@ class Taker(RingFile):
     def __init__(self, path: Path, page: WorkerPage, wake: int | None = None) -> None:
         """``wake`` is the descriptor that ``IntakeRing`` writes to. Nothing is taken before ``begin``.
 
-        Raises OSError or ValueError where there is no ring at ``path``.
+        Raises OSError or ValueError if there is no ring at ``path``.
         """
         super().__init__(path, page)
         self._wake = wake

@@ -77,7 +77,7 @@ def parse(body: bytes, limits: Limits, now_s: int, *, cut: bool = False) -> Batc
 
     ``now_s`` is the receiver's clock. ``cut`` says that the SIP message arrived shorter than its
     Content-Length; a cut body that still ends in the end mark lost nothing but ignored bytes.
-    Never raises. ``Rejection.device_id`` is set only where the body names a well-formed one.
+    Never raises. ``Rejection.device_id`` is set only if the body names a well-formed one.
     """
     device_id = ""
     try:
@@ -96,7 +96,7 @@ def parse(body: bytes, limits: Limits, now_s: int, *, cut: bool = False) -> Batc
 
 
 def canonical_fault(text: str) -> str | None:
-    """Why ``text`` is not the canonical text of one or more samples of a second; None where it is."""
+    """Why ``text`` is not the canonical text of one or more samples of a second; None if it is."""
     if not text.isascii():
         return "not ASCII"
     try:
@@ -144,7 +144,7 @@ def _fields(content: bytes, limits: Limits, now_s: int) -> tuple[str, int, bytes
 
 
 def device_id_of(body: bytes) -> str:
-    """The device that a body names, whatever else is in it; "" where it names none."""
+    """The device that a body names, whatever else is in it; "" if it names none."""
     device_id, bar, _ = body.partition(b"|")
     return device_id.decode("ascii") if bar and _DEVICE_ID.fullmatch(device_id) else ""
 

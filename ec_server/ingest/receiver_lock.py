@@ -16,7 +16,7 @@ from utilities.errors import EcServerError
 def lock_receiver(run_folder: Path, name: str) -> int:
     """Hold the lock of receiver ``name`` as long as the returned descriptor is open (it is not inherited).
 
-    Raises EcServerError where another process holds it, OSError where the file cannot be used.
+    Raises EcServerError if another process holds it, OSError if the file cannot be used.
     """
     path = run_folder / f"{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -108,7 +108,7 @@ class Spool:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         """Open or make the file at ``path``; what an earlier run left in it is there.
 
-        Raises RetryableStorageError or PermanentStorageError where the file cannot be used.
+        Raises RetryableStorageError or PermanentStorageError if the file cannot be used.
         """
         self._path = path
         self.limit_bytes = limit_bytes
@@ -143,7 +143,7 @@ class Spool:
 
     @property
     def last_drained(self) -> tuple[int, Drained] | None:
-        """The token of the group that left last, and what became of it; None where that is not on record."""
+        """The token of the group that left last, and what became of it; None if that is not on record."""
         with translated("reading the spool", self._path):
             found = self._db.execute("SELECT * FROM last_drained").fetchone()
         return (found[0], Drained(*found[1:])) if found else None
@@ -151,7 +151,7 @@ class Spool:
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
         """Keep a group of batches of one UTC day; on disk when this returns.
 
-        Raises RetryableStorageError where the bound or the disk is full: the group is not kept.
+        Raises RetryableStorageError if the bound or the disk is full: the group is not kept.
         """
         if not batches:
             return
@@ -184,7 +184,7 @@ class Spool:
     def remove(self, token: int, drained: Drained, poison: Sequence[Batch] = (), reason: str = "") -> None:
         """Forget a group of which all but ``poison`` is committed; keep ``poison`` aside, with the reason.
 
-        KeyError where it is not there.
+        KeyError if it is not there.
         """
         now = iso(time.time_ns() // 1000)
         with translated("writing the spool", self._path), transaction(self._db) as cursor:

@@ -97,9 +97,9 @@ class LeftSpool:
         self._page: WorkerPage | None = None
 
     def open(self) -> AccountedSpool | None:
-        """Its groups, once its account agrees with them; None where a process of that worker still lives.
+        """Its groups, once its account agrees with them; None if a process of that worker still lives.
 
-        Raises StorageError where the file cannot be used.
+        Raises StorageError if the file cannot be used.
         """
         name = self._path.stem
         lock = os.open(self._run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -159,7 +159,7 @@ class Spooling:
         return len(self._own) > 0
 
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
-        """Keep batches of one UTC day on disk. RetryableStorageError where the spool is full."""
+        """Keep batches of one UTC day on disk. RetryableStorageError if the spool is full."""
         self._own.append(batches, inserted_us)
         self._wake.set()
 

@@ -20,7 +20,7 @@ class StoreHandle:
         return self._store is not None
 
     def store(self) -> Store:
-        """The store. Raises StorageError where it has to be opened and cannot."""
+        """The store. Raises StorageError if it has to be opened and cannot."""
         if self._store is None:
             self._store = self._open_store()
         return self._store

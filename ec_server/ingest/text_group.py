@@ -171,7 +171,7 @@ def _value(text: str) -> float:
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
-    """Each body as it came, with what is known of it; None where it is not sure."""
+    """Each body as it came, with what is known of it; None if it is not sure."""
     found = _checked(bodies, _wrong_in_plain)
     odd = [place for place, one in enumerate(found) if one is None]
     if odd:

@@ -26,7 +26,7 @@ class Troubles:
         self._lock = threading.Lock()
 
     def say(self, cause: str, text: str) -> None:
-        """What ``cause``, one of CAUSES, is at the moment; "" where nothing is wrong."""
+        """What ``cause``, one of CAUSES, is at the moment; "" if nothing is wrong."""
         with self._lock:
             self._texts[cause] = text
             now = "; ".join(filter(None, self._texts.values()))

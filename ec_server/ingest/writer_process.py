@@ -78,7 +78,7 @@ class WriterProcess:
             self.start()
 
     def trouble(self) -> str:
-        """Why what comes in is not being written at the moment; "" where it is, or soon will be."""
+        """Why what comes in is not being written at the moment; "" if it is, or soon will be."""
         now_s = time.monotonic()
         why = f": {self._ring.trouble}" if self._ring.trouble else ""
         if self._ready_s is None:

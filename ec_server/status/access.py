@@ -50,7 +50,7 @@ def _carries(scope: Scope, expected: bytes) -> bool:
 
 
 def _secret_of(header: bytes) -> bytes:
-    """The token that an Authorization header carries; empty where it carries none."""
+    """The token that an Authorization header carries; empty if it carries none."""
     scheme, _, rest = header.partition(b" ")
     if scheme.lower() == b"bearer":
         return rest.strip()

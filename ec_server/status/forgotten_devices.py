@@ -26,7 +26,7 @@ def read_forgotten(run_folder: Path) -> dict[str, int]:
 
 
 def forget(run_folder: Path, device_id: str, moment_us: int) -> None:
-    """Put a device on the list, atomically. Raises OSError where the file cannot be written."""
+    """Put a device on the list, atomically. Raises OSError if the file cannot be written."""
     run_folder.mkdir(parents=True, exist_ok=True)
     listed = read_forgotten(run_folder) | {device_id: moment_us}
     new = run_folder / f"{FILE_NAME}.{os.getpid()}.new"

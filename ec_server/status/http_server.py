@@ -72,7 +72,7 @@ class _WatchedTransport:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError where the address is taken or is not this machine's."""
+    """A listening socket. Raises OSError if the address is taken or is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -24,7 +24,7 @@ class ProcessUsage:
 
 
 def read_usage(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
-    """One process's use, or None where it is gone or the system has no /proc."""
+    """One process's use, or None if it is gone or the system has no /proc."""
     fields = _fields(pid, proc)
     return None if fields is None else _usage(fields, _TIMES)
 

@@ -55,7 +55,7 @@ def allowed_lag_s(interval_s: float, grace_s: float) -> float:
 
 
 def lag_s(device: DeviceStatus, now: float) -> float:
-    """Seconds of the device's time that are unproven until now; 0 where all it sent is proven."""
+    """Seconds of the device's time that are unproven until now; 0 if all it sent is proven."""
     record = device.record
     if record.verified_through is None:
         return max(0.0, now - record.first_seen_us / 1e6)

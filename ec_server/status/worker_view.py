@@ -20,14 +20,14 @@ class WorkerView:
     expected: bool
     """Whether the configuration asks for it; a page left by an earlier, larger setting is not."""
     state: str = ""
-    """One of worker_page.STATES; "" where the page cannot be read."""
+    """One of worker_page.STATES; "" if the page cannot be read."""
     reason: str = ""
     silent_s: float = 0.0
     """Since its last heartbeat; negative where that was written before the machine started."""
     pid: int = 0
     figures: dict[str, int] = field(default_factory=dict)
     fault: str = ""
-    """Why the page could not be read; "" where it was."""
+    """Why the page could not be read; "" if it was."""
 
 
 def expected_workers(receivers: int, *, synchronization: bool = True) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Devices:
         return self._of_rows(sorted(found, key=lambda row: str(row.device_id)))
 
     def one(self, device_id: str) -> DeviceRecord | None:
-        """One device's record; None where it was never seen."""
+        """One device's record; None if it was never seen."""
         found = self._db.read("SELECT * FROM ec_device WHERE device_id = ?", device_id)
         records = self._of_rows([row for row in found if row.last_seen])
         return records[0] if records else None

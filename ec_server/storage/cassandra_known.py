@@ -1,6 +1,6 @@
 """Which rows a writer knows without asking: what it wrote last, and how far back it knows all it wrote.
 
-A row may be written blindly only where it is certain that none of its key is stored. In a minute that
+A row may be written blindly only if it is certain that none of its key is stored. In a minute that
 nobody else writes to, that is so for every row that this writer has not written; and it knows those it
 wrote last (recent_rows.py), or that nothing beyond a certain microsecond was written before what it has
 forgotten (the floor). Live data ascends, and lies above the floor.

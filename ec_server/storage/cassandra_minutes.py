@@ -24,7 +24,7 @@ cached digest or a verdict still holds is never a question of time, but of versi
    the day's fingerprint is the same and was concluded when no minute of it was leased.
 7. Packed rows stand in another table. Both partitions say which packing was the last (``last_packing``):
    the blocks' before the rows are deleted, the rows' in the mutation that deletes them. What is concluded
-   holds only where the blocks know of the packing that the rows' partition names, so that it goes, too,
+   holds only if the blocks know of the packing that the rows' partition names, so that it goes, too,
    where blocks disappear or go back to an older state. Packing changes no version.
 """
 

@@ -13,7 +13,7 @@ def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> Cass
     """The store of a configuration; up to 20 s for the first attempt to connect.
 
     A cluster that does not answer is no error: the store says so in ``health`` and goes on trying.
-    Raises ConfigurationError where it answers and refuses.
+    Raises ConfigurationError if it answers and refuses.
     """
     store = CassandraStore(
         target_of(settings),

@@ -82,7 +82,7 @@ class SecondPlan:
 
     second: int
     block: bytes | None = None
-    """To write; None where the blocks that there are hold everything."""
+    """To write; None if the blocks that there are hold everything."""
     block_rows: int = 0
     block_samples: int = 0
     obsolete: tuple[str, ...] = ()

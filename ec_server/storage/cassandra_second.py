@@ -129,7 +129,7 @@ def text_in(row: Any) -> str:
 
 
 def us_in(text: str) -> int:
-    """A stored microsecond; 0 where another program wrote something else."""
+    """A stored microsecond; 0 if another program wrote something else."""
     return int(text) if text.isdecimal() else 0
 
 

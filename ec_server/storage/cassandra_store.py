@@ -93,7 +93,7 @@ class CassandraStore(Store):
         self._devices = Devices(self._db, self._days, self._settled.first_unproven)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for the first attempt to connect. ConfigurationError where the operator must change a key."""
+        """Wait for the first attempt to connect. ConfigurationError if the operator must change a key."""
         try:
             self._db.wait(timeout_s)
         except Exception:

@@ -81,7 +81,7 @@ class StorageHealth:
     detail: str = ""
     free_bytes: int | None = None
     damage: tuple[str, ...] = ()
-    """What is damaged, one line each, with the file's name; empty where nothing is known to be."""
+    """What is damaged, one line each, with the file's name; empty if nothing is known to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Store(ABC):
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
         """``(sequence, stored, duplicate)`` of the last write of ``writer`` that committed on a day.
 
-        None where there was none, or where the engine cannot know (Cassandra).
+        None if there was none, or where the engine cannot know (Cassandra).
         """
 
     @abstractmethod
@@ -207,11 +207,11 @@ class Store(ABC):
 
     @abstractmethod
     def device(self, device_id: str) -> DeviceRecord | None:
-        """One device's record; None where it was never seen."""
+        """One device's record; None if it was never seen."""
 
     @abstractmethod
     def earliest_minute(self, device_id: str) -> int | None:
-        """The earliest minute that has stored rows of the device; None where there are none."""
+        """The earliest minute that has stored rows of the device; None if there are none."""
 
     @abstractmethod
     def stored_days(self) -> list[tuple[str, int]]:
@@ -219,7 +219,7 @@ class Store(ABC):
 
     @abstractmethod
     def latest_second(self) -> int | None:
-        """The latest second of which any device has rows; None where there are none."""
+        """The latest second of which any device has rows; None if there are none."""
 
     @abstractmethod
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
@@ -298,7 +298,7 @@ class Store(ABC):
         return False
 
     def stored_bytes(self) -> StoredBytes | None:
-        """How much space the data takes; None where the engine cannot know."""
+        """How much space the data takes; None if the engine cannot know."""
         return None
 
     @abstractmethod

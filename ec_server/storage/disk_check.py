@@ -36,7 +36,7 @@ class DiskCheck:
     def around(self, path: Path) -> Iterator[None]:
         """What is done with the file in between found it damaged only if the disk reads it before and after.
 
-        Raises RetryableStorageError where it does not.
+        Raises RetryableStorageError if it does not.
         """
         self._check(path)
         try:
@@ -54,7 +54,7 @@ class DiskCheck:
 
 
 def why_unreadable(path: Path, longest_s: float = 10.0) -> str:
-    """The system's error where it does not read the file or its WAL; "" where it does."""
+    """The system's error where it does not read the file or its WAL; "" if it does."""
     until_s = time.monotonic() + longest_s
     try:
         for name in (path, path.with_name(path.name + "-wal")):

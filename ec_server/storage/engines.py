@@ -11,7 +11,7 @@ from utilities.errors import ConfigurationError
 def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """A store for the calling thread; open it after the process has started.
 
-    Raises StorageError where the database cannot be opened, ConfigurationError where the settings
+    Raises StorageError if the database cannot be opened, ConfigurationError if the settings
     cannot work with what is there, or name an engine whose driver is not installed. A read-only store
     creates nothing.
     """

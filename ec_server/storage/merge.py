@@ -69,7 +69,7 @@ class RepairedSecond:
             self._cover(row.batch)
 
     def after(self, repair: Batch) -> Batch | None:
-        """The row that makes the repair's values win; None where they win already.
+        """The row that makes the repair's values win; None if they win already.
 
         It has the repair's key: a stored row of that key is the one whose place it takes.
         """
@@ -130,7 +130,7 @@ def batch_of(device_id: str, second: int, values: str) -> Batch:
 
 
 def single_day(batches: Sequence[Batch]) -> int | None:
-    """The UTC day of all the batches, None for none. Raises ValueError where they differ."""
+    """The UTC day of all the batches, None for none. Raises ValueError if they differ."""
     if not batches:
         return None
     seconds = [batch.second for batch in batches]

@@ -11,7 +11,7 @@ Rules:
 2. Every day in which a device has rows is moved, days in the future and devices that are not on record
    included.
 3. When all is moved, every minute of every day is compared from the rows of both sides. A verdict
-   (proven, not confirmable) is carried over only where the two digests are the same.
+   (proven, not confirmable) is carried over only if the two digests are the same.
 4. What was left out is said: damaged rows and files, days outside --since and --until, devices that the
    source does not have. Damage and unknown devices are errors.
 5. The server may run meanwhile; what it writes to the source after its minute was moved makes the

@@ -106,7 +106,7 @@ def the_row(cursor: apsw.Cursor) -> tuple[Any, ...]:
 
 
 def the_value(cursor: apsw.Cursor) -> Any:
-    """The first column of a statement's first row; None where there is none."""
+    """The first column of a statement's first row; None if there is none."""
     row = cursor.fetchone()
     return row[0] if row else None
 

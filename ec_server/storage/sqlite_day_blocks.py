@@ -69,7 +69,7 @@ class DayBlocks:
         return [time_text for (time_text,) in found]
 
     def of_second(self, device_id: str, time_text: str) -> Block | None:
-        """The second's block; None where there is none, or a damaged one."""
+        """The second's block; None if there is none, or a damaged one."""
         try:
             return self._decoded(device_id, time_text)
         except BlockError as error:

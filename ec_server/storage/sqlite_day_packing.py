@@ -52,7 +52,7 @@ class _ChangedError(Exception):
 
 
 class _Exchange(NamedTuple):
-    """A second's rows and the block that takes their place; None where none does."""
+    """A second's rows and the block that takes their place; None if none does."""
 
     time_text: str
     block: bytes | None = None

@@ -65,7 +65,7 @@ class DayRows:
                 yield row[7], stored
 
     def _stored(self, device_id: str, row: Sequence[Any], rowid: int) -> StoredRow | None:
-        """A row of _VALUES; what was damaged in it reads as it can, None where its key cannot be read."""
+        """A row of _VALUES; what was damaged in it reads as it can, None if its key cannot be read."""
         time_text, start_us, end_us, values, count, checksum, inserted = row[:7]
         try:
             batch = Batch(

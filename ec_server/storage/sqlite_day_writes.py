@@ -122,7 +122,7 @@ class DayWrites:
             return self._account(cursor, batches, effects)
 
     def keep_replaced(self, kept: Sequence[ReplacedRow]) -> bool:
-        """Put rows on record that were replaced elsewhere; False where the file was removed meanwhile."""
+        """Put rows on record that were replaced elsewhere; False if the file was removed meanwhile."""
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:
                 return False

@@ -53,7 +53,7 @@ class Day:
 
 
 def inode_of(path: Path) -> int:
-    """What tells a file from another that took its name; 0 where there is none."""
+    """What tells a file from another that took its name; 0 if there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def inode_of(path: Path) -> int:
 
 
 def day_of_set_aside(name: str) -> int | None:
-    """The day of a file that was set aside; None where the name is another."""
+    """The day of a file that was set aside; None if the name is another."""
     match = _SET_ASIDE.fullmatch(name)
     return parse_ec(match[1], "000000") if match else None
 
@@ -111,7 +111,7 @@ class DayFiles:
                 continue  # somebody's copy, not a day
 
     def open(self, day: int) -> Day:
-        """The day's open file; made where it is missing. Call within ``translated``."""
+        """The day's open file; created if it is missing. Call within ``translated``."""
         path, known = self.path(day), self._open.get(day)
         if known is not None:
             try:
@@ -173,7 +173,7 @@ class DayFiles:
     def rename_aside(self, path: Path, inode: int) -> Path | None:
         """Rename the damaged file with this inode; its new path.
 
-        None where it is not there any more: another process has renamed it, and what is there now is new.
+        None if it is not there any more: another process has renamed it, and what is there now is new.
         """
         with self._folder_lock():
             if not inode or inode_of(path) != inode:

@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class SqliteFolder:
-    """One thread. The folder is made where it is missing and may be written to."""
+    """One thread. The folder is created if it is missing and may be written to."""
 
     def __init__(self, path: Path, *, read_only: bool, synchronous: str, min_free_bytes: int) -> None:
         self.path = path

@@ -4,7 +4,7 @@ Rules:
 
 1. A day's rows, digests and verdicts stand in that day's file, so that they change together.
    ``progress.db`` holds what spans days and proves nothing: devices, minutes without rows, known days.
-2. What a day file says counts only where the file did not go back to an older state (sqlite_trust.py).
+2. What a day file says counts only if the file did not go back to an older state (sqlite_trust.py).
 3. A file that SQLite cannot read costs its day, damaged rows their minute (sqlite_folder.py).
 4. Below ``storage.min_free_mb`` nothing is written.
 """
@@ -42,7 +42,7 @@ _FOR_EVER = 2**62
 
 
 class SqliteStore(Store):
-    """See the contract. ``folder`` is ``storage.path``; it is made where it is missing."""
+    """See the contract. ``folder`` is ``storage.path``; it is created if it is missing."""
 
     def __init__(
         self,

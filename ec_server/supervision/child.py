@@ -55,7 +55,7 @@ class Child:
     """A started process. For one thread."""
 
     def __init__(self, plan: ChildPlan, environ: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
-        """Start it. Raises OSError where the system refuses."""
+        """Start it. Raises OSError if the system refuses."""
         self.plan = plan
         self.started_s = monotonic()
         self.ready_s: float | None = None

@@ -94,7 +94,7 @@ def cannot_boot(history: RestartHistory, exit_code: int) -> bool:
 
 
 def why_hung(state: str, reason: str, alive_s: float, silent_s: float, limits: Limits) -> str | None:
-    """Why a live process counts as hung; None where it does not.
+    """Why a live process counts as hung; None if it does not.
 
     ``state`` and ``reason`` are those on its page, ``alive_s`` the time since its start,
     ``silent_s`` since its last heartbeat. A process that is starting, says what it waits for and

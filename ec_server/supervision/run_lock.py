@@ -39,7 +39,7 @@ class RunLock:
     def acquire(cls, path: Path, pause: Callable[[float], bool], wait_s: float = ORPHANS_END_S) -> RunLock:
         """Lock ``path``, which is made where it is absent, and write this process's id into it.
 
-        ``pause(seconds)`` waits and returns whether to continue. Raises ConfigurationError where another
+        ``pause(seconds)`` waits and returns whether to continue. Raises ConfigurationError if another
         server lives on it, or where waiting for the remains of one was given up.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

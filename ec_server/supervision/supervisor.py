@@ -92,7 +92,7 @@ class Supervisor:
         service: ServiceState | None = None,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
-        """Raises OSError where a page cannot be made."""
+        """Raises OSError if a page cannot be made."""
         self._workers = [Worker(plan) for plan in plans]
         self._environ, self._signals, self._keep_open = environ, signals, tuple(keep_open)
         self._up_line, self._limits = up_line, limits
@@ -267,7 +267,7 @@ class Supervisor:
 
 
 def _identity(path: os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells one file from another that took its name; None where there is none."""
+    """What tells one file from another that took its name; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:

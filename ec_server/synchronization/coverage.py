@@ -53,7 +53,7 @@ class Heard:
     reopened: tuple[Range, ...] = ()
     """Settled minutes that the device records again."""
     through: int | None = None
-    """What the device last said that it has not finished; None where it left that out."""
+    """What the device last said that it has not finished; None if it left that out."""
 
     @property
     def is_new(self) -> bool:

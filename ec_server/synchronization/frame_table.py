@@ -248,5 +248,5 @@ TRANSITIONS: Mapping[tuple[State, Side, type[Frame]], State] = dict(
 
 
 def next_state(state: State, sender: Side, frame: Frame) -> State | None:
-    """The state after a frame; None where the frame is not allowed now."""
+    """The state after a frame; None if the frame is not allowed now."""
     return TRANSITIONS.get((state, sender, type(frame)))

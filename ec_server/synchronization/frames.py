@@ -131,7 +131,7 @@ class Samples:
     def text(self) -> str:
         """The payload as canonical text, unpacked within the bound and checked against count and md5.
 
-        Raises RemoteProtocolError where it is not what it says.
+        Raises RemoteProtocolError if it is not what it says.
         """
         plain = unpack(self.payload) if self.packed else self.payload
         if not plain and not self.count:
@@ -188,7 +188,7 @@ def mac_of(key: bytes, nonce: str, device: str) -> str:
 
 
 def unpack(packed: bytes) -> bytes:
-    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError where it is not whole.
+    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError if it is not whole.
 
     Piece by piece, so that no single allocation is large: freed ones can then be used again.
     """
@@ -208,7 +208,7 @@ def unpack(packed: bytes) -> bytes:
 
 
 def samples_answer(request: AskSamples, text: str, *, packed: bool) -> Samples:
-    """The device's answer to a request from canonical text ("" where it has nothing)."""
+    """The device's answer to a request from canonical text ("" if it has nothing)."""
     plain = text.encode("ascii")
     if not plain:
         return Samples(request.id, request.second, 0, "", False, 0)

@@ -73,7 +73,7 @@ class Keeper:
     async def _remove_old_days(self) -> None:
         days = self._rules.retention_days
         now_s = self._steady.now(self._clock(), self._uptime())
-        # The newest data is asked for only where the clock says that a day may have to go.
+        # The newest data is asked for only if the clock says that a day may have to go.
         if not days or first_kept_day(now_s, int(now_s), days) == self._kept_from:
             return
         latest = await self._thread.use(lambda store: store.latest_second())

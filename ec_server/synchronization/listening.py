@@ -18,7 +18,7 @@ _QUEUE = 2048
 
 
 async def listen(settings: Settings, protocol: Callable[[], asyncio.BufferedProtocol]) -> asyncio.Server:
-    """Listen on sync.ip and sync.port; OSError where they cannot be had."""
+    """Listen on sync.ip and sync.port; OSError if they cannot be had."""
     family = socket.AF_INET6 if ":" in settings.sync_ip else socket.AF_INET
     address = (settings.sync_ip, settings.sync_port)
     try:
@@ -35,7 +35,7 @@ async def listen(settings: Settings, protocol: Callable[[], asyncio.BufferedProt
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS 1.2 or later with the configured files; None where there is no certificate."""
+    """TLS 1.2 or later with the configured files; None if there is no certificate."""
     if settings.sync_tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -62,7 +62,7 @@ class PayloadMemory:
         return False
 
     def give_back(self, who: Hashable, length: int) -> None:
-        """One payload of this length is dealt with; nothing where its holder was forgotten before."""
+        """One payload of this length is dealt with; nothing if its holder was forgotten before."""
         if who not in self._held_by:
             return
         self._add(who, -length)

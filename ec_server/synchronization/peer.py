@@ -200,7 +200,7 @@ class Peer(asyncio.BufferedProtocol):
         self._act()
 
     def common_name(self) -> str:
-        """The only common name in the peer's certificate; "" where it showed none."""
+        """The only common name in the peer's certificate; "" if it showed none."""
         return self._tls.common_name() if self._tls is not None else ""
 
     # --- memory for payloads ------------------------------------------------------------------

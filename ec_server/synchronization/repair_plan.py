@@ -98,7 +98,7 @@ def checked_text(answer: Samples, ranges: Ranges | None, most: int) -> str | Fau
     """The answer's canonical text, unpacked; "" for none.
 
     A Fault where it is not what its count and MD5 say, is not canonical, holds samples outside of the
-    ranges that were asked for, or more than ``most``. Raises RemoteProtocolError where it unpacks to
+    ranges that were asked for, or more than ``most``. Raises RemoteProtocolError if it unpacks to
     more than a payload may.
     """
     where = f"samples of {second_text(answer.second)}"
@@ -136,7 +136,7 @@ def _within(microseconds: Iterable[int], ranges: Ranges) -> bool:
 def from_ranges(
     device_id: str, second: int, stored: str, fetched: Sequence[str], wanted: Digest
 ) -> SecondRepair | None:
-    """The repair from the samples of all ranges; None where they do not make the second ``wanted``."""
+    """The repair from the samples of all ranges; None if they do not make the second ``wanted``."""
     arrived = [sample for text in fetched if text for sample in text.split(";")]
     merged = sorted(stored.split(";") + arrived)
     if digest_of(";".join(merged)) != wanted:

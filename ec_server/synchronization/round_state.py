@@ -60,7 +60,7 @@ class RoundState:
     stop: int
     """The first minute that the device has not finished, or that is not closed."""
     through: int | None
-    """As the device says it; None where it says that all is final."""
+    """As the device says it; None if it says that all is final."""
     is_answered: bool = False
     compared: int = 0
     repaired: int = 0

@@ -129,7 +129,7 @@ class SyncServer:
     async def run(self, stop: asyncio.Event) -> None:
         """Listen until ``stop`` is set, then end every connection and every turn.
 
-        Raises OSError where the port cannot be had, StorageError where the database cannot be opened.
+        Raises OSError if the port cannot be had, StorageError if the database cannot be opened.
         """
         try:
             await self._threads.use(lambda store: store.health())

@@ -59,9 +59,9 @@ class Gate:
     """Decides who may connect from this connection's address."""
 
     refusal: Callable[[str], RejectReason | None]
-    """Why the device may not connect; None where it may."""
+    """Why the device may not connect; None if it may."""
     key: Callable[[str], bytes]
-    """The device's key; empty where it has none."""
+    """The device's key; empty if it has none."""
     interval_s: float
     """From one round to the next, for ``welcome``."""
 
@@ -108,7 +108,7 @@ class ServerConversation:
 
     @property
     def payload_expected(self) -> int:
-        """Bytes of the payload that is under way; 0 where none is. It waits for ``release_payload``."""
+        """Bytes of the payload that is under way; 0 if none is. It waits for ``release_payload``."""
         return self._session.payload_expected
 
     def release_payload(self) -> None:

@@ -90,7 +90,7 @@ class Session:
 
     @property
     def payload_expected(self) -> int:
-        """Bytes of the payload that is under way; 0 where none is."""
+        """Bytes of the payload that is under way; 0 if none is."""
         return payload_length(self._headed) if self._headed is not None else 0
 
     def receive_data(self, data: bytes, most_frames: int | None = None) -> None:

@@ -12,7 +12,7 @@ _READ_BYTES = 1 << 16
 
 
 class TlsChannel:
-    """One connection's TLS, as the server; raises ssl.SSLError where the peer breaks its rules."""
+    """One connection's TLS, as the server; raises ssl.SSLError if the peer breaks its rules."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -77,7 +77,7 @@ class TlsChannel:
         return self._outgoing.read()
 
     def common_name(self) -> str:
-        """The only common name in the certificate that the peer showed; "" where there is none."""
+        """The only common name in the certificate that the peer showed; "" if there is none."""
         certificate: dict[str, Any] = self._tls.getpeercert() or {}
         subject = certificate.get("subject", ())
         names = [value for part in subject for key, value in part if key == "commonName"]

@@ -16,7 +16,7 @@ class Troubles:
         self._texts: dict[tuple[str, str], str] = {}
 
     def set(self, device_id: str, cause: str, text: str) -> None:
-        """Something went wrong; ``device_id`` is empty where it concerns none alone."""
+        """Something went wrong; ``device_id`` is empty if it concerns none alone."""
         self._texts[device_id, cause] = text
 
     def clear(self, device_id: str, cause: str) -> None:
@@ -29,7 +29,7 @@ class Troubles:
             del self._texts[key]
 
     def text(self) -> str:
-        """All of it in one line, the oldest first; "" where nothing is wrong."""
+        """All of it in one line, the oldest first; "" if nothing is wrong."""
         lines = [f"{device}: {text}" if device else text for (device, _), text in self._texts.items()]
         more = len(lines) - _SHOWN
         return "; ".join(lines[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

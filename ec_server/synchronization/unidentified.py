@@ -41,7 +41,7 @@ class Unidentified(Generic[_Connection]):
         return len(self._of_source[source])
 
     def remove(self, source: str, connection: _Connection) -> None:
-        """It was identified, or is over; nothing where it was removed before."""
+        """It was identified, or is over; nothing if it was removed before."""
         mine = self._of_source.get(source, {})
         if connection in mine:
             del mine[connection]

@@ -30,7 +30,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame's line, with its payload behind it. ValueError where it passes a limit."""
+    """The frame's line, with its payload behind it. ValueError if it passes a limit."""
     kind = BY_CLASS[type(frame)]
     values = {"type": kind.name}
     for field in kind.fields:

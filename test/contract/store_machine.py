@@ -274,7 +274,7 @@ class FileMachine(StoreMachine):
     """What may happen to day files from outside."""
 
     def copy_day(self, day: int) -> object | None:
-        """A consistent copy of the day's file, as a backup tool makes it; None where there is none."""
+        """A consistent copy of the day's file, as a backup tool makes it; None if there is none."""
         raise NotImplementedError
 
     def put_back(self, day: int, saved: object | None) -> None:

@@ -46,7 +46,7 @@ class State:
     since: int
     """The operation after which it was so."""
     dump: str
-    """A digest of its tables; "" where there was no file."""
+    """A digest of its tables; "" if there was no file."""
 
 
 @dataclass

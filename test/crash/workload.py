@@ -48,7 +48,7 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What the meter states of a minute: its seconds' samples; None where it lies."""
+    """What the meter states of a minute: its seconds' samples; None if it lies."""
 
     minute: int
     seconds: dict[int, Samples_] | None

@@ -1,4 +1,4 @@
-"""The targets of fuzzing: each takes any bytes, and raises only where a promise of the code is broken.
+"""The targets of fuzzing: each takes any bytes, and raises only if a promise of the code is broken.
 
 body    one message body: ``parse`` and the group's parser agree, and what they accept is canonical
 frames  a peer of the synchronization, in both roles and in each part of a conversation

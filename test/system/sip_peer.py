@@ -77,7 +77,7 @@ class Peer:
         self.socket.sendall(request(method, body, self.transport, local=self.name, **more))
 
     def receive(self) -> str:
-        """The next SIP message, head and body; "" where the other side has closed."""
+        """The next SIP message, head and body; "" if the other side has closed."""
         while True:
             head, end, rest = self._waiting.partition(b"\r\n\r\n")
             if end:
@@ -95,7 +95,7 @@ class Peer:
             self._waiting += more
 
     def ask(self, body: bytes = b"", method: str = "MESSAGE", **more: Any) -> int:
-        """Send, and the status of the answer; 0 where the other side closes instead."""
+        """Send, and the status of the answer; 0 if the other side closes instead."""
         self.send(body, method, **more)
         answer = self.receive()
         return int(answer.split(" ", 2)[1]) if answer else 0

@@ -78,7 +78,7 @@ class Forks:
         self._commands, self._answers = self._program.stdin, self._program.stdout
 
     def run(self, folder: Path, kill_after_s: float) -> int:
-        """Pack the folder in a process that is killed after so long; 0 where it was done before."""
+        """Pack the folder in a process that is killed after so long; 0 if it was done before."""
         print(kill_after_s, folder, file=self._commands, flush=True)
         return int(self._answers.readline())
 

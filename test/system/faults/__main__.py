@@ -26,7 +26,7 @@ _FAILED = 1
 
 
 def main() -> int:
-    """Exit code 1 where a seed fails."""
+    """Exit code 1 if a seed fails."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=1)

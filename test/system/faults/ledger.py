@@ -61,7 +61,7 @@ class Ledger:
             return sorted({minute_of(second) for second in self._seconds})
 
     def text(self, second: int) -> str:
-        """The second's canonical text; "" where it has none."""
+        """The second's canonical text; "" if it has none."""
         with self._lock:
             samples = self._seconds.get(second, {})
             return ";".join(f"{us:06d},{samples[us]}" for us in sorted(samples))

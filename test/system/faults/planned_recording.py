@@ -37,7 +37,7 @@ class PlannedRecording:
         return (time.monotonic() - self._began_s) * self._rate >= self._plan.messages
 
     def text(self, second: int) -> str:
-        """Canonical text of a complete second; "" where it is not."""
+        """Canonical text of a complete second; "" if it is not."""
         if not self._plan.start <= second < self._recorded():
             return ""
         per_second, devices = self._plan.messages_per_second, self._plan.devices

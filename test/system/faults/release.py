@@ -15,7 +15,7 @@ COMMIT = "5821450"
 
 @cache
 def release_before() -> Path | None:
-    """A folder with its source; None where the history is not there."""
+    """A folder with its source; None if the history is not there."""
     try:
         done = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError:

@@ -172,7 +172,7 @@ class Subject:
     # --- what it says ---------------------------------------------------------------------------
 
     def get(self, path: str) -> httpx.Response | None:
-        """A page of the status port; None where it does not answer. Any thread."""
+        """A page of the status port; None if it does not answer. Any thread."""
         with suppress(httpx.HTTPError):
             return self._client.get(f"http://{LOOPBACK}:{self.status_port}{path}")
         return None
