@@ -1,8 +1,8 @@
-"""Tells a malformed file from a disk that does not read it at the moment.
+"""Distinguishes a malformed file from a disk that cannot be read at the moment.
 
-SQLite reports a read error of the operating system (EIO) as it reports a malformed file. A file that is
-malformed is set aside; one that cannot be read is waited for, as long as there is hope: a cable, a
-controller or a network disk comes back.
+SQLite reports an I/O error of the operating system (EIO) in the same way as a malformed file. A malformed
+file is set aside. A file that cannot be read is tried again for a while, as a loose cable, a controller or
+a network disk may come back.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from utilities.errors import DamagedFileError, RetryableStorageError
 
 PATIENCE_S = 60.0
-"""A file that cannot be read for so long counts as damaged: then it is the disk's place that is bad."""
+"""A file that cannot be read for this long counts as damaged: the disk sector is probably bad."""
 _PIECE_BYTES = 64 << 10
 _FEWEST_READS = 256
-"""A small file is read several times, since an unsteady disk may read it once."""
+"""A small file is read several times, since an unreliable disk may succeed once."""
 
 
 class DiskCheck:
-    """Remembers since when which file cannot be read. For one thread.
+    """Remembers since when each file could not be read. Not thread-safe.
 
-    Of a file that takes longer than ``longest_s`` to read, only the first part is looked at.
+    Only the first part of a file is checked if reading it takes longer than ``longest_s``.
     """
 
     def __init__(self, longest_s: float = 10.0) -> None:
@@ -34,9 +34,9 @@ class DiskCheck:
 
     @contextmanager
     def around(self, path: Path) -> Iterator[None]:
-        """What is done with the file in between found it damaged only if the disk reads it before and after.
+        """Let DamagedFileError pass only if the disk can read the file before and after.
 
-        Raises RetryableStorageError if it does not.
+        Raises RetryableStorageError otherwise.
         """
         self._check(path)
         try:
@@ -54,7 +54,7 @@ class DiskCheck:
 
 
 def why_unreadable(path: Path, longest_s: float = 10.0) -> str:
-    """The system's error where it does not read the file or its WAL; "" if it does."""
+    """The operating system's error on reading the file or its WAL; "" if there is none."""
     until_s = time.monotonic() + longest_s
     try:
         for name in (path, path.with_name(path.name + "-wal")):

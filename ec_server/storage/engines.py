@@ -1,4 +1,4 @@
-"""Opens the engine that a configuration names."""
+"""Opens the storage engine that the configuration names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from utilities.errors import ConfigurationError
 def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """A store for the calling thread; open it after the process has started.
 
-    Raises StorageError if the database cannot be opened, ConfigurationError if the settings
-    cannot work with what is there, or name an engine whose driver is not installed. A read-only store
-    creates nothing.
+    Raises StorageError if the database cannot be opened, ConfigurationError if the settings do not
+    match the existing database or name an engine whose driver is not installed. A read-only store creates
+    nothing.
     """
     if settings.storage_engine == "cassandra":
         if extras.is_missing("cassandra"):

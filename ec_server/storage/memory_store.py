@@ -1,6 +1,6 @@
-"""The storage contract in memory: the simplest engine, with which the others are compared.
+"""The storage contract in memory: the simplest engine, a reference for the others.
 
-For tests and for reasoning: it keeps nothing and caches no digest, so that it cannot be stale.
+For tests. It stores nothing permanently, and caches no digests, so that none can be stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Key = tuple[int, int]
 
 
 class MemoryStore(Store):
-    """Everything in dictionaries; gone with the object."""
+    """All data in dictionaries; lost with the object."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[int, dict[Key, StoredRow]]] = {}
@@ -132,7 +132,7 @@ class MemoryStore(Store):
         return self._marks.get((day, writer))
 
     def publish(self, finished: Sequence[FinishedMinute]) -> int:
-        """Nothing is cached here, so nothing is taken."""
+        """Nothing is cached here, so nothing is accepted."""
         return 0
 
     # --- reading --------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class MemoryStore(Store):
         found = []
         for second in self._seconds(device_id, minute, minute + MINUTE_S):
             digest = second_digest(self.second_text(device_id, second))
-            if digest is not None:  # a second of nothing but damaged rows has none
+            if digest is not None:  # None if all rows of the second are damaged
                 found.append((second, Digest(*digest)))
         return found
 
@@ -291,7 +291,7 @@ class MemoryStore(Store):
     # --- keeping --------------------------------------------------------------------------
 
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
-        """Nothing is ever cached here, and nothing waits to be."""
+        """None: this engine caches no digests."""
         return []
 
     def remove_before(self, day: int) -> list[str]:

@@ -1,13 +1,13 @@
-"""Which value of a microsecond wins, and what becomes of a batch that meets a row; pure, for every engine.
+"""Which value of a microsecond wins, and how a batch merges with a row of the same key; pure.
 
 Rules:
 
-1. Rows of one second rank by ``StoredRow.rank``; equal ranks, which only two servers can produce, by
-   their key. The value of a microsecond is that of the highest row that has it.
-2. A batch that meets a row of its key with other samples becomes one row with the microseconds of both.
-   Its values are those that win in the whole second once the batch has arrived: a value that another
-   row has overridden is never revived.
-3. A row that was replaced stays on record. A batch equal to it was received before, and is a duplicate.
+1. Rows of one second are ordered by ``StoredRow.rank``; rows of equal rank, which only two servers can
+   produce, by their key. The value of a microsecond is that of the highest row that contains it.
+2. A batch that arrives when a row of its key with other samples is stored becomes one row with the
+   microseconds of both. Its values are those that win in the whole second once the batch has arrived: a
+   value that another row has overridden does not come back.
+3. A replaced row is kept. A batch equal to it was received before, and is a duplicate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def in_rank(rows: Iterable[StoredRow]) -> list[StoredRow]:
 
 
 def winners(rows: Iterable[StoredRow]) -> Samples:
-    """The value of each microsecond of one second; rows in any order."""
+    """The winning value of each microsecond of one second; rows in any order."""
     values: Samples = {}
     for row in in_rank(rows):
         values |= parse_canonical(row.batch.values)
@@ -36,9 +36,9 @@ def winners(rows: Iterable[StoredRow]) -> Samples:
 
 
 def merged(second: Sequence[StoredRow], stored: StoredRow, arrived: StoredRow) -> Batch | None:
-    """The row in place of ``stored`` once ``arrived``, of the same key, has come; None: nothing changes.
+    """The row that replaces ``stored`` when ``arrived``, of the same key, arrives; None if nothing changes.
 
-    ``second`` are all rows of the second, ``stored`` among them.
+    ``second`` holds all rows of the second, including ``stored``.
     """
     before, came = parse_canonical(stored.batch.values), parse_canonical(arrived.batch.values)
     if before | came == before:
@@ -55,7 +55,7 @@ def merged(second: Sequence[StoredRow], stored: StoredRow, arrived: StoredRow) -
 class RepairedSecond:
     """One second's rows while a repair changes them: each repaired row ranks above all others.
 
-    A repair that overlaps no row, as where a meter's message was lost, is taken without being parsed.
+    A repair that overlaps no row (a message of the meter was lost) is accepted without being parsed.
     """
 
     def __init__(self, rows: Iterable[StoredRow]) -> None:
@@ -71,7 +71,7 @@ class RepairedSecond:
     def after(self, repair: Batch) -> Batch | None:
         """The row that makes the repair's values win; None if they win already.
 
-        It has the repair's key: a stored row of that key is the one whose place it takes.
+        It has the repair's key, and replaces the stored row of that key if there is one.
         """
         after = repair if self._is_apart(repair) else self._over(repair)
         if after is not None:
@@ -106,7 +106,7 @@ class RepairedSecond:
         return batch_of(repair.device_id, repair.second, text)
 
     def _winning(self) -> Samples:
-        """The winning values; what was taken unparsed overlaps nothing that came before it."""
+        """The winning values. Rows that were not parsed yet overlap no earlier one."""
         if self._values is None:
             self._values = winners(self._rows)
             self._parsed = {row.batch.key for row in self._rows}
@@ -130,11 +130,11 @@ def batch_of(device_id: str, second: int, values: str) -> Batch:
 
 
 def single_day(batches: Sequence[Batch]) -> int | None:
-    """The UTC day of all the batches, None for none. Raises ValueError if they differ."""
+    """The UTC day of all batches, None if there are none. Raises ValueError if they differ."""
     if not batches:
         return None
     seconds = [batch.second for batch in batches]
     first, last = day_of(min(seconds)), day_of(max(seconds))
     if first != last:
-        raise ValueError("one write call takes batches of one UTC day, not of several")
+        raise ValueError("all batches of one write call must be of the same UTC day")
     return first

@@ -1,21 +1,19 @@
-"""Moves data between the engines: rows, their order, what they replaced, proof, devices; then compares.
+"""Copies data from one engine to another (rows and their ranks, replaced rows, proof, devices), and compares.
 
     python -m ec_server.storage.move_data --from sqlite --to cassandra [-c FILE] [--device ID ...]
 
 Rules:
 
-1. A day of a device is moved minute by minute. Rows keep their insert time and their rank, so that the
-   same values win in both engines, whatever the clock did when they were inserted. Rows that the target
-   has already are skipped, so that a run that was interrupted, or is repeated, continues where it was.
-   Nothing is removed at the source.
-2. Every day in which a device has rows is moved, days in the future and devices that are not on record
-   included.
-3. When all is moved, every minute of every day is compared from the rows of both sides. A verdict
-   (proven, not confirmable) is carried over only if the two digests are the same.
-4. What was left out is said: damaged rows and files, days outside --since and --until, devices that the
-   source does not have. Damage and unknown devices are errors.
-5. The server may run meanwhile; what it writes to the source after its minute was moved makes the
-   comparison fail, and the next run moves it.
+1. Each day of a device is copied minute by minute. Rows keep their insert time and rank, so that the same
+   values win in both engines. Rows that the target has already are skipped, so that a run which was
+   interrupted continues when it is repeated. Nothing is removed from the source.
+2. Every day that has rows is copied, including days in the future and devices that are not recorded.
+3. Afterwards the digests of every minute are computed from the rows on both sides and compared. A verdict
+   is copied only if both digests are equal.
+4. What is left out is reported: damaged rows and files, days outside --since and --until, devices that
+   the source does not have. Damage and unknown devices are errors.
+5. The server may run meanwhile. If it writes to a minute of the source that has been copied already, the
+   comparison reports a difference, and the next run copies the rest.
 
 Exit codes: 0 moved and verified, 1 something differs or was left out, 2 wrong usage or settings.
 """
@@ -51,7 +49,7 @@ _END = 2**62
 
 @dataclass(frozen=True, slots=True)
 class DeviceDay:
-    """A day of a device, and its minutes that have rows or verdicts at the source."""
+    """One day of a device, and its minutes that have rows or verdicts in the source."""
 
     device_id: str
     day: int
@@ -60,7 +58,7 @@ class DeviceDay:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A minute that is not the same on both sides."""
+    """A minute that differs between source and target."""
 
     device_id: str
     minute: int
@@ -164,7 +162,7 @@ def _device_day(source: Store, device_id: str, day: int) -> DeviceDay:
 
 
 def move_day(source: Store, target: Store, one: DeviceDay, on_minute: Callable[[], object]) -> int:
-    """Copy the rows of one day of a device that the target lacks; how many those were."""
+    """Copy the rows of one day of a device that the target lacks; returns how many."""
     target.keep_replaced(source.replaced_rows(one.device_id, one.day, one.day + DAY_S))
     moved = 0
     pending: list[StoredRow] = []
@@ -186,7 +184,7 @@ def _lacking(source: Store, target: Store, device_id: str, minute: int) -> list[
 
 
 def _write(target: Store, pending: list[StoredRow]) -> int:
-    """Write and forget what is pending, in pieces, in the order of insertion."""
+    """Write the pending rows in several calls, in the order of insertion, and clear the list."""
     count = len(pending)
     for at in range(0, count, _ROWS_A_WRITE):
         target.replay(pending[at : at + _ROWS_A_WRITE])
@@ -195,7 +193,7 @@ def _write(target: Store, pending: list[StoredRow]) -> int:
 
 
 def compare_day(source: Store, target: Store, one: DeviceDay) -> list[Difference]:
-    """Compare one day of a device from the rows of both; carry over what is on record of equal minutes."""
+    """Compare one day of a device, computed from the rows; copy the verdicts of minutes that are equal."""
     span = (one.device_id, one.day, one.day + DAY_S)
     there = {record.minute for record in target.minutes(*span)}
     ours: dict[int, Digest] = {}
@@ -212,7 +210,7 @@ def compare_day(source: Store, target: Store, one: DeviceDay) -> list[Difference
 
 
 def replaced_rows_left(source: Store, target: Store, one: DeviceDay) -> list[str]:
-    """A line for each minute of which the target lacks rows that were replaced at the source."""
+    """A line for each minute whose replaced rows are not all in the target."""
     span = (one.device_id, one.day, one.day + DAY_S)
     there = Counter((kept.row.batch, kept.reason) for kept in target.replaced_rows(*span))
     here = Counter((kept.row.batch, kept.reason) for kept in source.replaced_rows(*span))
@@ -230,7 +228,7 @@ def _move_records(
     ours: dict[int, Digest],
     theirs: dict[int, Digest],
 ) -> None:
-    """Carry verdicts over, once, grouped by the moment at which they were found."""
+    """Copy verdicts that the target lacks, grouped by the time of their comparison."""
     known = {r.minute for r in _records_of(target, device_id, records) if r.state}
     groups: dict[int, list[Verdict]] = {}
     for record in records:
@@ -249,7 +247,7 @@ def _records_of(target: Store, device_id: str, like: Sequence[MinuteRecord]) -> 
 
 
 def move_progress(source: Store, target: Store, devices: Sequence[str], first: int, last: int) -> None:
-    """Carry over when each device was seen, where its coverage begins, and minutes known to be empty."""
+    """Copy when each device was seen, where its coverage begins, and which minutes are known to be empty."""
     for device_id in devices:
         record = source.device(device_id)
         if record is None:

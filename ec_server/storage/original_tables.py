@@ -1,6 +1,6 @@
-"""The original design's two tables as any engine holds them, packed or not, column by column.
+"""The rows of the original design's two tables, from any engine, packed or not.
 
-Columns are those of ORIGINAL's ``ec_consumption`` and ``ec_checksum`` in SQLite's form: times as text, UTC.
+The columns are those of the original's ``ec_consumption`` and ``ec_checksum``, with times as UTC text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Line = tuple[str | int | None, ...]
 
 
 def consumption(store: Store, device_id: str, start: int, stop: int) -> Iterator[Line]:
-    """Rows of seconds ``[start, stop)``, ascending in the second, then in the order of insertion."""
+    """The rows of seconds ``[start, stop)``, by second, then in the order of insertion."""
     for (_, second, start_us, end_us, values, count, checksum), inserted_us, _ in store.rows(
         device_id, start, stop
     ):
@@ -34,9 +34,10 @@ def consumption(store: Store, device_id: str, start: int, stop: int) -> Iterator
 
 
 def checksums(store: Store, device_id: str, start: int, stop: int) -> Iterator[Line]:
-    """Digests of the minutes of ``[start, stop)`` and of their seconds; what is not cached is computed.
+    """The digests of the minutes in ``[start, stop)`` and of their seconds, computed if not cached.
 
-    Ascending in ``ec_time``, of one time the minute before its second. ``start`` and ``stop`` are minutes.
+    Ordered by ``ec_time``; at the same time, the minute comes before its second. ``start`` and ``stop`` are
+    minutes.
     """
     for minute, _, _ in store.row_counts(device_id, start, stop):
         checks = store.checks(device_id, minute)

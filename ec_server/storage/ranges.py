@@ -11,18 +11,18 @@ Range = tuple[int, int]
 
 
 def text_of(ranges: Iterable[Range]) -> str:
-    """Ranges in one text, for a database."""
+    """Ranges as one text, for a database."""
     return ",".join(f"{start}-{stop}" for start, stop in ranges)
 
 
 def of_text(text: str | None) -> list[Range]:
-    """What ``text_of`` made a text of."""
+    """The ranges in a text of ``text_of``."""
     parts = [part.split("-") for part in (text or "").split(",") if part]
     return [(int(start), int(stop)) for start, stop in parts]
 
 
 def union(ranges: Iterable[Range]) -> list[Range]:
-    """The ranges sorted, with those that touch or overlap made one, and empty ones left out."""
+    """The ranges sorted; those that touch or overlap are merged, empty ones left out."""
     merged: list[Range] = []
     for start, stop in sorted(r for r in ranges if r[0] < r[1]):
         if merged and start <= merged[-1][1]:
@@ -33,7 +33,7 @@ def union(ranges: Iterable[Range]) -> list[Range]:
 
 
 def subtract(ranges: Iterable[Range], taken: Iterable[Range]) -> list[Range]:
-    """What of ``ranges`` is in none of ``taken``."""
+    """The part of ``ranges`` that is in none of ``taken``."""
     holes = union(taken)
     left: list[Range] = []
     for start, stop in union(ranges):
@@ -56,11 +56,11 @@ def clip(ranges: Iterable[Range], start: int, stop: int) -> list[Range]:
 
 
 def of_minutes(minutes: Iterable[int]) -> list[Range]:
-    """Single minutes as ranges."""
+    """The ranges that consist of these minutes."""
     return union((minute, minute + MINUTE_S) for minute in minutes)
 
 
 def minutes_in(ranges: Iterable[Range]) -> Iterator[int]:
-    """Every minute of the ranges, in their order."""
+    """Every minute of the ranges, in order."""
     for start, stop in ranges:
         yield from range(start, stop, MINUTE_S)

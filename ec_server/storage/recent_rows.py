@@ -1,8 +1,8 @@
-"""The rows that a process wrote last, as fingerprints: what tells a repeated message where nothing is read.
+"""Fingerprints of the rows that a process wrote last, to recognise repeated messages without reading.
 
-Two generations of at most half the limit each: when the younger is full it becomes the older one, and
-what that held is forgotten. A row takes two 64-bit numbers; two rows are taken for the same only where
-both agree. Where only the key's does, the caller looks at what is stored.
+Two generations of at most half the limit each: when the younger one is full it becomes the older one, and
+the previous older one is forgotten. Each row takes two 64-bit hashes; rows are considered the same only
+if both are equal. If only that of the key is, the caller looks at the stored row.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ RowKey = tuple[str, int, int, int]
 
 
 class RecentRows:
-    """One writer's memory; one thread."""
+    """The memory of one writer; not thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        """Between half of ``limit`` and all of it is remembered."""
+        """Remembers between half of ``limit`` and ``limit`` rows."""
         self._half = limit // 2
         self._younger: dict[int, int] = {}
         self._older: dict[int, int] = {}
         self.generation = 0
-        """How often rows were forgotten: those of this generation and of the one before are remembered."""
+        """How often rows were forgotten; this generation and the one before it are remembered."""
 
     def __len__(self) -> int:
         """Rows remembered."""
         return len(self._younger) + len(self._older)
 
     def is_same(self, key: RowKey, checksum: str) -> bool | None:
-        """Whether the row of a key has these samples; None: no such row is remembered."""
+        """Whether the row of a key has these samples; None if no row of the key is remembered."""
         place = hash(key)
         known = self._younger.get(place)
         if known is None:

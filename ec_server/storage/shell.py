@@ -1,10 +1,10 @@
-"""An SQL shell in which ``ec_consumption`` and ``ec_checksum`` show everything stored, packed or not.
+"""An SQL shell in which ``ec_consumption`` and ``ec_checksum`` show all stored data, packed or not.
 
     python -m ec_server.storage.shell [-c FILE] [STATEMENT ...]
 
-Both are virtual tables over the storage contract, for either engine, and can only be read. Conditions on
-device_id, ec_date and ec_time (``=``, ``<``, ``<=``, ``>``, ``>=``, BETWEEN) decide what is read at all. With
-statements it runs them and ends; without, it reads them from the terminal or the standard input.
+Both are read-only virtual tables over the storage contract, for either engine. Conditions (``=``, ``<``,
+``<=``, ``>``, ``>=``, BETWEEN) on device_id, ec_date and ec_time limit which data is read. With statements
+as arguments it runs them and exits; otherwise it reads statements from the terminal or standard input.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOWER, _UPPER = (_EQ, _GT, _GE), (_EQ, _LT, _LE)
 _DEVICE, _DATE, _TIME = range(3)
 """The columns whose conditions are used; both tables begin with them."""
 _COST = {_DEVICE: 50, _DATE: 400, _TIME: 20}
-"""By how much an equality narrows a query, roughly."""
+"""By what factor an equality reduces the data to read, roughly."""
 _NUMBERS = ("values_count", "check_times")
 _LAST_SECOND = 86_399
 
@@ -68,7 +68,7 @@ def _run(store: Store, statements: Sequence[str]) -> int:
             shell.cmdloop()
     except SystemExit as end:  # .exit
         return int(end.code or 0)
-    except apsw.Error:  # the shell has said so
+    except apsw.Error:  # the shell has printed it
         return 1
     return 0
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def connect(store: Store) -> apsw.Connection:
-    """A database with the two tables; the store belongs to the thread that queries it."""
+    """A database with the two tables; query it from the store's thread only."""
     database = apsw.Connection(":memory:")
     for name, columns, read in (
         ("ec_consumption", CONSUMPTION, consumption),
@@ -106,14 +106,14 @@ def _whole_minutes(store: Store, device_id: str, start: int, stop: int) -> Itera
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """What a query's conditions leave: both ends included; "" and None leave all."""
+    """The part of the data that a query's conditions leave, both ends included; "" and None mean no limit."""
 
     device_id: str | None
     dates: tuple[str, str]
     times: tuple[str, str]
 
     def spans(self, store: Store) -> Iterator[tuple[str, int, int]]:
-        """``(device, first second, second after the last)`` of each day of a device."""
+        """``(device, first second, second after the last)`` for each day of each device."""
         first, last = _second_of_day(self.times[0], 0), _second_of_day(self.times[1], _LAST_SECOND)
         for device_id, day in store.stored_days():
             within = self.dates[0] <= ec_date(day) and (not self.dates[1] or ec_date(day) <= self.dates[1])
@@ -122,7 +122,7 @@ class _Bounds:
 
 
 def _second_of_day(time_text: str, otherwise: int) -> int:
-    """Of ``HHMMSS``; ``otherwise`` of what is none, which then decides nothing."""
+    """The second that ``HHMMSS`` names; ``otherwise`` if it names none, and so limits nothing."""
     try:
         return parse_ec("19700101", time_text) if len(time_text) == 6 else otherwise
     except ValueError:
@@ -130,13 +130,13 @@ def _second_of_day(time_text: str, otherwise: int) -> int:
 
 
 class _Module:
-    """What SQLite asks of a virtual table's module, and of its one table."""
+    """The interface that SQLite asks of a virtual table module and of its table."""
 
     def __init__(self, store: Store, columns: Sequence[str], read: _Read) -> None:
         self._store, self._columns, self._read = store, columns, read
 
     def Create(self, _database: object, *_names: str) -> tuple[str, _Module]:  # noqa: N802 (apsw's names)
-        """The table's columns, and the table."""
+        """The CREATE TABLE statement, and the table."""
         typed = (f"{name} {'INTEGER' if name in _NUMBERS else 'TEXT'}" for name in self._columns)
         return f"CREATE TABLE stored ({', '.join(typed)})", self
 
@@ -145,7 +145,7 @@ class _Module:
     def BestIndex(  # noqa: N802
         self, constraints: Sequence[tuple[int, int]], _orders: object
     ) -> tuple[list[tuple[int, bool] | None], int, str, bool, float]:
-        """Which conditions narrow what is read; SQLite checks them again."""
+        """Which conditions limit what is read; SQLite checks them again."""
         used: list[tuple[int, bool] | None] = []
         plan: list[str] = []
         cost = 1e9
@@ -159,17 +159,17 @@ class _Module:
         return used, 0, ",".join(plan), False, cost
 
     def Open(self) -> _Cursor:  # noqa: N802
-        """A cursor over it."""
+        """A cursor over the table."""
         return _Cursor(self._store, self._read)
 
     def Disconnect(self) -> None:  # noqa: N802
-        """Nothing is held."""
+        """Nothing to release."""
 
     Destroy = Disconnect
 
 
 class _Cursor:
-    """Lines of one query."""
+    """The result rows of one query."""
 
     def __init__(self, store: Store, read: _Read) -> None:
         self._store, self._read = store, read
@@ -178,7 +178,7 @@ class _Cursor:
         self._number = 0
 
     def Filter(self, _number: int, plan: str, arguments: Sequence[Any]) -> None:  # noqa: N802
-        """Begin a query; ``plan`` says which condition each argument is of."""
+        """Begin a query; ``plan`` says to which condition each argument belongs."""
         self._lines = self._found(_bounds(plan, arguments))
         self.Next()
 
@@ -187,25 +187,25 @@ class _Cursor:
             yield from self._read(self._store, device_id, start, stop)
 
     def Next(self) -> None:  # noqa: N802
-        """Go on to the next line."""
+        """Go to the next row."""
         self._line = next(self._lines, None)
         self._number += 1
 
     def Eof(self) -> bool:  # noqa: N802
-        """Whether there is none."""
+        """Whether there are no more rows."""
         return self._line is None
 
     def Column(self, number: int) -> str | int | None:  # noqa: N802
-        """A column of the line; -1 is its rowid."""
+        """A column of the row; -1 is its rowid."""
         assert self._line is not None
         return self._number if number < 0 else self._line[number]
 
     def Rowid(self) -> int:  # noqa: N802
-        """The line's number in the query."""
+        """The row's number in the result."""
         return self._number
 
     def Close(self) -> None:  # noqa: N802
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def _bounds(plan: str, arguments: Sequence[Any]) -> _Bounds:
@@ -214,7 +214,7 @@ def _bounds(plan: str, arguments: Sequence[Any]) -> _Bounds:
     for part, value in zip(plan.split(",") if plan else (), arguments, strict=True):
         column, operator = map(int, part.split(":"))
         if not isinstance(value, str):
-            continue  # SQLite compares a number with text its own way
+            continue  # SQLite's own rules for comparing a number with text apply
         if column == _DEVICE:
             device_id = value if operator == _EQ else device_id
         else:

@@ -1,4 +1,4 @@
-"""Writes a plain SQLite file of one UTC day: the original's two tables with all rows, packed or not.
+"""Writes one UTC day to a plain SQLite file: the original's two tables with all rows, packed or not.
 
     python -m ec_server.storage.unpack -d YYYYMMDD -o FILE.sqlite [--device ID] [-c FILE]
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_day(store: Store, day: int, device_id: str | None, path: Path) -> int:
-    """Write a day's rows and digests to a new file that takes the place of ``path``; rows, 0 for no file."""
+    """Write a day's rows and digests to a file that replaces ``path``; returns the rows, 0 if no file was made."""
     devices = [d for d, of in store.stored_days() if of == day and device_id in (None, d)]
     if not devices:
         return 0
