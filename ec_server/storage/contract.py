@@ -14,7 +14,7 @@ Rules for every engine (test/contract runs the same suite against all of them):
    transaction. A digest that is not cached is computed from the rows on request. A change of rows by
    another program counts as a write.
 5. A verdict is recorded only if the minute's digest is still the one that was compared, and it is stored
-   with the rows: if they disappear or are restored to an older state, so is the verdict. Data that is
+   with the rows: if they disappear or revert to an older state, so does the verdict. Data that is
    kept elsewhere can make a minute unproven, but never proven.
 6. A damaged row or file affects only its own minute or day, and is reported by ``health``.
 7. A call for one device never changes another device's rows.

@@ -1,7 +1,8 @@
-"""What is left to pack in a folder of day files, what space they use, and giving it back.
+"""What is left to pack in a folder of day files, how much space they use, and returning free space.
 
-Rule: a packer asks every few seconds, and most of its files are days that are over, packed and at rest. What
-was found of a day that is over holds until its file changes, so that a year of files is not opened each time.
+Rule: a packer asks every few seconds, and most files are past days that are fully packed and do not change.
+Results for a past day are therefore kept until its file changes, so that a year of files is not opened each
+time.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from utilities.utc import DAY_S
 
 
 class _Done(NamedTuple):
-    """Days of which nothing is left to do, by what their files looked like when that was found."""
+    """Days with nothing left to do, each with the stamp that its file had when this was found."""
 
     packed: dict[int, tuple[int, ...]]
     shrunk: dict[int, tuple[int, ...]]
 
 
 class Backlog:
-    """Of one folder. One thread."""
+    """The backlog of one folder. Not thread-safe."""
 
     def __init__(self, folder: SqliteFolder) -> None:
         self._folder = folder
@@ -29,12 +30,12 @@ class Backlog:
         self._sizes: dict[int, tuple[tuple[int, ...], StoredBytes]] = {}
 
     def forget(self, day: int) -> None:
-        """The day's file is gone."""
+        """Forget a day whose file is gone."""
         for known in (self._done.packed, self._done.shrunk, self._sizes):
             known.pop(day, None)
 
     def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
-        """As the contract has it."""
+        """See the contract."""
         found: list[tuple[str, int]] = []
         for day in self._folder.days.between(0, before):
             left = most - len(found)
@@ -49,7 +50,7 @@ class Backlog:
         return found
 
     def count_unpacked(self, before: int) -> int:
-        """As the contract has it."""
+        """See the contract."""
         return sum(self._count(day, before) for day in self._folder.days.between(0, before))
 
     def _count(self, day: int, before: int) -> int:
@@ -63,7 +64,7 @@ class Backlog:
         return count
 
     def return_space(self, before: int) -> bool:
-        """As the contract has it. Today's file keeps some, for the rows that come."""
+        """See the contract. Today's file keeps some free space for the next rows."""
         more = [self._return_space(day, before) for day in self._folder.days.between(0, before)]
         return any(more)
 
@@ -77,7 +78,7 @@ class Backlog:
         return more
 
     def stored_bytes(self) -> StoredBytes:
-        """As the contract has it."""
+        """See the contract."""
         found = [self._bytes_of(day) for day in self._folder.days.stored()]
         return StoredBytes(sum(one.rows for one in found), sum(one.blocks for one in found))
 

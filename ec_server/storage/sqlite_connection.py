@@ -1,14 +1,14 @@
-"""How this server opens SQLite: pragmas, transactions, and driver errors as the tree's.
+"""How this server opens SQLite: pragmas, transactions, and the translation of driver errors.
 
 Rules:
 
-1. The library comes from ``apsw``, never from the interpreter: SQLite before 3.51.3 can lose
-   committed writes when two connections checkpoint one WAL at once, and several processes do here.
-2. Own connections run with triggers off; what the triggers do for other programs' changes, own
-   code does group by group. A connection from outside runs them (see schema/sqlite_day.sql).
-3. The WAL of a file outlives its connections, empty (``_keep_log``).
-4. Every transaction that writes begins IMMEDIATE: it waits for its turn at the beginning, so that it
-   cannot fail half-way for want of the lock.
+1. SQLite comes from ``apsw``, never from the Python interpreter: versions before 3.51.3 can lose
+   committed writes if two connections checkpoint one WAL at the same time, as several processes do here.
+2. The server's own connections run with triggers off; its code does for each group of rows what the
+   triggers do for changes by other programs (see schema/sqlite_day.sql).
+3. The WAL file stays, empty, when its last connection closes (``_keep_log``).
+4. Every transaction that writes begins with BEGIN IMMEDIATE: it waits for the lock at the beginning, so
+   that it cannot fail half-way because another connection holds it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUSY_TIMEOUT_MS = 4_000
 _WAL_PAGES = 4000  # checkpoint after 16 MB rather than 4: fewer fsyncs, same safety
 _WAL_KEEP_BYTES = 64 * 1024 * 1024
 
-# What can go away by itself or by the operator's hand without the file being harmed.
+# Errors that may go away, or that the operator can fix, without any harm to the file.
 _RETRYABLE = (
     apsw.BusyError,
     apsw.LockedError,
@@ -46,7 +46,7 @@ _OTHER_TABLES = ("no such column", "no such table", "has no column named")
 
 @contextmanager
 def translated(doing: str, path: Path) -> Iterator[None]:
-    """Turn apsw's and the system's errors into StorageError, with what was being done and to which file."""
+    """Turn errors of apsw and of the system into StorageError that says what was being done to which file."""
     try:
         yield
     except _RETRYABLE as error:
@@ -67,14 +67,14 @@ def translated(doing: str, path: Path) -> Iterator[None]:
 
 
 def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw.Connection:
-    """A connection to ``path``; apsw's own errors (use within ``translated``)."""
+    """A connection to ``path``. Raises apsw's own errors: use it within ``translated``."""
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags | apsw.SQLITE_OPEN_NOMUTEX)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     if not read_only:
-        if not the_value(connection.execute("PRAGMA page_count")):  # in an existing file it would only write
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that its space can be returned
+        if not the_value(connection.execute("PRAGMA page_count")):  # has no effect on an existing file
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that free space can be returned
         connection.execute("PRAGMA journal_mode = WAL")
         _keep_log(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -84,22 +84,22 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
 
 
 def _keep_log(connection: apsw.Connection) -> None:
-    """Truncate the WAL at the end instead of deleting it.
+    """Make SQLite truncate the WAL on close instead of deleting it.
 
-    SQLite deletes it by name, which by then may be the WAL of another file that took the first one's
-    place: a restored one, or one made anew.
+    SQLite deletes it by name. By then that name may belong to the WAL of another file that has replaced the
+    first one: a restored or a new file.
     """
     on = ctypes.c_int(1)
     connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(on))
 
 
 def all_rows(cursor: apsw.Cursor) -> list[tuple[Any, ...]]:
-    """All rows of a statement; their types are those of the columns asked for."""
+    """All rows of a statement."""
     return cursor.fetchall()
 
 
 def the_row(cursor: apsw.Cursor) -> tuple[Any, ...]:
-    """The row of a statement that has exactly one."""
+    """The only row of a statement."""
     row: tuple[Any, ...] | None = cursor.fetchone()
     assert row is not None
     return row
@@ -113,7 +113,7 @@ def the_value(cursor: apsw.Cursor) -> Any:
 
 @contextmanager
 def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Iterator[apsw.Cursor]:
-    """BEGIN, and COMMIT at the end, or ROLLBACK where anything was raised, COMMIT included."""
+    """BEGIN, then COMMIT; ROLLBACK if anything raises, including COMMIT."""
     cursor = connection.cursor()
     cursor.execute(f"BEGIN {kind}")
     try:

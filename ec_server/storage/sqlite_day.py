@@ -1,11 +1,11 @@
-"""One UTC day's SQLite file, open: its layout, its generation, and how many rows each minute has.
+"""An open SQLite file of one UTC day: its layout, its generation, and how many rows each minute has.
 
-Its rows are read by sqlite_day_rows.py and written by sqlite_day_writes.py; sqlite_day_digests.py keeps their
-digests, sqlite_day_proof.py what is proven of them, sqlite_day_packing.py makes blocks of them. Rules:
+sqlite_day_rows.py reads its rows, sqlite_day_writes.py writes them, sqlite_day_digests.py caches their
+digests, sqlite_day_proof.py records what is proven, sqlite_day_packing.py packs them into blocks. Rules:
 
-1. A file of an older layout is brought to this one when it is opened for writing, its rows as they are.
-2. A file that retention has removed says so in ``user_version``, set in the last transaction it
-   saw. Whoever still has it open must not write to it: it opens the path anew.
+1. A file of an older layout is converted when it is opened for writing; its rows do not change.
+2. Before retention deletes a file, its last transaction sets ``user_version`` to REMOVED. A process that
+   still has the file open must not write to it, but open the path again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SCHEMA = Path(__file__).with_name("schema")
 
 
 class DayFile:
-    """An open day. Its calls raise apsw's errors; SqliteStore translates them."""
+    """An open day file. Its methods raise apsw's errors; SqliteStore translates them."""
 
     def __init__(
         self,
@@ -68,16 +68,16 @@ class DayFile:
         self.inode = path.stat().st_ino
 
     def close(self) -> None:
-        """Let go of the file, with all that is committed in the file itself rather than beside it.
+        """Close the file, after moving everything committed from the WAL into it.
 
-        SQLite does that only for the last connection, and not if that one is read-only.
+        SQLite does that only when the last connection closes, and not if that one is read-only.
         """
         if not self.read_only:
             self.empty_log()
         self.db.close()
 
     def empty_log(self) -> bool:
-        """Move what is committed into the file itself; False where others are at work in it: theirs to do."""
+        """Move what is committed from the WAL into the file; False if other connections are using it."""
         self.db.set_busy_timeout(0)
         try:
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -129,12 +129,12 @@ class DayFile:
 
     @staticmethod
     def version(cursor: apsw.Cursor) -> int:
-        """The file's layout, or REMOVED."""
+        """The number of the file's layout, or REMOVED."""
         return int(the_value(cursor.execute("PRAGMA user_version")))
 
     @property
     def has_blocks(self) -> bool:
-        """Whether the layout has packed seconds."""
+        """Whether the layout has a table of packed seconds."""
         return self.layout > 1
 
     def generation(self) -> int:
@@ -145,7 +145,7 @@ class DayFile:
 
     @staticmethod
     def next_generation(cursor: apsw.Cursor, at_least: int = 0) -> int:
-        """Raise the generation, within a transaction; the new one."""
+        """Raise the generation, within a transaction; returns the new one."""
         return int(
             the_value(
                 cursor.execute(
@@ -155,18 +155,18 @@ class DayFile:
         )
 
     def mark_removed(self) -> None:
-        """Tell every process that has the file open that it must not be written to any more."""
+        """Tell every process that has the file open not to write to it any more."""
         with transaction(self.db, "EXCLUSIVE") as cursor:
             cursor.execute(f"PRAGMA user_version = {REMOVED}")
 
     # --- minutes --------------------------------------------------------------------------
 
     def span(self, start: int, stop: int) -> tuple[str, str]:
-        """First and last ``ec_time`` of what of ``[start, stop)`` is this day's."""
+        """First and last ``ec_time`` of the part of ``[start, stop)`` that lies in this day."""
         return ec_time(max(start, self.day)), ec_time(min(stop, self.day + 86_400) - 1)
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """``(minute, rows, samples as the rows count them)``."""
+        """``(minute, rows, sum of the rows' sample counts)``."""
         found = self.db.execute(
             "SELECT ec_time, row_count, row_samples FROM minute_line WHERE device_id = ?"
             " AND ec_time BETWEEN ? AND ? AND row_count > 0 ORDER BY ec_time",
@@ -201,7 +201,7 @@ class DayFile:
 
 @contextmanager
 def snapshot(db: apsw.Connection) -> Iterator[None]:
-    """Several reads that see the same state of the file, within a transaction where there is one."""
+    """Several reads that see the same state of the file; uses the open transaction if there is one."""
     if db.in_transaction:
         yield
     else:

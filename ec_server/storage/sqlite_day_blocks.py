@@ -1,14 +1,16 @@
-"""Packed seconds of a day's file: reading the table ``ec_block`` beside the rows, and taking blocks back.
+"""Packed seconds of a day file: reads the table ``ec_block``, and turns blocks back into rows.
 
 Rules:
 
-1. A row stands in ``ec_consumption`` or in a block, never in both: they are exchanged in one transaction
-   (sqlite_day_packing.py). A reader of both tables does so in one transaction, too.
-2. Packed rows rank as they did: a block keeps each row's rank and what orders rows of one rank, so that
-   its rowid can be told. New rowids are above those of packed rows, which ``ec_block_total`` remembers.
-3. Before a packed row is replaced, its second's rows are put back (``restore``) and packed again later.
-4. A damaged block reads as if it were not there, and ``on_damage`` is told. A repair of its second takes
-   it out and keeps its bytes in ``ec_block_replaced``.
+1. A row is in ``ec_consumption`` or in a block, never in both: one transaction moves it
+   (sqlite_day_packing.py). Whoever reads both tables must do so in one transaction, too.
+2. Packed rows keep their rank: a block stores each row's rank and its position among rows of the same
+   rank, from which its rowid can be computed. New rowids are above those of packed rows, the highest of
+   which ``ec_block_total`` keeps.
+3. Before a packed row is replaced, the rows of its second are restored (``restore``); they are packed again
+   later.
+4. A damaged block is treated as absent, and ``on_damage`` is called. A repair of its second moves its bytes
+   to ``ec_block_replaced``.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from utilities.model import StoredRow
 from utilities.utc import MINUTE_S, ec_time, iso, iso_texts, parse_ec
 
 OnDamage = Callable[[str, int, str], object]
-"""Told the device, the minute and what is wrong with something of it."""
+"""Called with the device, the minute and what is damaged in it."""
 
 READABLE_TIME = "ec_time GLOB '[0-2][0-9][0-5][0-9][0-5][0-9]' AND +ec_time < '24'"
 """What is no time of day, because it was damaged or another program wrote it, is of no second."""
@@ -42,22 +44,22 @@ _SECOND = "device_id = ? AND ec_date = ? AND ec_time = ?"
 
 
 class DayBlocks:
-    """The blocks of one open day file; apsw's errors."""
+    """The blocks of one open day file; raises apsw's errors."""
 
     def __init__(self, db: apsw.Connection, date: str, on_damage: OnDamage, *, present: bool) -> None:
         self._db = db
         self._date = date
         self._on_damage = on_damage
         self._present = present
-        """False for a file of an older layout that is only read."""
+        """False for a read-only file of an older layout."""
         self._state: tuple[int, int] | None = None
         self._loose: set[tuple[str, int]] = set()
-        """Seconds without a block while ``ec_block_total`` is ``_state``."""
+        """Seconds known to have no block as long as ``ec_block_total`` is ``_state``."""
 
     # --- reading --------------------------------------------------------------------------
 
     def exist(self, device_id: str, first: str, last: str) -> bool:
-        """Whether there are any from one ``ec_time`` to another, both included."""
+        """Whether there are any blocks between two ``ec_time``, both included."""
         return bool(self.times(device_id, first, last, most=1))
 
     def times(self, device_id: str, first: str, last: str, *, most: int = -1) -> list[str]:
@@ -69,7 +71,7 @@ class DayBlocks:
         return [time_text for (time_text,) in found]
 
     def of_second(self, device_id: str, time_text: str) -> Block | None:
-        """The second's block; None if there is none, or a damaged one."""
+        """The second's block; None if there is none or it is damaged."""
         try:
             return self._decoded(device_id, time_text)
         except BlockError as error:
@@ -95,16 +97,16 @@ class DayBlocks:
         return block
 
     def rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
-        """Rowid and row of every packed row, ascending in the second, then in the rowid."""
+        """Rowid and row of every packed row, by second, then by rowid, ascending."""
         for time_text in self.times(device_id, first, last):
             block = self.of_second(device_id, time_text)
             yield from rows_of(block) if block is not None else ()
 
     def among(self, cursor: apsw.Cursor, seconds: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-        """Those of the seconds that have a block. Cheap where the same ones are asked for again and again.
+        """Those of the seconds that have a block. Cheap for seconds that are asked for repeatedly.
 
-        No state of ``ec_block_total`` comes twice: a new block makes its bytes more, and one taken away its
-        last rowid.
+        ``ec_block_total`` never has the same values again after a change: a new block increases
+        ``block_bytes``, a removed one ``last_rowid``.
         """
         state = the_row(cursor.execute("SELECT last_rowid, block_bytes FROM ec_block_total"))
         if state == (0, 0):
@@ -119,13 +121,13 @@ class DayBlocks:
                 self._loose.add((device_id, second))
 
     def last_rowid(self, cursor: apsw.Cursor) -> int:
-        """The highest rowid of any row that was ever packed here; 0 for none."""
+        """A rowid that no packed row exceeds; 0 if nothing was ever packed here."""
         return int(the_value(cursor.execute("SELECT last_rowid FROM ec_block_total")) or 0)
 
-    # --- taking back ----------------------------------------------------------------------
+    # --- restoring ------------------------------------------------------------------------
 
     def restore(self, cursor: apsw.Cursor, device_id: str, time_text: str, block: Block) -> None:
-        """Put the rows of a second back into ``ec_consumption``, in place of its block."""
+        """Move the rows of a second from its block back into ``ec_consumption``."""
         self.remove(cursor, device_id, time_text)
         rows = list(rows_of(block))[::-1]
         times = iso_texts([row.inserted_us for _, row in rows])
@@ -146,7 +148,7 @@ class DayBlocks:
         )
 
     def _keep_replaced(self, cursor: apsw.Cursor, row: tuple[Any, ...]) -> None:
-        """A packed row whose key another program has inserted again since: that one took its place."""
+        """Keep a packed row as replaced: another program has inserted a row with its key since."""
         cursor.execute(
             "INSERT INTO ec_replaced VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'message')",
             (*row, iso(time.time_ns() // 1000)),
@@ -158,7 +160,7 @@ class DayBlocks:
         )
 
     def remove(self, cursor: apsw.Cursor, device_id: str, time_text: str) -> None:
-        """Take a block out, and its bytes off the total."""
+        """Delete a block, and subtract its bytes from the total."""
         key = (device_id, self._date, time_text)
         cursor.execute(
             "UPDATE ec_block_total SET last_rowid = last_rowid + 1, block_bytes = block_bytes - coalesce("  # noqa: S608
@@ -170,7 +172,7 @@ class DayBlocks:
     def set_damaged_aside(
         self, cursor: apsw.Cursor, device_id: str, time_text: str, now_us: int
     ) -> tuple[int, int]:
-        """Take a block out that cannot be decoded, and keep its bytes; its rows and samples, 0 for none."""
+        """Move a block that cannot be decoded to ``ec_block_replaced``; its rows and samples, or (0, 0)."""
         try:
             self._decoded(device_id, time_text)
         except BlockError:
@@ -189,6 +191,6 @@ class DayBlocks:
 
 
 def rows_of(block: Block) -> Iterator[tuple[int, StoredRow]]:
-    """Rowid and row of each row of a block, ascending in the rowid."""
+    """Rowid and row of each row of a block, by rowid, ascending."""
     for batch, inserted_us, rank, tie in block.rows():
         yield first_rowid(rank) + tie, StoredRow(batch, inserted_us, rank)

@@ -1,7 +1,7 @@
-"""The rows of one second in columns, for packing: one statement, and little done for each row.
+"""The rows of one second as columns, for packing: one SQL statement, and little work per row.
 
-Only rows in the server's own form can be taken so. Where another program left one in any other, or one that
-begins with another, they are taken one by one (sqlite_day_packing.py).
+This works only if all rows are written as this server writes them. If another program wrote one differently,
+or one that begins at the same microsecond as another, the rows are read one by one (sqlite_day_packing.py).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _Characters = npt.NDArray[np.uint8]
 
 
 class SecondColumns(NamedTuple):
-    """All rows of a second as they stand in the file; nothing is known of what their values say."""
+    """All rows of a second as stored; their values have not been checked."""
 
     columns: Columns
     rowids: _Numbers
 
 
 class _OtherFormError(Exception):
-    """Some row is not in the server's own form."""
+    """A row is not written as this server writes it."""
 
 
 def columns_of(file: DayFile, device_id: str, time_text: str) -> SecondColumns | None:
@@ -87,7 +87,7 @@ def _joined_of(texts: Sequence[str], length: int) -> bytes:
 
 
 def _matrix(texts: Sequence[str], length: int) -> _Characters:
-    """Texts of one length, a row of characters each."""
+    """Texts of one length as rows of characters."""
     return np.frombuffer(_joined_of(texts, length), np.uint8).reshape(-1, length)
 
 

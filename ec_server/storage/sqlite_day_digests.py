@@ -1,12 +1,12 @@
-"""The digests that are cached of an open day file's rows, and those that are computed where they are not.
+"""The digests of an open day file: cached ones, and those computed from the rows.
 
 Rules:
 
-1. ``ec_checksum`` holds only what is true of the rows. A digest enters it in a transaction that
-   finds the minute's ``version`` unchanged since the rows were read (``cache``), or the minute's
-   ``writer`` still the one process that wrote all of it (``publish``).
-2. While ``ec_minute.writer`` is set, nothing of that minute is cached; so the minute's own writer,
-   and it alone, may add rows without looking for digests to remove.
+1. ``ec_checksum`` holds only digests that match the rows. A digest is inserted in a transaction that
+   finds the minute's ``version`` unchanged since the rows were read (``_cache``), or finds that the minute's
+   ``writer`` is still the only process that wrote to it (``publish``).
+2. While ``ec_minute.writer`` is set, no digest of that minute is cached. So that writer, and no other, may
+   add rows without looking for digests to remove.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _CACHE = (
 
 
 class DayDigests:
-    """Digests of one open day file; apsw's errors."""
+    """The digests of one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile, rows: DayRows) -> None:
         self._file = file
         self._rows = rows
 
     def of_seconds(self, device_id: str, minute: int, *, from_rows: bool) -> list[tuple[int, Digest]]:
-        """Digests of the minute's non-empty seconds: the cached ones, and the others from the rows."""
+        """Digests of the minute's non-empty seconds, from the cache or else from the rows."""
         with transaction(self._file.db, "DEFERRED") as cursor:
             version, is_cached = self._version_of(cursor, device_id, minute)
             cached = {} if from_rows else self._cached_seconds(cursor, device_id, minute)
@@ -57,7 +57,7 @@ class DayDigests:
     def of_minutes(
         self, device_id: str, start: int, stop: int, *, from_rows: bool
     ) -> list[tuple[int, Digest]]:
-        """Digests of the non-empty minutes of ``[start, stop)`` of this day, ascending."""
+        """Digests of this day's non-empty minutes in ``[start, stop)``, ascending."""
         first, last = self._file.span(start, stop)
         cached = dict(
             self._file.db.execute(
@@ -77,7 +77,7 @@ class DayDigests:
         return found
 
     def _seconds_with_rows(self, cursor: apsw.Cursor, device_id: str, minute: int) -> list[int]:
-        """One index seek for each second, so that finding them reads no row."""
+        """The minute's seconds that have rows: one index seek for each, without reading rows."""
         at, last = ec_time(minute), ec_time(minute + 59)
         seconds = []
         statement = (
@@ -86,7 +86,7 @@ class DayDigests:
         )
         while time_text := the_value(cursor.execute(statement, (device_id, self._file.date, at, last))):
             seconds.append(parse_ec(self._file.date, time_text))
-            at = f"{time_text}~"  # ranks after every row of that second
+            at = f"{time_text}~"  # sorts after every row of that second
         packed = self._file.blocks.times(device_id, ec_time(minute), last)
         return seconds + [parse_ec(self._file.date, time_text) for time_text in packed]
 
@@ -113,7 +113,7 @@ class DayDigests:
         digests: Sequence[tuple[int, Digest]],
         computed: dict[int, Digest],
     ) -> None:
-        """Keep what was computed, unless the minute's rows have changed since they were read."""
+        """Cache what was computed, unless the minute's rows have changed since they were read."""
         with transaction(self._file.db) as cursor:
             cursor.execute(
                 "UPDATE ec_minute SET writer = NULL, digest_cached = ? WHERE device_id = ? AND ec_time = ?"
@@ -126,7 +126,7 @@ class DayDigests:
                 self._put_digests(cursor, device_id, minute, computed.items(), digest_of_minute(digests))
 
     def forget(self, cursor: apsw.Cursor, device_id: str, minute: int, seconds: Iterable[int]) -> None:
-        """Take away the cached digests of a minute and of some of its seconds, within a transaction."""
+        """Remove the cached digests of a minute and of some of its seconds, within a transaction."""
         statement = (
             "DELETE FROM ec_checksum WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND ec_type = ?"
         )
@@ -134,7 +134,7 @@ class DayDigests:
         cursor.executemany(statement, [(device_id, self._file.date, ec_time(s), "S") for s in seconds])
 
     def publish(self, finished: Iterable[FinishedMinute]) -> int:
-        """Cache digests of minutes that this connection's writer wrote alone; how many it was."""
+        """Cache digests of minutes that only this connection's writer wrote; returns how many."""
         taken = 0
         with transaction(self._file.db) as cursor:
             for one in finished:
@@ -171,7 +171,7 @@ class DayDigests:
         cursor.executemany(_CACHE, rows)
 
     def absent(self, before: int) -> list[tuple[str, int]]:
-        """``(device, minute)`` with rows, ended before ``before``, without a cached minute digest."""
+        """``(device, minute)`` that ended before ``before`` and has rows but no cached minute digest."""
         found = self._file.db.execute(
             "SELECT device_id, ec_time FROM minute_line WHERE digest_cached = 0 AND ec_time < ?"
             " AND row_count > 0 ORDER BY ec_time",
@@ -187,6 +187,6 @@ def _second_digest(text: str) -> Digest:
 
 
 def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
-    """The minute digest of its non-empty seconds; None for none."""
+    """The minute digest of a minute's non-empty seconds; None if there are none."""
     digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
     return Digest(*digest) if digest else None

@@ -1,16 +1,16 @@
-"""Packs the rows of a day's file into blocks, and gives the space back.
+"""Packs the rows of a day file into blocks, and returns the freed space.
 
 Rules:
 
-1. Rows are read and packed outside any transaction that writes, so that ingest waits for the exchange alone:
-   blocks go in and their rows go out in one transaction, which finds the minute's ``version`` unchanged
-   since the rows were read. Otherwise nothing happens, and the minute is packed another time. A transaction
-   exchanges several seconds, as each costs as much again as a second's rows, but a bounded number of rows.
-2. Packing changes nothing that anybody sees: neither ``version``, nor proof, nor digests, nor counts.
-3. What a block would not give back byte for byte stays a row: rows of other programs in another form, and
-   damaged ones.
-4. ``ec_minute.packed`` says that there is nothing left to pack; any write to the minute takes it back.
-5. Rows come and go in the free space of today's file. Of a day that is over all of it is returned.
+1. Rows are read and packed outside any write transaction, so that ingest waits only for the exchange: one
+   transaction inserts blocks and deletes their rows, if the minute's ``version`` has not changed since the
+   rows were read. Otherwise nothing happens, and the minute is packed another time. A transaction exchanges
+   several seconds, as a commit costs as much as a second's rows, but a bounded number of rows.
+2. Packing changes nothing that others can see: neither ``version``, nor proof, digests or counts.
+3. A row that a block could not reproduce byte for byte stays a row: rows that other programs wrote in
+   another form, and damaged ones.
+4. ``ec_minute.packed`` says that nothing is left to pack; any write to the minute resets it.
+5. Today's file keeps free space for new rows. Once a day is over, all its free space is returned.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _IN_ITS_OWN_FORM = (
     " NOT GLOB '*[^!-~]*'"
 )
 _ROWS_AT_ONCE = 10_000
-"""What is exchanged in one transaction: some 50 ms of ingest's time."""
+"""Rows exchanged in one transaction: it blocks ingest for about 50 ms."""
 _PAGES_AT_ONCE = 1000
 _KEPT_SHARE, _KEPT_PAGES = 4, 16_384
-"""Of today's file, a quarter may be free, or 64 MB."""
+"""A quarter of today's file may be free, or 64 MB."""
 _WORTH_A_REWRITE = 8
-"""A file that cannot shrink in steps is rewritten where more than one page in so many is free."""
+"""A file that cannot shrink in steps is rewritten if more than one page in this many is free."""
 
 
 class _ChangedError(Exception):
@@ -52,28 +52,28 @@ class _ChangedError(Exception):
 
 
 class _Exchange(NamedTuple):
-    """A second's rows and the block that takes their place; None if none does."""
+    """A second's rows and the block that replaces them; None if there is none."""
 
     time_text: str
     block: bytes | None = None
     rows: int = 0
-    """In the block."""
+    """Samples in the block."""
     samples: int = 0
     gone: Sequence[int] = ()
-    """Rowids of rows that it takes the place of."""
+    """Rowids of the rows that the block replaces."""
     gone_samples: int = 0
     left: int = 0
-    """Rows that stay rows."""
+    """How many rows are not packed."""
 
 
 class DayPacking:
-    """Packing of one open day file; apsw's errors."""
+    """Packing of one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile) -> None:
         self._file = file
 
     def unpacked(self, before: int, most: int) -> list[tuple[str, int]]:
-        """``(device, minute)`` with something to pack that ended before ``before``, oldest first."""
+        """``(device, minute)`` that ended before ``before`` and has rows to pack, oldest first."""
         found = self._file.db.execute(
             "SELECT device_id, ec_time FROM minute_line WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
             " ORDER BY ec_time LIMIT ?",
@@ -92,7 +92,7 @@ class DayPacking:
         return ec_time(max(minute, self._file.day)) if minute < self._file.day + 86_400 else "~"
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """Pack what there is to pack of a minute; nothing more once somebody else writes to it."""
+        """Pack a minute's rows; stops when somebody else writes to the minute."""
         at = (device_id, ec_time(minute))
         version = the_value(self._file.db.execute(f"SELECT version FROM ec_minute WHERE {_MINUTE}", at))  # noqa: S608
         packed = Packed()
@@ -124,7 +124,7 @@ class DayPacking:
     def _exchange(
         self, at: tuple[str, str], version: int | None, ready: Sequence[_Exchange], *, are_last: bool = False
     ) -> Packed:
-        """Put blocks in the place of rows; the minute is packed with the last ones."""
+        """Replace rows by blocks; with the last ones the minute is marked as packed."""
         packed = Packed()
         with transaction(self._file.db) as cursor:
             self._expect(cursor, at, version)
@@ -149,7 +149,7 @@ class DayPacking:
     # --- one second -----------------------------------------------------------------------
 
     def _prepare(self, device_id: str, time_text: str, version: int | None) -> _Exchange:
-        """The second's block, and which rows it takes the place of."""
+        """The second's block, and which rows it replaces."""
         with snapshot(self._file.db):
             self._expect(self._file.db.cursor(), (device_id, time_text[:4] + "00"), version)
             if not self._file.blocks.exist(device_id, time_text, time_text):
@@ -161,11 +161,11 @@ class DayPacking:
             return self._prepare_row_by_row(device_id, time_text)
 
     def _prepare_row_by_row(self, device_id: str, time_text: str) -> _Exchange:
-        """The same where there is a block already, or a row that a block cannot hold."""
+        """The same if there is a block already, or a row that a block cannot hold."""
         loose, others = self._loose_rows(device_id, time_text)
         block = self._file.blocks.of_second(device_id, time_text)
         is_packed = self._file.blocks.exist(device_id, time_text, time_text)
-        if not loose or (is_packed and block is None):  # a damaged block is a repair's business
+        if not loose or (is_packed and block is None):  # a damaged block is left to a repair
             return _Exchange(time_text, left=len(loose) + others)
         before = block.rows() if block is not None else []
         data, left = pack([*before, *loose])
@@ -184,7 +184,7 @@ class DayPacking:
         )
 
     def _loose_rows(self, device_id: str, time_text: str) -> tuple[list[Row], int]:
-        """The second's rows in their own form, and how many there are in another."""
+        """The second's rows in the server's own form, and how many are in another."""
         second = parse_ec(self._file.date, time_text)
         found = all_rows(
             self._file.db.execute(
@@ -233,7 +233,7 @@ class DayPacking:
         return StoredBytes(used - blocks, blocks)
 
     def return_space(self, *, is_over: bool) -> bool:
-        """Return some free pages to the file system; whether there are more to return."""
+        """Return some free pages to the file system; True if there are more to return."""
         pages, free = self._pragma("page_count"), self._pragma("freelist_count")
         spare = free if is_over else free - max(pages // _KEPT_SHARE, _KEPT_PAGES)
         if spare <= 0:
@@ -251,7 +251,7 @@ class DayPacking:
 
 
 def _moments(texts: Sequence[str]) -> list[int | None]:
-    """Epoch microseconds of insert times; None for each that does not read as the server writes it."""
+    """Epoch microseconds of insert times; None for each that is not written as the server writes it."""
     found: list[int] = []
     prefix, second_us = "", 0
     for text in texts:

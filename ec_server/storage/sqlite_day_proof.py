@@ -1,15 +1,15 @@
-"""What is on record of a day file's minutes: verdicts, and which ranges of minutes are settled.
+"""The proof in a day file: the verdicts of its minutes, and which ranges of minutes are settled.
 
 Rules:
 
-1. A verdict stands in the minute's line in ``ec_minute``, beside the rows, and is recorded only where
-   the minute's digest on record is still the one that was compared.
-2. ``ec_settled`` says the same of ranges, so that a round reads a line or two and not one line for each
-   minute. It changes in the same transactions. Another program's change sets ``start`` to NULL, and the
-   ranges are computed anew from the lines.
-3. A verdict that takes a settled minute's state away is synced before it returns (sqlite_lasting.py).
-4. Minutes without a line, of which neither side has anything, are not this file's business: progress.db
-   keeps them as ranges.
+1. A verdict is stored in the minute's line in ``ec_minute``, in the same file as the rows, and is recorded
+   only if the minute's cached digest is still the one that was compared.
+2. ``ec_settled`` holds the same as ranges, so that a round reads one or two lines instead of one per
+   minute. Both change in the same transaction. A change by another program sets ``start`` to NULL, and the
+   ranges are computed again from the lines.
+3. A verdict that makes a settled minute unsettled is synced to disk before it returns (sqlite_lasting.py).
+4. Minutes without a line, of which neither side has anything, are not kept here but in progress.db, as
+   ranges.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NOTED += " CAST(sum(extra) AS INTEGER), CAST(sum(conflicts) AS INTEGER)"
 
 
 class DayProof:
-    """Verdicts of one open day file; apsw's errors."""
+    """The verdicts of one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile) -> None:
         self._file = file
@@ -131,7 +131,7 @@ class DayProof:
         return Digest(*found) if found else None
 
     def revoke(self, cursor: apsw.Cursor, device_id: str, minute: int) -> None:
-        """The minute is written to: it is settled no more. Within ``lasting.run``."""
+        """A write makes the minute unsettled. Call within ``lasting.run``."""
         settled = self._ranges(cursor, device_id)
         left = ranges.subtract(settled, ranges.of_minutes([minute]))
         if left != settled:
@@ -143,7 +143,7 @@ class DayProof:
         self._put_ranges(cursor, device_id, left)
 
     def revoke_all(self, generation: int) -> None:
-        """Take every verdict away: the file went back to an older state. Its generation is raised."""
+        """Remove every verdict, as the file has reverted to an older state, and raise its generation."""
         self._file.lasting.run(lambda: self._revoke_all(generation))
 
     def _revoke_all(self, generation: int) -> None:
@@ -156,7 +156,7 @@ class DayProof:
     # --- what is settled ------------------------------------------------------------------
 
     def settled(self, device_id: str) -> list[Range]:
-        """Ranges of minutes with a line that is settled, ascending."""
+        """Ranges of minutes that have a line and are settled, ascending."""
         if self._file.layout == 1:
             return self._from_lines(self._file.db.cursor(), device_id)
         return self._ranges(self._file.db.cursor(), device_id)
@@ -193,7 +193,7 @@ class DayProof:
         cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in settled])
 
     def with_line(self, device_id: str, start: int, stop: int) -> list[int]:
-        """Minutes of ``[start, stop)`` that have a line, and so have or had rows."""
+        """Minutes of ``[start, stop)`` that have a line: they have rows, or had some."""
         found = self._file.db.execute(
             "SELECT ec_time FROM minute_line WHERE device_id = ? AND ec_time BETWEEN ? AND ?",
             (device_id, *self._file.span(start, stop)),

@@ -1,12 +1,12 @@
-"""The rows of an open day file, as they are and as text, from both of its tables.
+"""The rows of an open day file, from both of its tables, as rows and as canonical text.
 
 Rules:
 
-1. Rows rank by their rowid (sqlite_rank.py), whatever the clock does.
-2. Rows stand in ``ec_consumption`` or, packed, in ``ec_block`` (sqlite_day_blocks.py); a second may have
-   both. Nothing outside the day's own modules knows which.
-3. A row whose content was damaged never raises: what can be read of it counts, the digest shows the
-   rest, and the file's ``on_damage`` is told where the row does not fit its own checksum.
+1. The rowid determines a row's rank (sqlite_rank.py); the clock does not.
+2. A row is in ``ec_consumption`` or, packed, in ``ec_block`` (sqlite_day_blocks.py); a second may have rows
+   in both. Only the ``sqlite_day`` modules know which.
+3. Damaged content of a row never raises an error: whatever is readable is used, the digest reveals the
+   rest, and ``on_damage`` is called if the row does not match its own checksum.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SPAN = "device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
 
 
 class DayRows:
-    """Rows and texts of one open day file; apsw's errors."""
+    """Rows and texts of one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile) -> None:
         self._file = file
 
     def all(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
-        """Rows of seconds ``[start, stop)`` of this day, ascending in the second, then in the rank."""
+        """The rows of seconds ``[start, stop)`` of this day, by second, then by rank, ascending."""
         yield from (row for _, row in self.with_rowid(device_id, start, stop))
 
     def with_rowid(self, device_id: str, start: int, stop: int) -> Iterator[tuple[int, StoredRow]]:
@@ -65,7 +65,7 @@ class DayRows:
                 yield row[7], stored
 
     def _stored(self, device_id: str, row: Sequence[Any], rowid: int) -> StoredRow | None:
-        """A row of _VALUES; what was damaged in it reads as it can, None if its key cannot be read."""
+        """The row from columns _VALUES, damaged ones as far as they are readable; None if its key is not."""
         time_text, start_us, end_us, values, count, checksum, inserted = row[:7]
         try:
             batch = Batch(
@@ -86,7 +86,7 @@ class DayRows:
         return StoredRow(batch, inserted_us, rank_of(rowid) or inserted_us)
 
     def replaced(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
-        """Rows of seconds ``[start, stop)`` of this day that others took the place of."""
+        """The replaced rows of seconds ``[start, stop)`` of this day."""
         if self._file.layout == 1:
             return []
         found = self._file.db.execute(
@@ -101,7 +101,7 @@ class DayRows:
     ) -> Iterator[tuple[int, str]]:
         """``(second, canonical text)`` of the non-empty seconds of ``[start, stop)``, ascending.
 
-        Where they are not ``trusted``, rows are held against their own checksums.
+        Unless ``trusted``, each row is compared with its own checksum.
         """
         first, last = self._file.span(start, stop)
         with snapshot(self._file.db):
@@ -175,7 +175,7 @@ class DayRows:
 
 
 def _in_order(second: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
-    """The rows of one second, ascending in the rowid; those of the same rank by their key."""
+    """The rows of one second by rowid, ascending; those of the same rank by their key."""
     rows = list(second)
     if any(is_shared(rowid) for rowid, _ in rows):
         rows.sort(key=lambda row: (rank_of(row[0]), row[1].batch.start_us, row[1].batch.end_us))
@@ -191,7 +191,7 @@ def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
 
 
 def is_whole(values: str, checksum: str) -> bool:
-    """Whether a row's text fits its checksum."""
+    """Whether a row's text matches its checksum."""
     return md5_hex(values) == checksum
 
 

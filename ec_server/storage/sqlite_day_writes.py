@@ -1,12 +1,13 @@
-"""How rows get into a day's file: messages, repairs, replays, and what they take the place of.
+"""Writes rows to a day file: messages, repairs and replays, and keeps the rows that these replace.
 
 Rules:
 
-1. One call is one transaction: rows, the rows that they replace, the minutes' lines, the cached digests
-   and verdicts that they make wrong, and the writer's mark.
-2. Ingest assumes that every row is new, in one statement, and looks only where fewer were inserted.
-3. ``None`` instead of a result: the file was removed meanwhile, and nothing was written. Open it anew.
-4. A write to a minute that has a verdict is synced before it returns (sqlite_lasting.py).
+1. One call is one transaction: the rows, the rows that they replace, the minutes' lines, the removal of
+   cached digests and verdicts that no longer hold, and the writer's mark.
+2. Ingest assumes that all rows are new and inserts them with one statement; it looks for duplicates only
+   if fewer rows were inserted.
+3. The result ``None`` means that the file was removed meanwhile and nothing was written: open it again.
+4. A write to a minute that has a verdict is synced to disk before it returns (sqlite_lasting.py).
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ _TOUCH = (
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one transaction did."""
+    """The result of one transaction."""
 
     result: WriteResult
     generation: int | None
-    """The file's new generation, where what proof rests on has changed."""
+    """The file's new generation, if a change affected proof."""
 
 
 class DayWrites:
-    """Writes to one open day file; apsw's errors."""
+    """Writes to one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile, rows: DayRows, digests: DayDigests, proof: DayProof) -> None:
         self._file, self._rows = file, rows
@@ -107,7 +108,7 @@ class DayWrites:
             return self._account(cursor, [row.batch for row in rows], effects)
 
     def repair(self, batches: Sequence[Batch]) -> Written | None:
-        """Commit what the device says of its seconds; afterwards these values win."""
+        """Commit the device's own values of some seconds; afterwards these values win."""
         return self._file.lasting.run(lambda: self._repair_all(batches))
 
     def _repair_all(self, batches: Sequence[Batch]) -> Written | None:
@@ -122,7 +123,7 @@ class DayWrites:
             return self._account(cursor, batches, effects)
 
     def keep_replaced(self, kept: Sequence[ReplacedRow]) -> bool:
-        """Put rows on record that were replaced elsewhere; False if the file was removed meanwhile."""
+        """Record rows that were replaced elsewhere; False if the file was removed meanwhile."""
         with transaction(self._file.db) as cursor:
             if self._file.version(cursor) == REMOVED:
                 return False
@@ -158,7 +159,7 @@ class DayWrites:
         return effects
 
     def _packed_already(self, cursor: apsw.Cursor, batches: Sequence[Batch]) -> set[int]:
-        """Places of batches that are packed. A second is restored where another would change a packed row."""
+        """Positions of batches that are packed already; restores seconds whose packed rows would change."""
         again: set[int] = set()
         seconds = {(batch.device_id, batch.second) for batch in batches}
         for device_id, second in self._file.blocks.among(cursor, seconds):
@@ -206,7 +207,7 @@ class DayWrites:
     ) -> Effect:
         """After an insert that may have met its key: what the row did, merged where it must be.
 
-        A merged row gets ``merged_rowid``. Rows above it follow in the same call, and are not seen yet.
+        A merged row gets ``merged_rowid``. Rows above it follow in the same call and are not considered yet.
         """
         found = the_value(cursor.execute(f"SELECT rowid FROM ec_consumption WHERE {_KEY}", binding[1:6]))  # noqa: S608
         if found == binding[0]:
@@ -261,7 +262,7 @@ class DayWrites:
 def _by_minute(
     batches: Iterable[Batch], effects: Iterable[Effect]
 ) -> dict[tuple[str, int], dict[int, list[int]]]:
-    """Rows and samples that each second gained, by minute; of batches that changed something."""
+    """Rows and samples that each changed second gained, by minute."""
     sums: dict[tuple[str, int], list[int]] = {}
     for batch, (changed, rows, samples) in zip(batches, effects):
         if changed:

@@ -1,15 +1,15 @@
-"""The day files of one folder: which there are, which are open, and what happens to a damaged one.
+"""The day files of one folder: which exist, which are open, and how damaged ones are set aside.
 
 Rules:
 
-1. A file that another took the place of (retention, somebody's restore) is noticed by its inode and
-   opened anew. Each opened file gets a writer id of its own: what this process once wrote to another file
-   in the same place is not in this one, so it must not publish digests of it.
+1. If a file was replaced by another (by retention or a restore), its inode shows this, and it is opened
+   again. Each opened file gets a writer id of its own: rows that this process wrote to the previous file are
+   not in this one, so it must not publish their digests.
 2. A file that SQLite cannot read is set aside: renamed to ``<name>.damaged-<n>``, never deleted. From
-   then on the day is as if its file were missing, so that it costs nobody anything but the day. Its log
-   goes first: without its file no other may ever find it, for SQLite would delete it.
-3. A file is marked as removed before it is deleted, both under the folder's lock. One that is found with the
-   mark was left by a process that died in between, and is deleted by whoever finds it.
+   then on the file counts as missing, so that only its day is affected. Its WAL is renamed first: SQLite
+   would delete a WAL that it finds without its file.
+3. A file is marked as removed before it is deleted, both under the folder's lock. If a process dies in
+   between, the next one that finds the marked file deletes it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OPEN_DAYS = 32
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """An open day: its file, and what is done with it."""
+    """An open day file and the parts that use it."""
 
     file: DayFile
     rows: DayRows
@@ -53,7 +53,7 @@ class Day:
 
 
 def inode_of(path: Path) -> int:
-    """What tells a file from another that took its name; 0 if there is none."""
+    """The file's inode, which distinguishes it from another that has its name later; 0 if there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def inode_of(path: Path) -> int:
 
 
 def day_of_set_aside(name: str) -> int | None:
-    """The day of a file that was set aside; None if the name is another."""
+    """The day of a file that was set aside; None if it is another kind of name."""
     match = _SET_ASIDE.fullmatch(name)
     return parse_ec(match[1], "000000") if match else None
 
@@ -75,7 +75,7 @@ class DayFiles:
         self._synchronous = synchronous
         self._open: OrderedDict[int, Day] = OrderedDict()
         self.on_damage: OnDamage = lambda *_: None
-        """Told of rows that do not fit their checksums."""
+        """Called with rows that do not match their checksums."""
 
     def close(self) -> None:
         """Close every file."""
@@ -96,7 +96,7 @@ class DayFiles:
         return sorted(day for day, _ in self._named(_DAY_FILE))
 
     def between(self, start: int, stop: int) -> list[int]:
-        """Days with a file that have a part in ``[start, stop)``, ascending."""
+        """Days that have a file and overlap ``[start, stop)``, ascending."""
         return [day for day in self.stored() if day < stop and day + DAY_S > start]
 
     def _named(self, form: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
@@ -108,7 +108,7 @@ class DayFiles:
             try:
                 yield parse_ec(match[1], "000000"), self.folder / match[0]
             except ValueError:
-                continue  # somebody's copy, not a day
+                continue  # a copy that somebody made, not a day file
 
     def open(self, day: int) -> Day:
         """The day's open file; created if it is missing. Call within ``translated``."""
@@ -142,7 +142,7 @@ class DayFiles:
         )
 
     def _finish_removal(self, day: int) -> None:
-        """Delete a day's file that is marked as removed, unless another has taken its place."""
+        """Delete a day's file that is marked as removed, unless it was replaced."""
         with self._folder_lock():
             if not self.path(day).exists():
                 return
@@ -152,12 +152,12 @@ class DayFiles:
                 self.delete(day)
 
     def stamp(self, day: int) -> tuple[int, ...]:
-        """What changes whenever the day's file does, and whenever another takes its place."""
+        """A value that changes whenever the day's file changes or is replaced."""
         path, stamp = self.path(day), [0]
         for name in (path, path.with_name(path.name + "-wal")):
             try:
                 found = name.stat()
-                # An empty -wal is there whenever somebody has the file open: as good as none.
+                # An empty -wal exists whenever somebody has the file open: treated as absent.
                 said = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
                 stamp += said if found.st_size else (0, 0, 0, 0)
             except FileNotFoundError:
@@ -171,9 +171,9 @@ class DayFiles:
         return self.rename_aside(path, inode_of(path) if inode is None else inode)
 
     def rename_aside(self, path: Path, inode: int) -> Path | None:
-        """Rename the damaged file with this inode; its new path.
+        """Rename the damaged file with this inode; returns its new path.
 
-        None if it is not there any more: another process has renamed it, and what is there now is new.
+        None if it is gone: another process has renamed it, and a file of that name is a new one.
         """
         with self._folder_lock():
             if not inode or inode_of(path) != inode:
@@ -186,13 +186,13 @@ class DayFiles:
 
     @staticmethod
     def _free_name(path: Path) -> Path:
-        """The first that neither a file has nor a log, which may stand alone after a death."""
+        """The first name that neither a file nor a WAL has; a process that died may leave a WAL alone."""
         names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
         ends = ("", "-wal", "-shm")
         return next(n for n in names if not any(n.with_name(n.name + end).exists() for end in ends))
 
     def remove(self, day: int) -> None:
-        """Delete a day's file; whoever has it open is told not to write to it."""
+        """Mark a day's file as removed, for processes that have it open, and delete it."""
         path = self.path(day)
         with translated("removing", path):
             file = self.open(day).file
@@ -202,7 +202,7 @@ class DayFiles:
                 self.delete(day)
 
     def delete(self, day: int) -> None:
-        """Delete a day's file, as it is."""
+        """Delete a day's file without marking it."""
         path = self.path(day)
         for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
             name.unlink(missing_ok=True)

@@ -1,14 +1,15 @@
-"""The files of one folder in use: day files and ``progress.db``, with errors told in the contract's words.
+"""Access to the files of one folder (day files and ``progress.db``), with errors as the contract has them.
 
 Rules:
 
-1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py): once it was found so
-   twice, the second time opened anew on a disk that reads (disk_check.py). Damaged rows cost their minute.
-   Both stay on record until the devices have filled the gap.
-2. A progress.db that SQLite cannot read is set aside too, and begun anew. It proves nothing, so that no
-   data is lost: every minute is compared again, and devices are on record again when they are heard.
-3. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
-   the machine may not, and a repair needs room.
+1. A file that SQLite cannot read is set aside, and only its day is lost (sqlite_files.py). This happens
+   after it was found unreadable twice, the second time after opening it again while the disk itself could
+   read it (disk_check.py). Damaged rows affect only their minute. Both stay recorded until the devices have
+   filled the gap.
+2. A progress.db that SQLite cannot read is set aside, too, and a new one is created. It holds no proof, so
+   no data is lost: every minute is compared again, and devices are recorded again when they send.
+3. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, but other programs on
+   the machine may not, and repairs need space.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from utilities.errors import DamagedFileError, PermanentStorageError
 from utilities.utc import DAY_S, day_of, minute_text
 
 _LONGEST_S, _READERS_LONGEST_S = 10.0, 0.5
-"""For reading a file that SQLite calls damaged; a reader may have somebody waiting for it."""
+"""Time limit for reading a file that SQLite calls damaged: a caller may be waiting."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class SqliteFolder:
-    """One thread. The folder is created if it is missing and may be written to."""
+    """Not thread-safe. The folder is created if it is missing, unless read-only."""
 
     def __init__(self, path: Path, *, read_only: bool, synchronous: str, min_free_bytes: int) -> None:
         self.path = path
@@ -48,9 +49,9 @@ class SqliteFolder:
         self._progress: ProgressFile | None = None
         self._progress_inode = 0
         self.progress_opened = 0
-        """How often; what was put on record in it before may not be in it any more."""
+        """How often progress.db was opened; a new file may lack what was recorded before."""
         self._unreadable: dict[str, tuple[int, tuple[int, ...], str]] = {}
-        """What could not be read: its day, the file's stamp then, and why."""
+        """What could not be read: its day, the file's stamp at that time, and why."""
         if not read_only:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -65,14 +66,14 @@ class SqliteFolder:
         self._close_progress()
 
     def in_progress(self, doing: str, use: Callable[[ProgressFile], _T]) -> _T:
-        """What ``use`` makes of progress.db."""
+        """Call ``use`` with progress.db; a damaged one is set aside, and a new one used."""
         path = self.path / "progress.db"
         try:
             with translated(doing, path):
                 return use(self._open_progress(path))
         except DamagedFileError:
             self._close_progress()
-        inode = inode_of(path)  # before the file is looked at again: what is found is said of this one
+        inode = inode_of(path)  # taken before the second look, so that the result is about this file
         try:
             with self._disk.around(path), translated(doing, path):
                 return use(self._open_progress(path))
@@ -85,7 +86,7 @@ class SqliteFolder:
 
     def _open_progress(self, path: Path) -> ProgressFile:
         if self._progress is not None and inode_of(path) != self._progress_inode:
-            self._close_progress()  # another process has set it aside, or somebody has taken it away
+            self._close_progress()  # another process has set it aside, or somebody has removed it
         if self._progress is None:
             self._progress = ProgressFile(path, read_only=self.read_only, synchronous=self._synchronous)
             self._progress_inode = inode_of(path)
@@ -104,11 +105,11 @@ class SqliteFolder:
             self._progress = None
 
     def has_progress(self) -> bool:
-        """Whether there is a progress.db, or may be one."""
+        """Whether there is a progress.db, or one may be created."""
         return not self.read_only or (self.path / "progress.db").exists()
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
-        """What ``use`` makes of the day's file; a damaged one is set aside, and used anew."""
+        """Call ``use`` with the day's file; a damaged one is set aside, and a new one used."""
         path = self.days.path(day)
         try:
             with translated(doing, path):
@@ -127,9 +128,9 @@ class SqliteFolder:
             return use(self.days.open(day))
 
     def of_days(self, start: int, stop: int, read: Callable[[Day, int, int], Iterable[_T]]) -> Iterator[_T]:
-        """What ``read`` finds in each file of ``[start, stop)``, given the part of it that is the file's.
+        """What ``read`` finds in each file of ``[start, stop)``; it is given the part that lies in the file.
 
-        An unreadable file costs its own day, where several are asked for.
+        If several days are asked for, an unreadable file affects only its own.
         """
         days = self.days.between(start, stop)
         for day in days:
@@ -150,7 +151,7 @@ class SqliteFolder:
             )
 
     def note_unreadable(self, day: int, why: str, what: str = "") -> None:
-        """Something of this day cannot be read; that is told until the file changes."""
+        """Report that something of this day cannot be read, until the file changes."""
         name = self.days.path(day).name
         self._unreadable[f"{name} {what}".rstrip()] = (day, self.days.stamp(day), why)
 
@@ -162,7 +163,7 @@ class SqliteFolder:
             self.in_progress("writing to", lambda p: p.note_damage(file, device_id, minute, detail))
 
     def damage(self) -> list[str]:
-        """What is known to be damaged, in words."""
+        """The known damage, one line each."""
         self._unreadable = {
             name: (day, stamp, why)
             for name, (day, stamp, why) in self._unreadable.items()
@@ -171,12 +172,12 @@ class SqliteFolder:
         found = [f"{name}: {why}" for name, (_, _, why) in self._unreadable.items()]
         if self.has_progress():
             noted = self.in_progress("reading", lambda p: p.damage())
-            # A file that somebody has taken away since it was set aside is nobody's concern any more.
+            # A file that was removed since it was set aside need not be reported any more.
             found += [_told(*one) for one in noted if one[1] or (self.path / one[0]).exists()]
         return found
 
     def space(self) -> tuple[bool, str, int | None]:
-        """Whether there is enough space to write, why not, and how many bytes are free."""
+        """``(whether there is enough space to write, why not, free bytes)``."""
         try:
             found = os.statvfs(self.path)
         except OSError as error:

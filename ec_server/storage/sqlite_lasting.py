@@ -1,12 +1,12 @@
-"""Commits that outlast a power failure although ``storage.synchronous`` is normal.
+"""Commits that survive a power failure although ``storage.synchronous`` is normal.
 
-With it, a power failure may cost a file's last commits. Most of them may go: rows that are lost are fetched
-from the meter again, since their minute's proof, which came after them, is lost with them. A commit that
-takes a verdict away must not go: the file would be back in a state in which the minute is proven without what
-came since, and nobody would ask for that. Such a commit is synced before it returns.
+With ``normal``, a power failure may undo a file's last commits. For most of them that is harmless: lost rows
+are fetched from the meter again, because the proof of their minute was recorded after them and is lost with
+them. A commit that removes a verdict must not be lost: the minute would be proven again, without the rows
+that were added since, and nobody would ask for them. Such a commit is synced to disk before it returns.
 
-Whether a transaction takes a verdict away is found out within it. It is then given up, and done once more
-with ``synchronous`` full. That is rare: it takes a message that comes after its minute was proven.
+Only within a transaction does it become known whether it removes a verdict. It is then rolled back and
+repeated with ``synchronous`` full. That is rare: a message has to arrive after its minute was proven.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _Result = TypeVar("_Result")
 
 
 class _MustLastError(Exception):
-    """The transaction takes a verdict away, and might not outlast a power failure."""
+    """The transaction removes a verdict, and might not survive a power failure."""
 
 
 class LastingCommits:
-    """Of one connection."""
+    """The commits of one connection."""
 
     def __init__(self, db: apsw.Connection, synchronous: str) -> None:
         self._db = db
         self._is_lasting = synchronous != "normal"
-        """Whether a commit of now lasts; with ``off``, for tests, nobody asks for it."""
+        """Whether a commit is durable as it is; with ``off``, for tests, durability is not wanted."""
 
     def run(self, write: Callable[[], _Result]) -> _Result:
-        """Call ``write``, which is one transaction; a second time, synced, where it called ``must_last``."""
+        """Call ``write``, which is one transaction; if it calls ``must_last``, call it again with a sync."""
         try:
             return write()
         except _MustLastError:
@@ -49,6 +49,6 @@ class LastingCommits:
             self._db.execute(f"PRAGMA synchronous = {before}")
 
     def must_last(self) -> None:
-        """Within ``run``: the transaction takes a verdict away."""
+        """Within ``run``: say that the transaction removes a verdict."""
         if not self._is_lasting:
             raise _MustLastError

@@ -1,6 +1,6 @@
-"""The SQLite file beside the day files: devices, minutes without rows, known days, damage. No proof.
+"""``progress.db`` beside the day files: devices, minutes without rows, known days, damage; no proof.
 
-Its calls raise apsw's errors; SqliteStore translates them.
+Its methods raise apsw's errors; SqliteStore translates them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ProgressFile:
         with transaction(self._db) as cursor:
             version = the_value(cursor.execute("PRAGMA user_version"))
             if version == LAYOUT:
-                if not self._has_reopened():  # a file that was made before there was such a column
+                if not self._has_reopened():  # created before this column existed
                     cursor.execute(_ADD_REOPENED)
                 return
             for statement in (*_FROM_LAYOUT_1, _ADD_REOPENED) if version == 1 else ():
@@ -62,13 +62,13 @@ class ProgressFile:
         return bool(the_value(found))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     # --- devices --------------------------------------------------------------------------
 
     def note_devices(self, seen: Mapping[str, int]) -> None:
-        """First and last moment a device was seen, epoch microseconds."""
+        """Record when devices were seen, in epoch microseconds."""
         with transaction(self._db) as cursor:
             cursor.executemany(
                 "INSERT INTO device (device_id, first_seen_us, last_seen_us) VALUES (?1, ?2, ?2)"
@@ -77,7 +77,7 @@ class ProgressFile:
             )
 
     def devices(self, device_id: str | None = None) -> list[DeviceLine]:
-        """Every device, or the one."""
+        """Every device, or only the given one."""
         covered_from = "covered_from" if self._layout == LAYOUT else "verified_from"
         reopened = "reopened" if self._has_reopened() else "''"
         cursor = self._db.execute(
@@ -89,12 +89,12 @@ class ProgressFile:
         return [(*line, _ranges_of(reopened)) for *line, reopened in lines]
 
     def note_coverage(self, device_id: str, start: int) -> None:
-        """The minute at which the rounds' coverage of a device begins."""
+        """Record the first minute of a device that rounds cover."""
         with transaction(self._db) as cursor:
             cursor.execute("UPDATE device SET covered_from = ? WHERE device_id = ?", (start, device_id))
 
     def note_reopened(self, device_id: str, reopened: Iterable[Range]) -> None:
-        """Minutes that the device records again; what is on record now outlasts a power failure."""
+        """Record which minutes the device is recording again; survives a power failure."""
         self._lasting.run(lambda: self._note_reopened(device_id, ranges.text_of(reopened)))
 
     def _note_reopened(self, device_id: str, text: str) -> None:
@@ -117,7 +117,7 @@ class ProgressFile:
         return found
 
     def change_empty(self, device_id: str, add: Iterable[int], take: Iterable[int]) -> None:
-        """Add minutes to the empty ranges, and take others out."""
+        """Add minutes to the empty ranges, and remove others."""
         with transaction(self._db) as cursor:
             before = self._empty(cursor, device_id)
             after = ranges.union(ranges.subtract(before, ranges.of_minutes(take)) + ranges.of_minutes(add))
@@ -136,13 +136,13 @@ class ProgressFile:
     # --- days -----------------------------------------------------------------------------
 
     def known_days(self) -> dict[int, int]:
-        """Days that have had a file, with the latest generation known of each; negative: it is gone."""
+        """Days that have had a file, with its latest known generation; negative if the file is gone."""
         if self._layout != LAYOUT:
             return {day: 0 for (day,) in self._db.execute("SELECT day FROM known_day")}
         return dict(_lines(self._db.execute("SELECT day, generation FROM known_day"), int, int))
 
     def know_day(self, day: int, generation: int) -> int:
-        """Put on record that a day has a file of at least this generation; the latest one that is known."""
+        """Record that a day has a file of at least this generation; returns the latest known generation."""
         with transaction(self._db) as cursor:
             return int(
                 the_value(
@@ -155,12 +155,12 @@ class ProgressFile:
             )
 
     def day_is_gone(self, day: int) -> None:
-        """The day's file is not there: what comes in its place must be above what it was."""
+        """Record that the day's file is missing: the generation of a new one must be higher."""
         with transaction(self._db) as cursor:
             cursor.execute("UPDATE known_day SET generation = -1 - abs(generation) WHERE day = ?", (day,))
 
     def day_went_back(self, day: int) -> None:
-        """A day's file is gone or of an older state: what is known of the day's empty minutes is void."""
+        """Discard the day's empty minutes, as its file is gone or has reverted to an older state."""
         with transaction(self._db) as cursor:
             statement = "SELECT device_id, start, stop FROM empty_range WHERE start < ? AND stop > ?"
             hit = {d for d, _, _ in _lines(cursor.execute(statement, (day + DAY_S, day)), str, int, int)}
@@ -169,7 +169,7 @@ class ProgressFile:
                 self._put_empty(cursor, device_id, ranges.subtract(before, [(day, day + DAY_S)]))
 
     def forget_day(self, day: int) -> None:
-        """The day has been removed, and is not expected to come back."""
+        """Forget a day that retention has removed."""
         with transaction(self._db) as cursor:
             cursor.execute("DELETE FROM known_day WHERE day = ?", (day,))
 
@@ -188,7 +188,7 @@ class ProgressFile:
         return _lines(found, str, int)
 
     def note_damage(self, file: str, device_id: str, minute: int, detail: str) -> None:
-        """Put damage on record."""
+        """Record damage."""
         with transaction(self._db) as cursor:
             cursor.execute(
                 "INSERT OR REPLACE INTO damage VALUES (?, ?, ?, ?, ?)",
@@ -196,7 +196,7 @@ class ProgressFile:
             )
 
     def clear_damage(self, file: str, device_id: str, minutes: Iterable[int]) -> None:
-        """Damage of these minutes is over."""
+        """Remove the damage of these minutes from the record."""
         with transaction(self._db) as cursor:
             cursor.executemany(
                 "DELETE FROM damage WHERE file = ? AND device_id = ? AND minute = ?",

@@ -1,10 +1,9 @@
-"""What is on record of devices and minutes, across the day files and progress.db: verdicts and coverage.
+"""The records of devices and minutes (verdicts, coverage) across all day files and progress.db.
 
 Rules:
 
-1. What a file that went back says does not count (sqlite_trust.py).
-2. Day files that are not today's change rarely: what is read from them again and again is kept as
-   long as the file stays the same.
+1. Verdicts in a file that has reverted to an older state do not count (sqlite_trust.py).
+2. Past days' files change rarely: what is read from them repeatedly is cached until the file changes.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ _NO_VIEW = _DayView({}, {})
 
 
 class Records:
-    """Of one folder. One thread."""
+    """The records of one folder. Not thread-safe."""
 
     def __init__(self, folder: SqliteFolder, trust: DayTrust) -> None:
         self._folder, self._trust = folder, trust
         self._views: dict[int, tuple[tuple[int, ...], _DayView]] = {}
 
     def forget(self, day: int) -> None:
-        """The day's file is gone."""
+        """Forget a day whose file is gone."""
         self._views.pop(day, None)
 
     def devices(self) -> list[DeviceRecord]:
-        """As the contract has it."""
+        """See the contract."""
         if not self._folder.has_progress():
             return []
         lines = self._folder.in_progress("reading", lambda progress: progress.devices())
@@ -63,7 +62,7 @@ class Records:
         ]
 
     def device(self, device_id: str) -> DeviceRecord | None:
-        """As the contract has it."""
+        """See the contract."""
         if not self._folder.has_progress():
             return None
         lines = self._folder.in_progress("reading", lambda progress: progress.devices(device_id))
@@ -101,7 +100,7 @@ class Records:
         )
 
     def _view(self, day: int, device_id: str | None = None) -> _DayView:
-        """What is on record of a day, of every device or of one; remembered once the file rests."""
+        """The records of a day, of every device or of one; cached once the file no longer changes."""
         stamp = self._folder.days.stamp(day)
         kept = self._views.get(day)
         if kept is not None and kept[0] == stamp:
@@ -119,7 +118,7 @@ class Records:
     # --- minutes --------------------------------------------------------------------------
 
     def unproven_ranges(self, device_id: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """As the contract has it."""
+        """See the contract."""
         trust = self._trust.of(self._folder.days.between(start, stop))
         settled = self._empty(device_id, start, stop, trust)
         for day in trust.days:
@@ -129,7 +128,7 @@ class Records:
     def ranges_in(
         self, device_id: str, start: int, stop: int, states: Collection[MinuteState]
     ) -> list[tuple[int, int]]:
-        """As the contract has it."""
+        """See the contract."""
         trust = self._trust.of(self._folder.days.between(start, stop))
         found = self._empty(device_id, start, stop, trust) if MinuteState.EMPTY in states else []
         for day in trust.days:
@@ -140,7 +139,7 @@ class Records:
         return ranges.union(found)
 
     def _empty(self, device_id: str, start: int, stop: int, trust: Trust) -> list[Range]:
-        """Ranges of minutes on record as empty that never had rows."""
+        """Ranges of minutes that are recorded as empty and never had rows."""
         if not self._folder.has_progress():
             return []
         found = self._folder.in_progress("reading", lambda progress: progress.empty_ranges(device_id))
@@ -158,12 +157,12 @@ class Records:
         return ranges.subtract(empty, ranges.of_minutes(with_line))
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
-        """As the contract has it."""
+        """See the contract."""
         changed: list[int] = []
         empty: list[int] = []
         for day, group in groupby(sorted(verdicts, key=_minute), key=lambda v: day_of(v.minute)):
             of_day = list(group)
-            # What went back is revoked before, not after.
+            # The verdicts of a file that has reverted are revoked first, not afterwards.
             self._trust.of(self._folder.days.between(day, day + 1))
             if self._folder.days.path(day).exists() or any(v.state is MinuteState.UNRESOLVED for v in of_day):
                 self._trust.know(day)
@@ -193,7 +192,7 @@ class Records:
                 )
 
     def _clear_damaged_files(self) -> None:
-        """A file that was set aside is told until every device's minutes of it are settled again."""
+        """Stop reporting a file that was set aside once its day's minutes are settled for every device."""
         for file, noticed_us in self._folder.in_progress("reading", lambda p: p.damaged_files()):
             day = day_of_set_aside(file)
             if day is not None and self._is_settled(
@@ -212,7 +211,7 @@ class Records:
         return True
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
-        """As the contract has it."""
+        """See the contract."""
         trust = self._trust.of(self._folder.days.between(start, stop))
         found = list(self._folder.of_days(start, stop, lambda d, a, b: d.proof.minutes(device_id, a, b)))
         found = [one if day_of(one.minute) in trust.days else replace(one, state=None) for one in found]

@@ -1,11 +1,11 @@
-"""The embedded engine: a SQLite file for each UTC day, and ``progress.db``; see docs/storage.md.
+"""The embedded engine: one SQLite file per UTC day, and ``progress.db``; see docs/storage.md.
 
 Rules:
 
-1. A day's rows, digests and verdicts stand in that day's file, so that they change together.
-   ``progress.db`` holds what spans days and proves nothing: devices, minutes without rows, known days.
-2. What a day file says counts only if the file did not go back to an older state (sqlite_trust.py).
-3. A file that SQLite cannot read costs its day, damaged rows their minute (sqlite_folder.py).
+1. A day's rows, digests and verdicts are in the same file, so that they change together. ``progress.db``
+   holds what spans days and is no proof: devices, minutes without rows, known days.
+2. The verdicts in a day file count only if the file has not reverted to an older state (sqlite_trust.py).
+3. A file that SQLite cannot read affects only its day, damaged rows only their minute (sqlite_folder.py).
 4. Below ``storage.min_free_mb`` nothing is written.
 """
 
@@ -101,7 +101,7 @@ class SqliteStore(Store):
                 self._folder.days.forget(day)
         if written.generation is not None:
             known = self._trust.tell(day, written.generation)
-            if known > written.generation:  # it went back: that must be on record before it is lost again
+            if known > written.generation:  # it has reverted: record that before the fact is lost
                 self._trust.is_trusted(day, known)
         return written.result
 
@@ -139,7 +139,7 @@ class SqliteStore(Store):
     # --- reading --------------------------------------------------------------------------
 
     def rows(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
-        """See the contract; a minute at a time is in memory."""
+        """See the contract; holds one minute in memory at a time."""
         counts = self._folder.of_days(
             minute_of(start), stop, lambda d, a, b: d.file.row_counts(device_id, a, b)
         )
@@ -193,7 +193,7 @@ class SqliteStore(Store):
         return sorted(found)
 
     def latest_second(self) -> int | None:
-        """See the contract; to the minute."""
+        """See the contract; accurate to the minute."""
         for day in reversed(self._folder.days.stored()):
             (minute,) = list(
                 self._folder.of_days(day, day + 1, lambda d, _a, _b: [d.file.last_minute()])
@@ -267,7 +267,7 @@ class SqliteStore(Store):
         return self._backlog.count_unpacked(before)
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """See the contract. Also where space is short: packing makes more than it needs."""
+        """See the contract. Allowed even if space is short: packing frees more than it needs."""
         if not self._folder.days.path(day_of(minute)).exists():
             return Packed()
         return self._folder.on_day(
@@ -275,7 +275,7 @@ class SqliteStore(Store):
         )
 
     def return_space(self, before: int) -> bool:
-        """See the contract. Today's file keeps some, for the rows that come."""
+        """See the contract. Today's file keeps some free space for the next rows."""
         return self._backlog.return_space(before)
 
     def stored_bytes(self) -> StoredBytes:

@@ -1,9 +1,9 @@
-"""Which day files may be believed: those that did not go back to an older state.
+"""Which day files can be trusted: those that have not reverted to an older state.
 
-Rule: a folder knows the latest generation of each day file (sqlite_day.py), told right after each commit. A
-file that has a lower one, or that is not known, went back to an older state: its verdicts are taken away,
-and so are the empty minutes of its day. The known generation is read before the file's own, so that
-a commit in between is never taken for a step back.
+Rule: progress.db records the latest generation of each day file (sqlite_day.py) right after each commit. A
+file with a lower generation, or a file that is not recorded, has reverted to an older state: its verdicts and
+the empty minutes of its day are removed. The recorded generation is read before the file's own, so that a
+commit in between is never mistaken for a reversal.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from utilities.errors import DamagedFileError
 from utilities.utc import DAY_S
 
 UNCHANGED_FOR_S = 60.0
-"""A file that was not written to for so long rests: what is read of it is remembered until it changes."""
+"""What is read from a file that was not written to for this long is cached until it changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Days whose files may be believed, and ranges of which nothing that is on record counts."""
+    """Days whose files can be trusted, and ranges whose records do not count."""
 
     days: Sequence[int]
     void: Sequence[Range]
 
 
 class DayTrust:
-    """Of one folder. One thread."""
+    """The trust in the files of one folder. Not thread-safe."""
 
     def __init__(self, folder: SqliteFolder) -> None:
         self._folder = folder
@@ -39,7 +39,7 @@ class DayTrust:
         self._generations: dict[int, tuple[tuple[int, ...], int]] = {}
 
     def know(self, day: int) -> None:
-        """The day is on record before its first row is committed, so that its loss is noticed."""
+        """Record a day before its first row is committed, so that the loss of its file is noticed."""
         if self._known_by != self._folder.progress_opened:
             self._known.clear()
             self._known_by = self._folder.progress_opened
@@ -48,11 +48,11 @@ class DayTrust:
             self._known.add(day)
 
     def tell(self, day: int, generation: int) -> int:
-        """Put a file's generation on record; the latest that is on record."""
+        """Record a file's generation; returns the latest recorded one."""
         return self._folder.in_progress("writing to", lambda progress: progress.know_day(day, generation))
 
     def of(self, days: Sequence[int]) -> Trust:
-        """Which of the days' files did not go back."""
+        """Which of the days' files have not reverted to an older state."""
         if not self._folder.has_progress():
             return Trust(list(days), [])
         known = self._folder.in_progress("reading", lambda progress: progress.known_days())
@@ -61,19 +61,19 @@ class DayTrust:
         for day in void:
             self.day_is_gone(day)
         trusted = [day for day in days if self.is_trusted(day, known.get(day))]
-        # A store that may write has put this on record by now; another one has to know it itself.
+        # A writable store has recorded this by now; a read-only one has to work it out itself.
         void += set(days).difference(trusted)
         return Trust(trusted, [(day, day + DAY_S) for day in void])
 
     def day_is_gone(self, day: int) -> None:
-        """Nothing that is on record of the day counts any more."""
+        """Make the day's records void."""
         if not self._folder.read_only:
             self._folder.in_progress("writing to", lambda progress: progress.day_went_back(day))
             self._folder.in_progress("writing to", lambda progress: progress.day_is_gone(day))
             self._known.discard(day)
 
     def _generation(self, day: int) -> int:
-        """The generation that stands in the day's file; remembered once the file rests."""
+        """The generation in the day's file; cached once the file no longer changes."""
         stamp = self._folder.days.stamp(day)
         kept = self._generations.get(day)
         if kept is not None and kept[0] == stamp:
@@ -84,7 +84,7 @@ class DayTrust:
         return generation
 
     def is_trusted(self, day: int, known: int | None) -> bool:
-        """Whether the day's file has the generation that is known, or a later one; else it is revoked."""
+        """Whether the day's file has the recorded generation or a later one; otherwise it is revoked."""
         try:
             generation = self._generation(day)
         except DamagedFileError as error:

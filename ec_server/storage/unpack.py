@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_day(store: Store, day: int, device_id: str | None, path: Path) -> int:
-    """Write a day's rows and digests to a file that replaces ``path``; returns the rows, 0 if no file was made."""
+    """Write a day's rows and digests to a file that replaces ``path``; returns how many rows, 0: no file."""
     devices = [d for d, of in store.stored_days() if of == day and device_id in (None, d)]
     if not devices:
         return 0
