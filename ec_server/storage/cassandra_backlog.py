@@ -1,13 +1,13 @@
-"""Which minutes have something to pack: asked of their records, a day at a time.
+"""Which minutes have rows to pack, according to their records, read one day at a time.
 
 Rules:
 
-1. A minute has something to pack where the versions at which it was packed are not those of now, nobody may
-   be writing to it, and it ended long enough ago.
-2. A day that is over, whose minutes are all packed and held by nobody, is put on record as packed and not
-   read again until somebody writes to it: its fingerprint changes then (cassandra_minutes.py, rule 6).
-3. Days are read oldest first, no further than is needed. Only the count, which is a figure to look at, reads
-   them all; it is taken as known for a while.
+1. A minute has rows to pack if its versions are not those at which it was packed, nobody can be writing to
+   it, and it ended long enough ago.
+2. A past day whose minutes are all packed, and leased by nobody, is recorded as packed. It is not read again
+   until somebody writes to it, which changes its fingerprint (cassandra_minutes.py, rule 6).
+3. Days are read oldest first, no further than needed. Only the count, which is just displayed, reads them
+   all; it is cached for a while.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Place = tuple[str, int]
 
 
 class Backlog:
-    """Reads records; puts days on record unless it is read-only."""
+    """Reads the records of minutes; records packed days, unless read-only."""
 
     def __init__(self, records: Records, days: Days, *, read_only: bool) -> None:
         self._records = records
@@ -37,7 +37,7 @@ class Backlog:
         self._counted_until_s = 0.0
 
     def minutes(self, before: int, most: int) -> list[Place]:
-        """The minutes that ended before a moment and have something to pack, oldest first."""
+        """The minutes that ended before ``before`` and have rows to pack, oldest first."""
         found: list[Place] = []
         for start, days in self._unpacked(before):
             if len(found) >= most:
@@ -49,7 +49,7 @@ class Backlog:
         return found[:most]
 
     def count(self, before: int) -> int:
-        """How many such minutes there are, or were a moment ago."""
+        """How many such minutes there are; may be some seconds old."""
         now_s = boot_time_s()
         if now_s >= self._counted_until_s:
             days = [(start, *one) for start, of_day in self._unpacked(before) for one in of_day]
@@ -60,7 +60,7 @@ class Backlog:
         return self._count
 
     def _unpacked(self, before: int) -> list[tuple[int, list[tuple[str, Day]]]]:
-        """The days that may have something to pack, ascending, and in each the devices."""
+        """The days that may have rows to pack, ascending, each with its devices."""
         found: dict[str, list[tuple[str, Day]]] = {}
         device_ids = self._days.device_ids() if before > 0 else []
         for device_id, days in zip(device_ids, self._days.of_each(device_ids)):
@@ -81,7 +81,7 @@ class Backlog:
 
 
 def unpacked_in(lines: Iterable[MinuteLines], before: int, now_us: int) -> list[int]:
-    """The minutes with something to pack (rule 1); pure."""
+    """The minutes with rows to pack (rule 1); pure."""
     return [
         one.minute
         for one in lines

@@ -1,16 +1,16 @@
-"""The table ``ec_block``: packed seconds, in the form of docs/block-format.md.
+"""The table ``ec_block``: packed seconds, in the format of docs/block-format.md.
 
 Rules:
 
-1. Nothing overwrites a block: each has an id of its own, and a second may have several of them. A block is
-   deleted only after one that holds all its rows was read back (cassandra_packing.py). So servers that
-   pack the same minute at once lose nothing.
-2. Whoever reads rows reads those of ``ec_consumption`` first and the blocks after them: a row leaves that
-   table only after its block is stored.
-3. ``last_packing`` stands once per partition, here and in ``ec_consumption``: it says up to which packing the
-   blocks are complete. Where what stands with the rows names a packing of which the blocks know nothing,
-   blocks are gone or of an older state, and the minute's proof with them (cassandra_minutes.py, rule 7).
-4. A block that cannot be decoded is set aside when its second is repaired: it stays, and is passed over.
+1. A block is never overwritten: each has an id of its own, and a second may have several blocks. A block is
+   deleted only after another one that holds all its rows was read back (cassandra_packing.py). So nothing is
+   lost if servers pack the same minute at the same time.
+2. A reader reads the rows of ``ec_consumption`` first, then the blocks: a row is deleted from that table
+   only after its block is stored.
+3. ``last_packing`` is stored once per partition, here and in ``ec_consumption``: it says up to which packing
+   the blocks are complete. If the rows' partition names a packing that the blocks do not know, blocks have
+   disappeared or reverted to an older state, and the minute's proof is void (cassandra_minutes.py, rule 7).
+4. A block that cannot be decoded is set aside when its second is repaired: it is kept, and ignored.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SET_ASIDE = (
     f" WHERE {_PARTITION} AND ec_time = ? AND block_id = ?"
 )
 _SECONDS_AT_ONCE = 15
-"""A request's blocks: a minute of the largest seconds would be 40 MB."""
+"""Blocks per request: the largest seconds of a whole minute would be 40 MB."""
 
 
 class NewBlock(NamedTuple):
@@ -66,7 +66,7 @@ class NewBlock(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockCounts:
-    """What the blocks of a minute say that they hold; rows of one key may be counted in several."""
+    """The counts stored with a minute's blocks; a row may be counted in several blocks."""
 
     seconds: int = 0
     blocks: int = 0
@@ -75,10 +75,10 @@ class BlockCounts:
 
 
 class Blocks:
-    """Reads blocks and writes them."""
+    """Reads and writes blocks."""
 
     def __init__(self, database: Database, ttl_s: Callable[[int], int]) -> None:
-        """``ttl_s`` gives the seconds that data of a moment's day is kept; 0 for ever."""
+        """``ttl_s`` gives the seconds that data of a moment's day is kept; 0 means forever."""
         self._db = database
         self._ttl_s = ttl_s
 
@@ -96,7 +96,7 @@ class Blocks:
         return found
 
     def of_seconds(self, seconds: Sequence[tuple[str, int]]) -> list[list[StoredBlock]]:
-        """The blocks of several seconds of devices, read side by side."""
+        """The blocks of several ``(device, second)``, read concurrently."""
         wanted = [(*partition(*one), ec_time(one[1]), ec_time(one[1])) for one in seconds]
         return [
             [_stored(*one, row) for row in rows if row.replaced_time is None]
@@ -104,7 +104,7 @@ class Blocks:
         ]
 
     def counts(self, device_id: str, minutes: Sequence[int]) -> list[BlockCounts]:
-        """What the blocks of each minute say that they hold."""
+        """The counts of the blocks of each minute."""
         wanted = [partition(device_id, minute) for minute in minutes]
         return [_counted(rows) for rows in self._db.read_each(_COUNTS, wanted)]
 
@@ -121,7 +121,7 @@ class Blocks:
     # --- writing --------------------------------------------------------------------------
 
     def write(self, device_id: str, made: Sequence[NewBlock], stamp: int) -> None:
-        """Store new blocks of one device, with a write timestamp."""
+        """Store new blocks of one device with the write timestamp ``stamp``."""
         self._db.write(
             [Statement(_WRITE, (*_key(device_id, one), one.rows, one.samples, one.data, stamp, ttl_s))]
             for one in made
@@ -129,17 +129,17 @@ class Blocks:
         )
 
     def are_as_written(self, device_id: str, made: Sequence[NewBlock]) -> bool:
-        """Read new blocks back, and compare."""
+        """Read new blocks back and compare."""
         found = self._db.read_each(_BLOCK, [_key(device_id, one) for one in made])
         return all([row.block for row in rows] == [one.data] for one, rows in zip(made, found))
 
     def complete(self, device_id: str, minute: int, packing: int, before: int | None) -> None:
-        """Say that the blocks are complete up to a packing; ``before`` is what the rows name now."""
+        """Record that the blocks are complete up to ``packing``; ``before`` is the one the rows name now."""
         values = (self._ttl_s(minute), packing, packing, before, *partition(device_id, minute))
         self._db.write([[Statement(_COMPLETE, values)]])
 
     def remove(self, device_id: str, obsolete: Sequence[tuple[int, str]], stamp: int) -> None:
-        """Delete blocks of one minute, ``(second, block_id)``, whose rows all stand in others."""
+        """Delete blocks of one minute, ``(second, block_id)``, whose rows are all in other blocks."""
         self._db.write(
             [[Statement(_DELETE, (stamp, *partition(device_id, s), ec_time(s), one)) for s, one in obsolete]]
             if obsolete
@@ -147,13 +147,13 @@ class Blocks:
         )
 
     def set_aside(self, device_id: str, second: int, block_ids: Iterable[str], stamp: int) -> list[Statement]:
-        """What makes damaged blocks of a second be passed over, in the mutation that repairs it."""
+        """Statements that make damaged blocks be ignored; part of the mutation that repairs the second."""
         moment, ttl_s = timeuuid(time.time_ns() // 1000), self._ttl_s(second)
         where = (*partition(device_id, second), ec_time(second))
         return [Statement(_SET_ASIDE, (ttl_s, stamp, moment, *where, one)) for one in block_ids]
 
     def remove_minute(self, device_id: str, minute: int, ceiling: int) -> Statement:
-        """What deletes every block of a minute that was written before ``ceiling``."""
+        """A statement that deletes every block of a minute with a write timestamp below ``ceiling``."""
         return Statement(_DELETE_ALL, (ceiling, *partition(device_id, minute)))
 
 
@@ -168,7 +168,7 @@ def _counted(rows: Sequence[Any]) -> BlockCounts:
 
 
 def _is_valid(row: Any) -> bool:
-    """Whether it is a block; static columns alone give a row of nulls."""
+    """Whether the row is a block: a partition with only static columns gives a row of nulls."""
     return row.row_count is not None and row.replaced_time is None
 
 

@@ -1,9 +1,9 @@
-"""A writer's own lines in ``ec_minute``: put there before its rows, renewed after them, released in time.
+"""A writer's lines and leases in ``ec_minute``: written before its rows, renewed after them, then released.
 
-The writing half of the rules in cassandra_minutes.py. What is held costs two small writes when it
-begins, one for each group of rows and one when it ends, whatever the number of rows.
+The writers' half of the rules in cassandra_minutes.py. A lease costs two small writes when it begins, one
+for each group of rows and one when it ends, whatever the number of rows.
 
-Thread safety: none of its own; the store calls it under its lock.
+Not thread-safe: the store calls it while it holds its lock.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Key = tuple[str, int]
 """``(device, minute)``."""
 
 IDLE_S = 3.0
-"""A held minute that nothing was written to for so long is released."""
+"""The lease of a minute that was not written to for this long is released."""
 LOOKED_S = 1.0
-"""For so long it is taken for granted that nobody has begun to repair a minute that is just over."""
+"""For this long after looking, it is assumed that nobody has begun to repair a minute that is just over."""
 _RELEASED_AT_ONCE = 256
-"""Idle minutes of one upkeep: ingest waits for as long as these take."""
+"""Idle minutes released at once: ingest waits while this is done."""
 _KEPT = 20_000
 
 REMOVED = "/removed"
-"""The writer of a day's line that says up to which write timestamp the day was removed."""
+"""The writer name of the line that says up to which write timestamp a day was removed."""
 _REMOVED_UNTIL = f"SELECT version FROM ec_day WHERE device_id = ? AND ec_date = ? AND writer = '{REMOVED}'"  # noqa: S608
 
 LINES = "SELECT * FROM ec_minute WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
@@ -77,32 +77,32 @@ _FORGET_NOTE = (
 
 @dataclass(slots=True)
 class _Held:
-    """One minute that this writer has a line of."""
+    """A minute in which this writer has a line."""
 
     version: int
     leased_until_s: float
-    """In boot time; 0: released."""
+    """In boot time; 0 if released."""
     opened: bool
-    """Nobody had written to the minute before."""
+    """Nobody had written to the minute before this writer."""
     used_s: float
     is_reported: bool = False
     is_whole: bool = True
-    """Every row is this writer's, sent once and acknowledged: its digests may be published."""
+    """Every row is this writer's, was sent once and acknowledged: digests may be published."""
     looked_s: float = -LOOKED_S
-    """When its lines were last read after its end, in boot time."""
+    """When the minute's lines were last read after its end, in boot time."""
     others: bool = False
-    """Somebody else had a line then."""
+    """Another writer had a line then."""
     is_in_doubt: bool = False
-    """Rows may be stored for which no new version followed: the lease must not end with the old one."""
+    """Rows may be stored that no new version has followed: the lease must not end with the old version."""
     packed_until: int = 0
-    """The write timestamp up to which packed rows may have been deleted; below 0: not yet known."""
+    """The write timestamp up to which packed rows may have been deleted; negative if not known yet."""
 
 
 class Claims:
     """The lines of one writer."""
 
     def __init__(self, database: Database, writer: str, stamps: Stamps, ttl_s: Callable[[int], int]) -> None:
-        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever."""
+        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 means forever."""
         self._db = database
         self.writer = writer
         self._stamps = stamps
@@ -112,9 +112,9 @@ class Claims:
         self._removed: dict[tuple[str, str], int] = {}
 
     def look(self, keys: Collection[Key]) -> None:
-        """Before ``is_sole`` and ``hold`` of these minutes: read the lines of those where it matters.
+        """Read the minutes' lines where needed; call it before ``is_sole`` and ``hold``.
 
-        That is where this writer holds no lease, and in minutes that are over, which others may repair.
+        They are needed if this writer holds no lease, and for past minutes, which others may repair.
         """
         now_s, wall_s = boot_time_s(), time.time()
         new = [key for key in keys if self._lease_left_s(key, now_s) <= 0]
@@ -129,7 +129,7 @@ class Claims:
         for key in over:
             self._held[key].looked_s = now_s
             self._held[key].others |= not self._looked[key].writers.keys() <= {self.writer}
-            if self.writer not in self._looked[key].writers:  # the day was removed: begin anew
+            if self.writer not in self._looked[key].writers:  # the day was removed: start again
                 del self._held[key]
         self._look_for_removals([*new, *(key for key in over if key not in self._held)])
 
@@ -141,9 +141,9 @@ class Claims:
                 self._stamps.saw(removed[0].version)
 
     def deleted_until(self, device_id: str, second: int) -> int:
-        """The write timestamp up to which rows of a second's minute may have been deleted; 0: none were.
+        """The write timestamp up to which rows of the second's minute may have been deleted; 0 if none.
 
-        Of minutes that are held, and were looked at before.
+        Only for minutes that are held and were passed to ``look`` before.
         """
         removed = self._removed.get((device_id, ec_date(second)), 0) if self._removed else 0
         held = self._held.get((device_id, minute_of(second)))
@@ -154,11 +154,11 @@ class Claims:
         return is_old or now_s - self._held[key].looked_s > LOOKED_S
 
     def is_gone(self, key: Key) -> bool:
-        """Whether ``look`` found no line of this writer: what it wrote to the minute may be gone."""
+        """Whether ``look`` found no line of this writer: rows that it wrote may be gone."""
         return key in self._looked and self.writer not in self._looked[key].writers
 
     def is_sole(self, key: Key) -> bool:
-        """Whether nobody else wrote to the minute, as far as ``look`` saw."""
+        """Whether nobody else has written to the minute, according to ``look``."""
         held, looked = self._held.get(key), self._looked.get(key)
         if held is None:
             return looked is not None and not looked.was_written
@@ -166,7 +166,7 @@ class Claims:
         return held.opened and not has_others
 
     def hold(self, keys: Collection[Key]) -> None:
-        """Make sure that the line of each minute is stored, and its lease long enough for a write."""
+        """Make sure that each minute's line is stored and its lease lasts long enough for a write."""
         now_s = boot_time_s()
         new = [key for key in keys if self._lease_left_s(key, now_s) <= 0]
         short = [key for key in keys if 0 < self._lease_left_s(key, now_s) < LEASE_S / 2]
@@ -179,7 +179,7 @@ class Claims:
             self._look_for_packing(unknown)
 
     def _look_for_packing(self, keys: Collection[Key]) -> None:
-        """After the lease began: from now on nobody packs the minute (cassandra_packing.py, rule 2)."""
+        """Read ``packed_until`` after the lease has begun (cassandra_packing.py, rule 2)."""
         wanted = [partition(*key) for key in keys]
         for key, rows in zip(keys, self._db.read_each(_PACKED_UNTIL, wanted)):
             packed_until = rows[0].packed_until if rows else None
@@ -187,7 +187,7 @@ class Claims:
             self._stamps.saw(packed_until or 0)
 
     def touch(self, keys: Collection[Key]) -> frozenset[Key]:
-        """After the rows: a new version. Returns the minutes that this writer opened with them."""
+        """Write a new version, after the rows. Returns the minutes that this writer opened with them."""
         now_s = boot_time_s()
         self._renew(keys, now_s)
         opened = [key for key in keys if self._held[key].opened and not self._held[key].is_reported]
@@ -196,9 +196,9 @@ class Claims:
         return frozenset(key for key in opened if self._held[key].is_whole)
 
     def spoil(self, keys: Iterable[Key], *, is_in_doubt: bool) -> None:
-        """These minutes are not to be published.
+        """Exclude these minutes from publishing.
 
-        ``is_in_doubt``: rows of them may be stored without having been acknowledged.
+        ``is_in_doubt``: some of their rows may be stored although they were not acknowledged.
         """
         for key in keys:
             if key in self._held:
@@ -206,18 +206,18 @@ class Claims:
                 self._held[key].is_in_doubt |= is_in_doubt
 
     def wrote_alone(self, key: Key, lines: MinuteLines) -> bool:
-        """Whether every row of the minute is this writer's, acknowledged, from the first on."""
+        """Whether this writer wrote every row of the minute, from the first on, and all were acknowledged."""
         held = self._held.get(key)
         if held is None or not (held.opened and held.is_whole):
             return False
         return {name: line.version for name, line in lines.writers.items()} == {self.writer: held.version}
 
     def release_statement(self, key: Key) -> Statement:
-        """Ends the lease; the caller puts it into a mutation and then calls ``released``."""
+        """The statement that ends the lease; the caller applies it in a mutation, then calls ``released``."""
         return Statement(_RELEASE, (self._stamps.next(), *_at(key), self.writer))
 
     def released(self, keys: Iterable[Key]) -> None:
-        """The lease of these minutes is ended."""
+        """Note that the leases of these minutes have ended."""
         for key in keys:
             if key in self._held:
                 self._held[key].leased_until_s = 0.0
@@ -226,7 +226,7 @@ class Claims:
             self._held.popitem(last=False)
 
     def release(self, keys: Iterable[Key] | None = None) -> None:
-        """End the leases of these minutes, or of some that nothing was written to for a while."""
+        """End the leases of these minutes; by default, of some that were not written to for a while."""
         ended = self._idle() if keys is None else [key for key in keys if self._is_leased(key)]
         if not ended:
             return
@@ -246,7 +246,7 @@ class Claims:
         return held is not None and held.leased_until_s > 0
 
     def _end_of_lease(self, key: Key) -> Statement:
-        """Where rows are in doubt, with a new version: it voids what was concluded without them."""
+        """If rows are in doubt, also writes a new version, which voids conclusions drawn without them."""
         held = self._held[key]
         if not held.is_in_doubt:
             return self.release_statement(key)
@@ -255,11 +255,11 @@ class Claims:
         return Statement(_RELEASE_IN_DOUBT, values)
 
     def release_all(self) -> None:
-        """End every lease: this writer is closing."""
+        """End every lease, before closing."""
         self.release(list(self._held))
 
     def read(self, keys: Collection[Key]) -> dict[Key, MinuteLines]:
-        """What is on record of each minute."""
+        """The record of each minute."""
         wanted = list(keys)
         found = self._db.read_each(LINES, [(*_at(key), ec_time(key[1])) for key in wanted])
         lines = {
@@ -275,7 +275,7 @@ class Claims:
         return held.leased_until_s - now_s if held else 0.0
 
     def _begin(self, keys: Collection[Key], now_s: float) -> None:
-        """Lines first, then the days', and only then may rows follow (rule 5)."""
+        """Write the minutes' lines, then those of their days; only then may rows follow (rule 6)."""
         unknown = [key for key in keys if key not in self._looked]
         found = {**self._looked, **(self.read(unknown) if unknown else {})}
         for key in keys:
@@ -317,7 +317,7 @@ class Claims:
         try:
             self._db.write(mutations)
         except Exception:
-            for key in keys:  # some may be stored: the versions are not known
+            for key in keys:  # some lines may be stored, so their versions are unknown
                 self._held[key].version = 0
             raise
         for key in keys:
@@ -327,7 +327,7 @@ class Claims:
             self._held.move_to_end(key)
 
     def _void(self, key: Key, lines: MinuteLines, *, even_current: bool) -> list[Statement]:
-        """Take away what is on record and no longer, or soon no longer, true."""
+        """Remove recorded conclusions that no longer hold, or soon will not."""
         found = []
         at = _at(key)
         if lines.digest_version is not None and (even_current or lines.digest_version != lines.fingerprint):

@@ -1,7 +1,7 @@
-"""What is on record of days: which there are, and which need no further look.
+"""The records of days: which exist, and which need not be looked at again.
 
-The rules are at the head of cassandra_minutes.py, 6 is the one of days. Whatever is put on record of a day
-carries the fingerprint at which it was read, and holds while the day has it.
+See cassandra_minutes.py, rule 6. Every conclusion about a day is recorded with the fingerprint at which the
+day was read, and holds as long as the day's fingerprint is the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REMOVED_DAY = (
     " WHERE device_id = ? AND ec_date = ? AND writer = ?"
 )
 _REMOVED_KEPT_S = 60 * DAY_S
-"""Longer than Cassandra keeps what says that rows were deleted (gc_grace_seconds, 10 days)."""
+"""Longer than Cassandra keeps tombstones (gc_grace_seconds, 10 days)."""
 _DAY_PROVEN = (
     "UPDATE ec_day USING TTL ? SET proven_from = ?, proven_version = ?"
     " WHERE device_id = ? AND ec_date = ? AND writer = ''"
@@ -48,17 +48,17 @@ _DAY_SEALED = (
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What is on record of one day of one device."""
+    """The record of one day of one device."""
 
     fingerprint: str = ""
-    """Of the writers' versions; empty where nobody wrote."""
+    """Fingerprint of the writers' versions; empty if nobody wrote."""
     proven_from: str | None = None
     proven_version: str | None = None
     sealed_version: str | None = None
     packed_version: str | None = None
 
     def is_final(self, start: int) -> bool:
-        """Whether every minute from ``start`` to the day's end is on record as final."""
+        """Whether every minute from ``start`` to the day's end is recorded as final."""
         return self.proven_version == self.fingerprint and (self.proven_from or "~") <= ec_time(start)[:4]
 
     @property
@@ -68,7 +68,7 @@ class Day:
 
     @property
     def is_packed(self) -> bool:
-        """Whether no minute has anything to pack."""
+        """Whether no minute has rows to pack."""
         return self.packed_version == self.fingerprint
 
 
@@ -76,23 +76,23 @@ NO_DAY = Day()
 
 
 class Days:
-    """Reads and writes ``ec_day``; one thread at a time."""
+    """Reads and writes ``ec_day``. Not thread-safe."""
 
     def __init__(self, database: Database, ttl_s: Callable[[int], int]) -> None:
-        """``ttl_s`` gives the seconds that the record of a moment's day is kept; 0 for ever."""
+        """``ttl_s`` gives the seconds that the record of a moment's day is kept; 0 means forever."""
         self._db = database
         self._ttl_s = ttl_s
 
     def device_ids(self) -> list[str]:
-        """Every device that has days on record."""
+        """Every device that has recorded days."""
         return sorted(row.device_id for row in self._db.read("SELECT DISTINCT device_id FROM ec_day"))
 
     def of_device(self, device_id: str) -> dict[str, Day]:
-        """Each ``ec_date`` on record of a device, ascending."""
+        """The recorded days of a device by ``ec_date``, ascending."""
         return _days_of_rows(self._db.read(_DAYS, device_id))
 
     def on_record(self, device_id: str) -> list[int]:
-        """The days that have rows, or minutes of which nothing is stored on record, ascending."""
+        """The days that have rows or recorded minutes without rows, ascending."""
         noted = {row.ec_date for row in self._db.read(_NOTED, device_id)}
         return sorted(parse_ec(date, "000000") for date in noted | self.of_device(device_id).keys())
 
@@ -101,40 +101,40 @@ class Days:
         return [_days_of_rows(rows) for rows in self._db.read_each(_DAYS, [(d,) for d in device_ids])]
 
     def record_final(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that from ``start`` to its end the day is final, as it was read."""
+        """Record that the day, as it was read, is final from ``start`` to its end."""
         values = (self._ttl_s(start), ec_time(start)[:4], day.fingerprint, device_id, ec_date(start))
         self._db.write([[Statement(_DAY_PROVEN, values)]])
 
     def record_sealed(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that every digest of the day is cached, as it was read."""
+        """Record that every digest of the day, as it was read, is cached."""
         values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
         self._db.write([[Statement(_DAY_SEALED, values)]])
 
     def record_packed(self, device_id: str, start: int, day: Day) -> None:
-        """Put on record that nothing of the day is left to pack, as it was read."""
+        """Record that the day, as it was read, has nothing left to pack."""
         values = (self._ttl_s(start), day.fingerprint, device_id, ec_date(start))
         self._db.write([[Statement(_DAY_PACKED, values)]])
 
     def reopen(self, device_id: str, minutes: Iterable[int]) -> None:
-        """A day with an unresolved minute is not final, whatever was known of it."""
+        """Record that the days of these minutes are not final: the minutes are unresolved."""
         days = {day_of(minute) for minute in minutes}
         values = [(self._ttl_s(day), None, None, device_id, ec_date(day)) for day in days]
         self._db.write([Statement(_DAY_PROVEN, one)] for one in values)
 
     def ceiling(self, device_id: str, day: int) -> int:
-        """A write timestamp above everything that is stored of a day, by whatever clock it was written.
+        """A write timestamp above every one stored of a day, whichever clock wrote it.
 
-        A writer's versions are above its rows' ranks, but for the last rows of one that died.
+        A writer's versions are above the ranks of its rows, except for the last rows of a writer that died.
         """
         (found,) = self._db.read(_LAST_WRITES, device_id, ec_date(day))
         latest_us, moment_us = max((moment for moment in found if moment is not None), default=0), now()
         return moment_us if latest_us < moment_us else latest_us + 2 * LEASE_S * 1_000_000
 
     def remove(self, device_id: str, day: int, ceiling: int) -> None:
-        """Forget a day; the day's own line last, so that a removal broken off is found again.
+        """Delete a day's records; its own line last, so that an interrupted removal is found and continued.
 
-        A line says up to which write timestamp it was removed, to those who write to the day again: what
-        they write below it would never be seen.
+        A line keeps up to which write timestamp the day was removed, for later writers: whatever they
+        write with a lower timestamp would never be visible.
         """
         where = (device_id, ec_date(day))
         self._db.write([[Statement(_REMOVED_DAY, (_REMOVED_KEPT_S, ceiling + 1, ceiling, *where, REMOVED))]])
@@ -160,7 +160,7 @@ def _days_of_rows(rows: Iterable[Any]) -> dict[str, Day]:
 
 
 def by_day(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """``[start, stop)`` cut at midnights."""
+    """``[start, stop)`` split at midnight."""
     while start < stop:
         last = min(stop, day_of(start) + DAY_S)
         yield start, last

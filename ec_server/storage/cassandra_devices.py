@@ -1,9 +1,9 @@
-"""The devices on record: first and last seen, verified through, and what is to be known of their minutes.
+"""The records of devices: first and last seen, verified through, and counts of notable minutes.
 
-``last_seen`` carries its own moment as timestamp, so that the latest wins in whatever order servers
-write it. How far a device is verified is for people to look at, and they look again and again: what was
-found is taken as known for ``_VALID_S``, but for the last ``_OVERLAP_S`` before it and for days in which
-something was written. Rounds do not ask here (cassandra_settled.py).
+``last_seen`` is written with its own value as the timestamp, so that the latest wins in whatever order
+servers write it. How far a device is verified is only displayed, but often: the result is cached for
+``_VALID_S``, except for its last ``_OVERLAP_S`` and for days that were written to. Rounds do not use it
+(cassandra_settled.py).
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ FirstUnproven = Callable[[str, int, int], int]
 
 @dataclass(frozen=True, slots=True)
 class _Through:
-    """How far a device was last found to be settled."""
+    """Up to where a device was last found to be settled."""
 
     start: int
     earlier: tuple[str, ...]
-    """Fingerprints of the days before today."""
+    """Fingerprints of past days."""
     valid_until_s: float
     through: int
 
 
 class Devices:
-    """Reads and writes ``ec_device``; one thread at a time."""
+    """Reads and writes ``ec_device``. Not thread-safe."""
 
     def __init__(self, database: Database, days: Days, first_unproven: FirstUnproven) -> None:
-        """``first_unproven`` gives the first minute of a range that is not settled, or its end."""
+        """``first_unproven`` returns the first minute of a range that is not settled, or the range's end."""
         self._db = database
         self._days = days
         self._first_unproven = first_unproven
@@ -58,7 +58,7 @@ class Devices:
         self._through: dict[str, _Through] = {}
 
     def note(self, seen: Mapping[str, int]) -> None:
-        """Put devices on record, or move ``last_seen`` forward: device id to epoch microseconds."""
+        """Record devices as seen, or move their ``last_seen`` forward: device id to epoch microseconds."""
         unknown = [device_id for device_id in seen if device_id not in self._first_seen]
         for device_id, rows in zip(unknown, self._db.read_each(_FIRST_SEEN, [(d,) for d in unknown])):
             if rows and rows[0].first_seen:
@@ -74,15 +74,15 @@ class Devices:
         return statements
 
     def note_coverage(self, device_id: str, start: int) -> None:
-        """Put on record at which minute the rounds' coverage begins."""
+        """Record the first minute that rounds cover."""
         self._db.write([[Statement(_COVERAGE, (minute_text(start), device_id))]])
 
     def note_reopened(self, device_id: str, reopened: Sequence[Range]) -> None:
-        """Put on record which minutes the device records again."""
+        """Record which minutes the device is recording again."""
         self._db.write([[Statement(_REOPENED, (text_of(reopened), device_id))]])
 
     def all(self) -> list[DeviceRecord]:
-        """Every device on record, ascending by id."""
+        """Every recorded device, ascending by id."""
         found = [row for row in self._db.read("SELECT * FROM ec_device") if row.last_seen]
         return self._of_rows(sorted(found, key=lambda row: str(row.device_id)))
 
@@ -106,7 +106,7 @@ class Devices:
         }
 
     def _look_again(self, device_id: str, start: int, days: Mapping[str, Day]) -> int:
-        """From the beginning where an earlier day changed, else from a while before what is known."""
+        """Search again, from ``start`` if a past day changed, else from shortly before the cached result."""
         today = ec_date(day_of(int(time.time())))
         earlier = tuple(day.fingerprint for date, day in days.items() if date < today)
         known = self._through.get(device_id)

@@ -1,7 +1,7 @@
-"""Digests of seconds and minutes: the cached ones where they hold, else from the rows, and kept.
+"""Digests of seconds and minutes: cached ones if they still hold, else computed from the rows and cached.
 
-What is computed is stored with the fingerprint that was read before the rows, so that whoever writes
-meanwhile voids it (cassandra_minutes.py, rule 2). Damage that is met on the way is remembered by its second.
+They are stored with the fingerprint that was read before the rows, so that a write in between makes them
+void (cassandra_minutes.py, rule 2). Damage that is found on the way is remembered by its second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Digests = list[tuple[int, Digest]]
 
 
 class Digests:
-    """Reads digests and computes them; a read-only one keeps none."""
+    """Reads and computes digests; caches none if read-only."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Digests:
         *,
         read_only: bool,
     ) -> None:
-        """``counts_as_written`` gives a minute a new version: its rows are not those it was known by."""
+        """``counts_as_written`` gives a minute a new version, if another program has changed its rows."""
         self._db = database
         self._records = records
         self._rows = rows
@@ -47,11 +47,11 @@ class Digests:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What was found damaged and not found whole since, one line each."""
+        """What was found damaged, and not intact since, one line each."""
         return tuple(self._damage.values())
 
     def now_of(self, device_id: str, lines: MinuteLines) -> Digest | None:
-        """The minute digest that is true at the lines' fingerprint."""
+        """The minute digest that holds at the fingerprint of ``lines``."""
         known, digest = lines.minute_digest(now())
         if known or not lines.was_written:
             return digest
@@ -91,7 +91,7 @@ class Digests:
     def _digests_of(
         self, device_id: str, lines: MinuteLines, *, from_rows: bool
     ) -> tuple[_Digests, list[list[Statement]]]:
-        """The seconds' digests of one minute, and the mutations that keep them where they were computed."""
+        """The digests of a minute's seconds, and the mutations that cache those that were computed."""
         if from_rows:
             return self._compute(device_id, lines, {})
         if not lines.was_written:
@@ -108,10 +108,10 @@ class Digests:
     def _compute(
         self, device_id: str, lines: MinuteLines, cached: Mapping[int, Digest]
     ) -> tuple[_Digests, list[list[Statement]]]:
-        """Digests from the rows, and what keeps them as true at the fingerprint read before the rows.
+        """Digests from the rows, and the mutations that cache them at the fingerprint read before the rows.
 
-        Rows that another program brought to a minute, or took from it, count as a write of this store:
-        a new version first, and the rows read again after it.
+        If another program has added or deleted rows, this counts as a write of this store: a new version is
+        written first, and the rows are read again after it.
         """
         lines = self._records.with_proof(device_id, {lines.minute: lines})[lines.minute]
         found = self._read_digests(device_id, lines.minute, cached)
@@ -125,7 +125,7 @@ class Digests:
         return found, self._records.keep(lines, device_id, found, complete=True)
 
     def _read_digests(self, device_id: str, minute: int, cached: Mapping[int, Digest]) -> _Digests:
-        """The digests of the minute's non-empty seconds; those that are not cached from the rows."""
+        """The digests of the minute's non-empty seconds, from the cache or else from the rows."""
         digests = dict(cached)
         for found in self._uncached_seconds(device_id, minute, cached):
             self._note_damage(found)

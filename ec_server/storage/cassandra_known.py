@@ -1,9 +1,9 @@
-"""Which rows a writer knows without asking: what it wrote last, and how far back it knows all it wrote.
+"""Which rows a writer knows without reading: those it wrote last, and from where on it remembers all.
 
-A row may be written blindly only if it is certain that none of its key is stored. In a minute that
-nobody else writes to, that is so for every row that this writer has not written; and it knows those it
-wrote last (recent_rows.py), or that nothing beyond a certain microsecond was written before what it has
-forgotten (the floor). Live data ascends, and lies above the floor.
+A row may be written without reading first only if certainly no row of its key is stored. In a minute that
+nobody else writes to, that holds for every row that this writer has not written itself. It remembers the
+rows it wrote last (recent_rows.py), and for each minute the floor: rows that it has forgotten are not above
+it. Live data arrives in ascending order and so is above the floor.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from utilities.model import Batch
 Place = tuple[int, int]
 """``(second, start_us)``."""
 BEGINNING: Place = (-1, -1)
-"""Below every place."""
+"""Lower than every place."""
 place_of: Callable[[Batch], Place] = itemgetter(1, 2)
-"""Where a batch lies in its minute."""
+"""The position of a batch in its minute."""
 
 
 @dataclass(slots=True)
 class _Minute:
     generation: int
     top: Place = BEGINNING
-    """The highest row written."""
+    """Place of the highest row written."""
     middle: Place = BEGINNING
-    """The highest row written before the younger half of the memory began, or soon after."""
+    """Place of the highest row written before the younger half of the memory began, or soon after."""
     floor: Place = BEGINNING
     """Rows up to here may have been forgotten."""
 
 
 class KnownRows:
-    """One writer's memory; one thread."""
+    """The memory of one writer. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        """Between half of ``limit`` rows and all of it are remembered, and the floors of as many minutes."""
+        """Remembers between half of ``limit`` and ``limit`` rows, and the floors of as many minutes."""
         self._recent = RecentRows(limit)
         self._limit = limit
         self._minutes: dict[tuple[str, int], _Minute] = {}
 
     def is_same(self, key: RowKey, checksum: str) -> bool | None:
-        """Whether the row of a key has these samples; None: no such row is remembered."""
+        """Whether the row of a key has these samples; None if no row of the key is remembered."""
         return self._recent.is_same(key, checksum)
 
     def floor(self, minute: tuple[str, int]) -> Place:
-        """Up to where rows of a minute may have been written and forgotten; beyond it all are remembered."""
+        """Up to here rows of the minute may have been written and forgotten; above it all are remembered."""
         known = self._minutes.get(minute)
         return BEGINNING if known is None else self._floor(known)
 
@@ -57,7 +57,7 @@ class KnownRows:
         return known.floor if age == 0 else known.middle if age == 1 else known.top
 
     def add(self, minute: tuple[str, int], batches: Iterable[Batch]) -> None:
-        """Remember rows of one minute that are stored."""
+        """Remember stored rows of one minute."""
         listed = list(batches)
         if not listed:
             return
@@ -75,9 +75,9 @@ class KnownRows:
             del self._minutes[next(iter(self._minutes))]
 
     def forget(self, minutes: Iterable[tuple[str, int]]) -> bool:
-        """These minutes' rows are gone; whether any of them was remembered.
+        """Forget these minutes, as their rows are gone; True if any row of them was remembered.
 
-        Rows cannot be forgotten one by one, so all are: those of other minutes are then below the floor.
+        Single rows cannot be forgotten, so all are: those of other minutes are then below the floor.
         """
         gone = [minute for minute in minutes if self._minutes.pop(minute, None) is not None]
         if gone:

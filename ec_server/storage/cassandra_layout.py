@@ -1,4 +1,4 @@
-"""The CQL of every table, with the compaction that suits what becomes of the rows."""
+"""The CQL of every table, with the compaction strategy that suits whether rows are packed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BY_LEVEL = "{'class': 'LeveledCompactionStrategy'}"
 
 
 def tables_cql(retention_days: int, *, packs: bool) -> str:
-    """The CQL of every table. Rows that are packed leave their windows open: levels give space back."""
+    """The CQL of every table. Leveled compaction returns the space of packed rows; time windows do not."""
     hours = _window_hours(retention_days)
     by_window = _BY_WINDOW.format(hours=hours)
     cql = Template(_SCHEMA.read_text("utf-8"))

@@ -1,31 +1,31 @@
-"""What several writers and readers of one minute must know of each other, without transactions; pure.
+"""How several writers and readers of one minute coordinate without transactions; pure.
 
-Cassandra has no transaction over two partitions, and no clock that two servers share. So whether a
-cached digest or a verdict still holds is never a question of time, but of versions:
+Cassandra has no transactions over two partitions, and servers have no common clock. Whether a cached digest
+or a verdict still holds is therefore decided by versions, never by time:
 
-1. A writer, before its first row of a minute, puts its own line beside the minute's (``hold``), and
-   changes the line's version after each group of rows is stored (``touch``). Only it changes that line.
-2. Whoever reads the rows reads the minute's lines FIRST. What it concludes (digests, verdict) is
-   stored with the fingerprint of all those versions, and holds only while the fingerprint is the
-   same. A row that the reader may have missed was stored after it had read the lines, and so was
-   the new version that follows the row: the conclusion is void, in whatever order things arrive.
+1. Before its first row of a minute, a writer stores a line of its own for the minute (``hold``). It changes
+   the line's version after each group of rows is stored (``touch``). Nobody else changes that line.
+2. A reader reads the minute's lines FIRST, then the rows. Its conclusions (digests, verdict) are stored with
+   the fingerprint of all those versions, and hold only while the fingerprint is the same. If the reader
+   missed a row, that row was stored after the lines were read, and the new version that follows the row
+   makes the conclusion void, in whatever order the writes arrive.
 3. A writer that dies between its rows and the new version leaves its line leased. A line whose lease
-   is long over proves nothing: a reader first settles it, by a line of its own beside it, which
-   changes the fingerprint; then it reads the rows. While it lives, a writer renews its lease before
-   it sends rows, so it is never mistaken for dead by clocks that agree within SKEW_S.
-4. Reads and writes overlap at QUORUM: what was acknowledged is seen by the next read. At a lower
-   consistency (cassandra.consistency = ONE with several copies) proof is as weak as that.
-5. What is concluded stands in two places: in the minute's record (``ec_minute``), and with the rows, in
-   static columns of their own partition (``digest_proof``, ``state_proof``). It holds only where both
-   agree. If rows disappear or go back to an older state, with their table, their partition or a restored
-   snapshot, what stands with them goes too, and the record alone proves nothing.
-6. One level up, a day has a line a writer too (``ec_day``), whose version changes with each ``hold``,
-   after the minute's line is stored and before its rows. What is concluded of a whole day holds while
-   the day's fingerprint is the same and was concluded when no minute of it was leased.
-7. Packed rows stand in another table. Both partitions say which packing was the last (``last_packing``):
-   the blocks' before the rows are deleted, the rows' in the mutation that deletes them. What is concluded
-   holds only if the blocks know of the packing that the rows' partition names, so that it goes, too,
-   where blocks disappear or go back to an older state. Packing changes no version.
+   expired long ago proves nothing: a reader first settles it by adding a line of its own, which changes the
+   fingerprint, and then reads the rows. A live writer renews its lease before it sends rows, so that it is
+   never mistaken for dead as long as clocks agree within SKEW_S.
+4. Reads and writes overlap at QUORUM: the next read sees everything that was acknowledged. With a lower
+   consistency (cassandra.consistency = ONE with several replicas) proof is only as strong as that.
+5. A conclusion is stored in two places: in the minute's record (``ec_minute``), and with the rows, in
+   static columns of their partition (``digest_proof``, ``state_proof``). It holds only if both agree. If rows
+   disappear or revert to an older state (a dropped table, a deleted partition, a restored snapshot), so
+   does what is stored with them, and the record alone proves nothing.
+6. A day has one line per writer as well (``ec_day``). Its version changes with each ``hold``, after the
+   minute's line is stored and before its rows. A conclusion about a whole day holds while the day's
+   fingerprint is the same, and must be drawn when no minute of the day is leased.
+7. Packed rows are in another table. Both partitions name the last packing (``last_packing``): the blocks'
+   partition before the rows are deleted, the rows' partition in the mutation that deletes them. A
+   conclusion holds only if the blocks know the packing that the rows' partition names, so that it is void
+   if blocks disappear or revert to an older state. Packing changes no version.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from utilities.model import Digest, MinuteRecord, MinuteState
 from utilities.utc import is_ec_time, parse_ec
 
 LEASE_S = 60
-"""How long a writer may go on after its last renewal."""
+"""How long a writer may continue after its last renewal."""
 SKEW_S = 60
-"""How far the clocks of two servers may differ before one takes the other's writer for dead."""
+"""How far the clocks of two servers may differ before one considers the other's writer dead."""
 SETTLED = "/settled"
-"""Ends the name of a line that settles another writer's."""
+"""Suffix of the name of a line that settles another writer's line."""
 
 
 NEEDS_ROWS = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE)
-"""States that say something of stored rows, and so have to stand with them."""
+"""States that say something about stored rows, and so have to be stored with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterLine:
-    """What a writer says of one minute."""
+    """One writer's line of a minute."""
 
     version: int
     leased_until_us: int | None
-    """None: it is done with the minute."""
+    """None if it has finished the minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class MinuteLines:
-    """All that is on record of one minute of one device."""
+    """The whole record of one minute of one device."""
 
     minute: int
     writers: Mapping[str, WriterLine] = field(default_factory=dict)
@@ -76,24 +76,24 @@ class MinuteLines:
     check_time_us: int | None = None
     check_times: int = 0
     digest_proof: str | None = None
-    """What stands with the rows (rule 5)."""
+    """Stored with the rows (rule 5)."""
     state_proof: str | None = None
     packed_version: str | None = None
     """The writers' versions at which nothing was left to pack."""
     last_packing: int | None = None
-    """The last packing, as the rows' partition names it (rule 7)."""
+    """The last packing that the rows' partition names (rule 7)."""
     block_packings: tuple[int | None, int | None] = (None, None)
-    """The last packing, and the one before it that the rows may still name, as the blocks know them."""
+    """The last packing that the blocks know, and the one before it, which the rows may still name."""
 
     @property
     def needs_proof(self) -> bool:
-        """Whether the record says something that only what stands with the rows can confirm."""
+        """Whether the record holds a conclusion that what is stored with the rows must confirm."""
         versions = (self.digest_version, self.state_version if self.state in NEEDS_ROWS else None)
         return self.fingerprint in versions
 
     @property
     def has_its_blocks(self) -> bool:
-        """Whether the blocks that belong to the rows are there (rule 7)."""
+        """Whether the blocks that belong to the rows exist (rule 7)."""
         return self.last_packing is None or self.last_packing in self.block_packings
 
     @property
@@ -103,26 +103,26 @@ class MinuteLines:
 
     @property
     def was_written(self) -> bool:
-        """Whether any writer put a line there; it may have died before its first row."""
+        """Whether any writer has a line; it may have died before its first row."""
         return bool(self.writers)
 
     @property
     def fingerprint(self) -> str:
-        """The writers' versions as one text; empty where nobody wrote."""
+        """The writers' versions as one text; empty if nobody wrote."""
         return fingerprint((name, line.version) for name, line in self.writers.items())
 
     @property
     def is_leased(self) -> bool:
-        """Whether a writer may still be adding rows, or died while it did."""
+        """Whether a writer may still be adding rows, or died while adding some."""
         return bool(self._unsettled())
 
     def abandoned(self, now_us: int) -> list[tuple[str, int]]:
-        """``(writer, version)`` of the lines whose lease is long over."""
+        """``(writer, version)`` of the lines whose lease expired long ago."""
         limit_us = now_us - SKEW_S * 1_000_000
         return [(name, line.version) for name, line in self._unsettled() if _ends(line) < limit_us]
 
     def is_busy(self, now_us: int) -> bool:
-        """Whether a writer that lives may still be adding rows."""
+        """Whether a live writer may still be adding rows."""
         return len(self._unsettled()) > len(self.abandoned(now_us))
 
     def _unsettled(self) -> list[tuple[str, WriterLine]]:
@@ -137,29 +137,29 @@ class MinuteLines:
         return settled is not None and settled.version == line.version
 
     def has_digests(self, now_us: int) -> bool:
-        """Whether there are digests in ec_checksum that may be true of the rows: see ``confirms``."""
+        """Whether ec_checksum has digests that may match the rows: see ``confirms``."""
         return self.digest_version == self.fingerprint and not self.abandoned(now_us)
 
     def confirms(self, digest: Digest | None) -> bool:
-        """Whether what stands with the rows is this: the digest over the cached seconds."""
+        """Whether what is stored with the rows is this digest over the cached seconds."""
         return self.has_its_blocks and self.digest_proof == digest_proof(self.fingerprint, digest)
 
     def minute_digest(self, now_us: int) -> tuple[bool, Digest | None]:
-        """``(known, the minute digest or None for no rows)``."""
+        """``(whether it is known, the minute digest or None if there are no rows)``."""
         if self.minute_md5 is None or not self.has_digests(now_us):
             return False, None
         digest = Digest(self.minute_count, self.minute_md5) if self.minute_count else None
         return (True, digest) if self.confirms(digest) else (False, None)
 
     def verdict(self, now_us: int) -> MinuteState | None:
-        """The state that holds; None: not compared since the minute was last written."""
+        """The state that holds; None if the minute was not compared since it was last written."""
         if self.state is None or self.state_version != self.fingerprint or self.abandoned(now_us):
             return None
         is_confirmed = self.has_its_blocks and self.state_proof == state_proof(self.fingerprint, self.state)
         return self.state if is_confirmed or self.state not in NEEDS_ROWS else None
 
     def record(self, now_us: int) -> MinuteRecord:
-        """What the rest of the server knows a minute by."""
+        """The minute's record as the rest of the server knows it."""
         return MinuteRecord(
             self.minute,
             self.minute_digest(now_us)[1],
@@ -173,23 +173,23 @@ class MinuteLines:
 
 
 def fingerprint(versions: Iterable[tuple[str, int]]) -> str:
-    """A text that differs wherever a writer or a version differs; empty for none."""
+    """A text that is different for different writers or versions; empty if there are none."""
     listed = "".join(f"{name}:{version}\n" for name, version in sorted(versions))
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() if listed else ""
 
 
 def digest_proof(fingerprint: str, digest: Digest | None) -> str:
-    """What stands with the rows of a minute whose cached seconds make up this digest (None: no seconds)."""
+    """The ``digest_proof`` of a minute whose cached seconds have this digest (None: no seconds)."""
     return f"{fingerprint} {digest.count} {digest.md5}" if digest else f"{fingerprint} 0"
 
 
 def state_proof(fingerprint: str, state: MinuteState) -> str:
-    """What stands with the rows of a minute in this state."""
+    """The ``state_proof`` of a minute in this state."""
     return f"{fingerprint} {state.value}"
 
 
 def minutes_of_rows(ec_date: str, rows: Iterable[Any]) -> dict[int, MinuteLines]:
-    """Rows of ``ec_minute`` of one device and date, ascending, to what they say of each minute."""
+    """The record of each minute, from ascending rows of ``ec_minute`` of one device and date."""
     writers: dict[int, dict[str, WriterLine]] = {}
     records: dict[int, dict[str, Any]] = {}
     for row in filter(lambda row: is_ec_time(row.ec_time), rows):

@@ -1,4 +1,4 @@
-"""Opens a Cassandra store as a configuration describes it."""
+"""Opens a Cassandra store according to the configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _FIRST_CONNECTION_S = 20.0
 
 
 def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> CassandraStore:
-    """The store of a configuration; up to 20 s for the first attempt to connect.
+    """The store that ``settings`` describe; waits up to 20 s for the first attempt to connect.
 
-    A cluster that does not answer is no error: the store says so in ``health`` and goes on trying.
-    Raises ConfigurationError if it answers and refuses.
+    A cluster that does not answer is not an error: ``health`` reports it, and the store keeps trying.
+    Raises ConfigurationError if the cluster answers and refuses.
     """
     store = CassandraStore(
         target_of(settings),
@@ -26,7 +26,7 @@ def open_cassandra_store(settings: Settings, *, read_only: bool = False) -> Cass
 
 
 def target_of(settings: Settings) -> Target:
-    """The ``cassandra.`` keys of a configuration."""
+    """The cluster that the ``cassandra.`` keys describe."""
     return Target(
         host=settings.cassandra_host,
         port=settings.cassandra_port,

@@ -2,24 +2,24 @@
 
 Rules:
 
-1. Blocks, then their reading back, then the mark of this packing in the blocks' partition, then one mutation
-   that deletes the rows and puts the mark beside them. A packing that is broken off anywhere leaves rows and
-   blocks that say the same; the next one goes on from there. Proof holds all the while
+1. The order is: write the blocks, read them back, name this packing in the blocks' partition, and then, in
+   one mutation, delete the rows and name the packing in their partition. If it is interrupted anywhere, rows
+   and blocks hold the same data, and the next packing continues. Proof stays valid throughout
    (cassandra_minutes.py, rule 7).
-2. A deletion in Cassandra hides whatever has a lower write timestamp, also what arrives later. So before it
-   reads the rows, a packing says up to which timestamp it may delete (``packed_until``, beside the rows), and
-   then looks whether anybody holds the minute: then it leaves it for later. A writer does it the other way
-   round: it takes the minute first, and then looks for ``packed_until``; what it writes from then on lies
-   above (cassandra_claims.py). One of the two sees the other.
-3. What is deleted are the rows of a second up to the highest write timestamp that was packed, no later: a row
-   that arrived since lies above it. Where a second keeps rows, each packed row is deleted by its key.
-4. What a block would not give back byte for byte stays a row: rows of other programs in another form, and
-   damaged ones.
-5. Neither versions nor leases change. Whether a minute is packed is told by the versions at which it was; any
-   write makes it one that has something to pack.
-6. A row that comes back to life, because a node was away for longer than ``gc_grace_seconds``, has the key
-   and the rank of one in the block: it is the same row (cassandra_second.py, rule 1), and goes with the next
-   packing of its minute. So the time is a matter of the other deletions alone (docs/storage-cassandra.md).
+2. A deletion in Cassandra hides everything with a lower write timestamp, including what arrives later. So
+   before it reads the rows, a packing stores up to which timestamp it may delete (``packed_until``, with the
+   rows), and then checks for leases: if somebody holds the minute, it is packed later. A writer does the
+   opposite: it takes the lease first, then reads ``packed_until``, and writes only above it
+   (cassandra_claims.py). So at least one of the two sees the other.
+3. Rows of a second are deleted up to the highest write timestamp that was packed: a row that has arrived
+   since is above it. If some rows of a second are not packed, each packed row is deleted by its key.
+4. A row that a block could not reproduce byte for byte stays a row: rows that other programs wrote in
+   another form, and damaged ones.
+5. Versions and leases do not change. A minute is packed if its versions are those at which it was packed;
+   any write changes them.
+6. A deleted row that reappears, because a node was down for longer than ``gc_grace_seconds``, has the key and
+   rank of a row in the block: it is the same row (cassandra_second.py, rule 1), and the next packing of its
+   minute deletes it. So only other deletions depend on that time (docs/storage-cassandra.md).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _DELETE_ROW = f"{_DELETE_SECOND} AND start_us = ? AND end_us = ?"
 
 
 class _Gone(NamedTuple):
-    """A row of ``ec_consumption`` that stands in a block."""
+    """A row of ``ec_consumption`` that is also in a block."""
 
     written: int
     """Its write timestamp."""
@@ -78,17 +78,17 @@ class _Gone(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SecondPlan:
-    """What packing makes of one second."""
+    """What to do with one second."""
 
     second: int
     block: bytes | None = None
-    """To write; None if the blocks that there are hold everything."""
+    """The block to write; None if the existing blocks hold everything."""
     block_rows: int = 0
     block_samples: int = 0
     obsolete: tuple[str, ...] = ()
-    """Ids of the blocks whose rows all stand in the new one."""
+    """Ids of the blocks whose rows are all in the new one."""
     gone: Sequence[_Gone] = ()
-    """The rows that stand in blocks then."""
+    """The rows that are in blocks afterwards, to be deleted."""
     gone_samples: int = 0
     left: int = 0
     """Rows that cannot be packed."""
@@ -100,12 +100,12 @@ class SecondPlan:
 
     @property
     def latest(self) -> int:
-        """The highest write timestamp of the rows that go."""
+        """The highest write timestamp of the rows to delete."""
         return max((row.written for row in self.gone), default=0)
 
 
 class Packing:
-    """Packs minutes; the store calls it under its lock."""
+    """Packs minutes. The store calls it while it holds its lock."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Packing:
         stamps: Stamps,
         ttl_s: Callable[[int], int],
     ) -> None:
-        """``ttl_s`` gives the seconds that data of a moment's day is kept; 0 for ever."""
+        """``ttl_s`` gives the seconds that data of a moment's day is kept; 0 means forever."""
         self._db = database
         self._blocks = blocks
         self._records = records
@@ -125,10 +125,10 @@ class Packing:
         self._ttl_s = ttl_s
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """Pack what there is to pack of a minute; nothing where somebody may be writing to it."""
+        """Pack a minute's rows, unless somebody may be writing to it."""
         key = (device_id, minute)
         self._claims.release([key])
-        self._claims.look([key])  # every stamp is above what was read
+        self._claims.look([key])  # makes every later stamp higher than what was read
         before = self._records.of_minute(device_id, minute)
         if not before.was_written or before.is_leased:
             return Packed()
@@ -142,7 +142,7 @@ class Packing:
             latest = max((one.latest for one in plans), default=0)
             if latest <= packing:
                 return self._apply(device_id, lines, plans, packing)
-            self._stamps.saw(latest)  # rows of a writer that died, and whose clock was ahead
+            self._stamps.saw(latest)  # a writer that died, whose clock was ahead, may have written rows
         return Packed()
 
     def _apply(self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], packing: int) -> Packed:
@@ -157,7 +157,7 @@ class Packing:
         )
 
     def _announce(self, device_id: str, minute: int, until: int) -> None:
-        """Rule 2: up to this write timestamp rows may be deleted from now on."""
+        """Store up to which write timestamp rows may be deleted from now on (rule 2)."""
         values = (self._ttl_s(minute), until, until, *partition(device_id, minute))
         self._db.write([[Statement(_ANNOUNCE, values)]])
 
@@ -168,7 +168,7 @@ class Packing:
     # --- what to do -----------------------------------------------------------------------
 
     def _plans(self, device_id: str, minute: int) -> Iterator[SecondPlan]:
-        """Rows first and blocks after them, as everywhere (cassandra_blocks.py, rule 2)."""
+        """Reads rows first, then blocks (cassandra_blocks.py, rule 2)."""
         with_rows = set()
         for second, rows in self._seconds_with_rows(device_id, minute):
             with_rows.add(second)
@@ -216,7 +216,7 @@ class Packing:
     def _deletions(
         self, device_id: str, lines: MinuteLines, plans: Sequence[SecondPlan], packing: int
     ) -> Iterator[Statement]:
-        """Rule 3. Where blocks had gone, with the proof that this packing must not give back."""
+        """Rule 3. If blocks had disappeared, this also removes the proof, which packing must not restore."""
         where = partition(device_id, lines.minute)
         for one in plans:
             of_second = (*where, ec_time(one.second))
@@ -230,7 +230,7 @@ class Packing:
 
 
 def plan_of_second(second: SecondRows) -> SecondPlan:
-    """What packing makes of a second; pure. Blocks that cannot be decoded are left alone."""
+    """How to pack a second; pure. Blocks that cannot be decoded are left alone."""
     readable = [one for one in second.blocks if one.block is not None]
     packed = SecondRows(second.device_id, second.second, (), readable).packed()
     rows = [(row, stored_row(second.device_id, second.second, row)) for row in second.loose]
@@ -268,7 +268,7 @@ def _gone(rows: Sequence[tuple[Any, StoredRow]]) -> dict[str, Any]:
 
 
 def _is_another(row: StoredRow, packed: dict[Place, StoredRow]) -> bool:
-    """Whether a packed row has its key and rank, and other samples: then this one cannot be packed."""
+    """Whether a packed row has the same key and rank but other samples: then this row cannot be packed."""
     other = packed.get(place_of(row))
     return other is not None and other.rank == row.rank and other.batch != row.batch
 
@@ -276,12 +276,12 @@ def _is_another(row: StoredRow, packed: dict[Place, StoredRow]) -> bool:
 def _obsolete(
     readable: Sequence[StoredBlock], packed: dict[Place, StoredRow], stay: set[Place]
 ) -> tuple[str, ...]:
-    """The blocks that the new one replaces: all, unless a packed row did not get into it."""
+    """The blocks that the new one replaces: all, unless it lacks a row that was packed."""
     return () if stay & packed.keys() else tuple(one.block_id for one in readable)
 
 
 def is_in_its_own_form(row: Any, stored: StoredRow) -> bool:
-    """Whether the row is as this server writes it, so that a block's row is the same; and of one write."""
+    """Whether this server wrote the row, in one write, so that a block can reproduce it."""
     return (
         (row.start_us, row.end_us) == (f"{stored.batch.start_us:06d}", f"{stored.batch.end_us:06d}")
         and row.ec_consumption_values == stored.batch.values

@@ -1,8 +1,8 @@
-"""What is on record of minutes: writers' lines, cached digests, verdicts; read and written.
+"""Reads and writes the records of minutes: writers' lines, cached digests, verdicts.
 
-The rules are at the head of cassandra_minutes.py. The record of a minute lies in one partition
-(``ec_minute`` and ``ec_checksum`` share its key), so that what belongs together is one mutation. What
-confirms it stands with the rows, in another partition: a mutation of its own, in any order.
+For the rules see cassandra_minutes.py. The record of a minute is in one partition per table (``ec_minute``
+and ``ec_checksum`` have the same partition key), so that related changes are one mutation. What confirms it
+is stored with the rows, in another partition, by a separate mutation; their order does not matter.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _PROVE_STATE = (
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
 )
 _PROOFS_AT_ONCE = 60
-"""Partitions that one request asks for."""
+"""Partitions per request."""
 _PACKED = (
     "UPDATE ec_minute USING TTL ? AND TIMESTAMP ? SET packed_version = ?"
     " WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND writer = ''"
@@ -94,19 +94,19 @@ _PACKED = (
 
 
 class Records:
-    """The record of minutes; a read-only one settles nothing."""
+    """The records of minutes; settles no lines if read-only."""
 
     def __init__(
         self, database: Database, stamps: Stamps, ttl_s: Callable[[int], int], *, read_only: bool
     ) -> None:
-        """``ttl_s`` gives the seconds that the record of a moment's day is kept; 0 for ever."""
+        """``ttl_s`` gives the seconds that the record of a moment's day is kept; 0 means forever."""
         self._db = database
         self._stamps = stamps
         self._ttl_s = ttl_s
         self._read_only = read_only
 
     def lines(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
-        """What is on record of the minutes of ``[start, stop)``, abandoned lines settled."""
+        """The records of the minutes in ``[start, stop)``, with abandoned lines settled."""
         found = self.on_record(device_id, start, stop)
         now_us = now()
         abandoned = [(minute, *one) for minute, lines in found.items() for one in lines.abandoned(now_us)]
@@ -120,12 +120,12 @@ class Records:
         return Statement(_SETTLE, values)
 
     def _with_proofs(self, device_id: str, found: dict[int, MinuteLines]) -> dict[int, MinuteLines]:
-        """The lines, and what stands with the rows of those minutes whose record has to be confirmed."""
+        """The records, completed with what is stored with the rows where that is needed."""
         wanted = [minute for minute, lines in sorted(found.items()) if lines.needs_proof]
         return found | self.with_proof(device_id, {minute: found[minute] for minute in wanted})
 
     def with_proof(self, device_id: str, lines: Mapping[int, MinuteLines]) -> dict[int, MinuteLines]:
-        """The lines of some minutes, and what stands with their rows and blocks."""
+        """The records of some minutes, completed with what is stored with their rows and blocks."""
         found = dict(lines)
         for minute, row in self._of_partitions(_PROOFS, device_id, list(found)):
             found[minute] = replace(
@@ -140,7 +140,7 @@ class Records:
         return found
 
     def _of_partitions(self, cql: str, device_id: str, minutes: list[int]) -> list[tuple[int, Any]]:
-        """What stands once in the partition of each of some minutes."""
+        """The static columns of the partitions of some minutes."""
         pieces: list[tuple[str, str, list[str]]] = []
         for date, of_day in groupby(minutes, key=ec_date):
             texts = [ec_time(minute)[:4] for minute in of_day]
@@ -150,11 +150,11 @@ class Records:
         return [(parse_ec(row.ec_date, row.ec_minute + "00"), row) for rows in found for row in rows]
 
     def of_minute(self, device_id: str, minute: int) -> MinuteLines:
-        """What is on record of one minute."""
+        """The record of one minute."""
         return self.lines(device_id, minute, minute + 60).get(minute, MinuteLines(minute))
 
     def on_record(self, device_id: str, start: int, stop: int) -> dict[int, MinuteLines]:
-        """What stands in the record of the minutes of ``[start, stop)``: neither settled nor confirmed."""
+        """The records of the minutes in ``[start, stop)`` as stored, neither settled nor confirmed."""
         found: dict[int, MinuteLines] = {}
         for first, last in by_day(start, stop):
             span = (ec_time(first), ec_time(last - 1))
@@ -163,7 +163,7 @@ class Records:
         return found
 
     def cached_seconds(self, device_id: str, minute: int) -> dict[int, Digest]:
-        """The digests of seconds that stand in ``ec_checksum``, true or not."""
+        """The second digests in ``ec_checksum``, whether they still hold or not."""
         rows = self._digest_rows(device_id, minute)
         return {s: Digest(row.values_count, row.values_checksum) for s, row in rows if row.ec_type == "S"}
 
@@ -181,12 +181,12 @@ class Records:
         *,
         complete: bool,
     ) -> list[list[Statement]]:
-        """The mutations that cache digests which are true of the rows at ``lines.fingerprint``.
+        """The mutations that cache digests which hold at ``lines.fingerprint``.
 
-        The first is of the record's partition, the second of the rows'. Where blocks went away, the second
-        names those that were there when the rows were read, and takes the verdict away.
+        The first is for the record's partition, the second for the rows'. If blocks have disappeared, the
+        second names the packing of those that existed when the rows were read, and removes the verdict.
 
-        ``complete``: these are all non-empty seconds of the minute, so that its digest is known too.
+        ``complete``: these are all non-empty seconds of the minute, so that its own digest is known, too.
         """
         minute, ttl_s, stamp = lines.minute, self._ttl_s(lines.minute), self._stamps.next(2)
         where, time_text = (device_id, ec_date(minute)), ec_time(minute)
@@ -212,7 +212,7 @@ class Records:
         return [[*statements, Statement(_KNOWN, values)], [beside]]
 
     def packed(self, device_id: str, lines: MinuteLines) -> None:
-        """Put on record that at ``lines.fingerprint`` nothing is left to pack in a minute."""
+        """Record that nothing is left to pack in a minute at ``lines.fingerprint``."""
         values = (self._ttl_s(lines.minute), self._stamps.next(), lines.fingerprint)
         self._db.write([[Statement(_PACKED, (*values, *at(device_id, lines.minute)))]])
 
@@ -224,7 +224,7 @@ class Records:
     def verdict(
         self, device_id: str, lines: MinuteLines, verdict: Verdict, compared_us: int
     ) -> list[list[Statement]]:
-        """The mutations that put a verdict on record, true of the rows at ``lines.fingerprint``."""
+        """The mutations that record a verdict which holds at ``lines.fingerprint``."""
         minute, moment = lines.minute, timeuuid(compared_us)
         ttl_s, stamp, where = self._ttl_s(minute), self._stamps.next(), at(device_id, minute)
         conflicts = lines.conflicts + verdict.conflicts
@@ -251,6 +251,6 @@ def at(device_id: str, minute: int) -> tuple[str, str, str]:
 
 
 def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
-    """The minute digest of its non-empty seconds; None for none."""
+    """The minute digest of a minute's non-empty seconds; None if there are none."""
     digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
     return Digest(*digest) if digest else None

@@ -1,11 +1,11 @@
-"""The rows of ``ec_consumption`` and ``ec_replaced``: how a batch becomes one, and how rows are read.
+"""Reads and writes the rows of ``ec_consumption`` and ``ec_replaced``.
 
-A row's rank is also its write timestamp: written again it changes nothing, and the higher rank wins
-over the lower, in whatever order they arrive. Only where rows up to some timestamp were deleted, because
-their day was removed or their minute was packed, is a row of a lower rank written just above it: Cassandra
-would show nothing that is older. ``insert_time`` is what the clock said.
+A row's rank is also its write timestamp: writing it again changes nothing, and the higher rank wins in
+whatever order rows arrive. There is one exception: if rows up to some timestamp were deleted, because their
+day was removed or their minute was packed, a row of a lower rank is written just above that timestamp, as
+Cassandra would hide anything older. ``insert_time`` is the wall clock.
 
-Rows that are read are those of blocks, too (cassandra_second.py), each second's after its rows.
+Reading includes the rows in blocks (cassandra_second.py), which are read after the rows of the table.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from utilities.cassandra_values import Statement
 from utilities.model import Batch, StoredRow
 from utilities.utc import DAY_S, MINUTE_S, ec_date, ec_time, is_ec_time, minute_of, parse_ec
 
-# An inserted row's values, each behind its length: what stands before its second's text, and after it.
+# The values of an inserted row, each preceded by its length: those before the second's text, and after it.
 _BEFORE = struct.Struct(">i6si6si")
 _AFTER = struct.Struct(">iii32si16siqiqii")
 _INSERTED_VALUES = 13
 ROWS_A_PIECE = 300
-"""Rows of one request at most."""
+"""The most rows per request."""
 _CHARACTERS_A_PIECE = 256 * 1024
 
 _INSERT = (
@@ -59,7 +59,7 @@ _PARTITIONS = {
 }
 _PARTITIONS_AT_ONCE = 60
 _ROWS_BETWEEN_BLOCKS = 4000
-"""Rows of whole seconds that are read before the blocks of these seconds are."""
+"""Read about this many rows, of whole seconds, before the blocks of these seconds."""
 _COUNT = (
     "SELECT count(ec_time) AS rows, sum(values_count) AS samples FROM ec_consumption"
     " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?"
@@ -77,19 +77,19 @@ _DELETED_AT_ONCE = 60
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of one second's rows: applied as one, all or none."""
+    """Changes to one second's rows, applied as one mutation: all or none."""
 
     at: tuple[str, int]
     """Device and second."""
     reason: str
     stamp: int = 0
-    """The write timestamp of what is deleted or set aside, below those of ``rows``."""
+    """The write timestamp for deletions and blocks set aside, below those of ``rows``."""
     rows: list[StoredRow] = field(default_factory=list)
-    """To insert."""
+    """Rows to insert."""
     replaced: list[StoredRow] = field(default_factory=list)
-    """To keep on record as replaced."""
+    """Rows to keep as replaced."""
     removed: list[StoredRow] = field(default_factory=list)
-    """To delete."""
+    """Rows to delete."""
     damaged_blocks: list[str] = field(default_factory=list)
     """Ids of blocks to set aside."""
 
@@ -99,12 +99,12 @@ class Change:
         return bool(self.rows or self.removed or self.damaged_blocks)
 
     def put(self, row: StoredRow) -> None:
-        """Insert this row, in place of one of its key."""
+        """Insert this row, replacing one of its key."""
         self.rows[:] = [one for one in self.rows if one.batch.key != row.batch.key] + [row]
 
 
 class Rows:
-    """Reads rows and writes them."""
+    """Reads and writes rows."""
 
     def __init__(
         self,
@@ -113,10 +113,10 @@ class Rows:
         ttl_s: Callable[[int], int],
         deleted_until: Callable[[str, int], int],
     ) -> None:
-        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 for ever.
+        """``ttl_s`` gives the seconds that rows of a moment's day are kept; 0 means forever.
 
-        ``deleted_until`` gives the write timestamp up to which rows of a device's second may have been
-        deleted; 0: none were.
+        ``deleted_until`` returns the write timestamp up to which rows of a device's second may have been
+        deleted; 0 if none were.
         """
         self._db = database
         self._blocks = blocks
@@ -124,11 +124,11 @@ class Rows:
         self._deleted_until = deleted_until
 
     def write(self, groups: Iterable[Sequence[StoredRow]]) -> None:
-        """Store groups of rows, each of one device and minute, and each all or none."""
+        """Store groups of rows, each of one device and minute; each group is all or none."""
         self._db.write_rows(_INSERT, map(self._encoded, groups))
 
     def _encoded(self, group: Sequence[StoredRow]) -> EncodedRows:
-        """Encoded here, where it is known what rows of one second have in common."""
+        """Encode rows here rather than in the driver, as rows of one second have many values in common."""
         known, head, ttl_s, deleted = -1, b"", 0, 0
         rows = []
         for batch, inserted_us, rank in group:
@@ -173,7 +173,7 @@ class Rows:
             yield Statement(_INSERT, (*_values(row), timestamp, self._ttl_s(row.batch.second)))
 
     def keep(self, kept: Iterable[ReplacedRow]) -> None:
-        """Put on record what was replaced elsewhere."""
+        """Record rows that were replaced elsewhere."""
         self._db.write([self._kept(one)] for one in kept)
 
     def _kept(self, one: ReplacedRow) -> Statement:
@@ -182,7 +182,7 @@ class Rows:
         return Statement(_KEEP_REPLACED, (*values, at_us, self._ttl_s(row.batch.second)))
 
     def of_seconds(self, seconds: Sequence[tuple[str, int]]) -> dict[tuple[str, int], SecondRows]:
-        """What is stored of several seconds of devices, read side by side."""
+        """What is stored of several ``(device, second)``, read concurrently."""
         found = self._db.read_each(_OF_SECOND, [_second(*one) for one in seconds])
         blocks = self._blocks.of_seconds(seconds)
         return {one: SecondRows(*one, rows, packed) for one, rows, packed in zip(seconds, found, blocks)}
@@ -205,7 +205,7 @@ class Rows:
         return known, highest
 
     def replaced(self, device_id: str, start: int, stop: int) -> list[ReplacedRow]:
-        """The rows of seconds ``[start, stop)`` that others took the place of, oldest replacement first."""
+        """The replaced rows of seconds ``[start, stop)``, in the order of their replacement."""
         spans = [
             (*partition(device_id, minute), ec_time(max(start, minute)), ec_time(min(stop - 1, minute + 59)))
             for minute in self._present("ec_replaced", device_id, start, stop)
@@ -223,7 +223,7 @@ class Rows:
         return sorted(found, key=lambda one: one.replaced_us)
 
     def between(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
-        """Rows of seconds ``[start, stop)``, ascending in the second, then in the rank."""
+        """The rows of seconds ``[start, stop)``, by second, then by rank, ascending."""
         for minute in self._minutes_with_rows(device_id, start, stop):
             first, last = max(start, minute), min(stop, minute + MINUTE_S) - 1
             for second in self.seconds(device_id, first, last):
@@ -235,7 +235,7 @@ class Rows:
         return sorted({minute for table in tables for minute in self._present(table, device_id, start, stop)})
 
     def _present(self, table: str, device_id: str, start: int, stop: int) -> Iterable[int]:
-        """The minutes of ``[start, stop)`` that may have rows in a table: hours are asked for at once."""
+        """The minutes of ``[start, stop)`` that may have rows in a table, one query per hour."""
         minutes = range(minute_of(start), stop, MINUTE_S)
         if len(minutes) <= 1:
             return minutes
@@ -272,7 +272,7 @@ class Rows:
             yield SecondRows(device_id, second, rows.get(second, ()), blocks.get(second, ()))
 
     def counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """``(minute, rows, samples)`` of the non-empty minutes; the nodes count, as far as they can."""
+        """``(minute, rows, samples)`` of the non-empty minutes; counted by the nodes if possible."""
         minutes = self._minutes_with_rows(device_id, start, stop)
         counted = self._db.read_each(_COUNT, [partition(device_id, minute) for minute in minutes])
         found = []
@@ -284,7 +284,7 @@ class Rows:
         return [one for one in found if one[1]]
 
     def _count(self, device_id: str, minute: int) -> tuple[int, int]:
-        """Where rows of one key may stand in several places."""
+        """Rows and samples of a minute, read because rows of one key may be stored in several places."""
         seconds = self.seconds(device_id, minute, minute + MINUTE_S - 1)
         samples = [row.batch.count for second in seconds for row in second.stored()]
         return len(samples), sum(samples)
@@ -292,11 +292,11 @@ class Rows:
     def has_any(self, device_id: str, minute: int) -> bool:
         """Whether the minute has a row, packed or not."""
         found = self._db.read(_ANY_ROW, *partition(device_id, minute))
-        # static columns alone give a row of nulls
+        # a partition with only static columns gives a row of nulls
         return any(row.ec_time is not None for row in found) or self._blocks.has_any(device_id, minute)
 
     def remove_day(self, device_id: str, day: int, ceiling: int) -> None:
-        """Delete every row of a day of a device that was written before ``ceiling``."""
+        """Delete every row of a day of a device with a write timestamp below ``ceiling``."""
         for minute in range(day, day + DAY_S, MINUTE_S * _DELETED_AT_ONCE):
             minutes = range(minute, minute + MINUTE_S * _DELETED_AT_ONCE, MINUTE_S)
             self._db.write(
@@ -312,7 +312,7 @@ class Rows:
 
 
 def _head(device_id: str, second: int) -> bytes:
-    """The number of an inserted row's values, and those that a second's rows have in common."""
+    """The number of values of an inserted row, and the values that all rows of the second share."""
     time_text = ec_time(second)
     parts = [part.encode("ascii") for part in (device_id, ec_date(second), time_text[:4], time_text)]
     lengths = [struct.pack(">i", len(part)) for part in parts]
@@ -320,7 +320,7 @@ def _head(device_id: str, second: int) -> bytes:
 
 
 def pieces(rows: Mapping[Any, Sequence[StoredRow]]) -> Iterator[Sequence[StoredRow]]:
-    """The rows of each minute in pieces of a size that one mutation carries well."""
+    """The rows of each minute in pieces of a suitable size for one mutation."""
     for of_minute in rows.values():
         longest = max(len(row.batch.values) for row in of_minute)
         step = max(1, min(ROWS_A_PIECE, _CHARACTERS_A_PIECE // longest))

@@ -1,11 +1,11 @@
-"""What is stored of one second: rows as the driver gives them, and decoded blocks, put together; pure.
+"""Combines what is stored of one second, rows from the driver and decoded blocks; pure.
 
 Rules:
 
-1. A row may stand in ``ec_consumption``, in a block, or in both, and a second may have several blocks: no
-   transaction spans the two tables. Rows of one key are the same row. The one of the highest rank counts,
-   and of equal ranks the packed one. So whatever is left over, or comes back, changes nothing.
-2. A block that cannot be decoded is as if it were not there, and is named.
+1. A row may be in ``ec_consumption``, in a block, or in both, and a second may have several blocks, as no
+   transaction spans the two tables. Rows of the same key are the same row: the one of the highest rank
+   counts, and of equal ranks the packed one. So copies that are left over or reappear change nothing.
+2. A block that cannot be decoded is treated as absent, and reported.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
-    """A line of ``ec_block``."""
+    """One row of ``ec_block``."""
 
     block_id: str
     block: Block | None
-    """None: it cannot be decoded."""
+    """None if it cannot be decoded."""
     damage: str = ""
-    """Why not."""
+    """Why it cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class SecondRows:
         return in_rank([*newer, *(row for place, row in packed.items() if place not in replaced)])
 
     def packed(self) -> dict[Place, StoredRow]:
-        """The rows that stand in blocks."""
+        """The rows that are in blocks."""
         found: dict[Place, StoredRow] = {}
         for one in self.blocks:
             for packed in one.block.rows() if one.block is not None else ():
@@ -77,7 +77,7 @@ class SecondRows:
         return found
 
     def damage(self) -> tuple[str, str] | None:
-        """The table in which something is damaged, and what, for people; None for nothing."""
+        """``(table, what is damaged in it)``; None if nothing is."""
         moment = f"{ec_date(self.second)} {ec_time(self.second)}"
         for row in self.loose:
             if md5_hex(text_in(row)) != row.values_checksum:
@@ -96,7 +96,7 @@ class SecondRows:
 
 
 def partition(device_id: str, second: int) -> tuple[str, str, str]:
-    """The key of the partition of a second's minute, in each table that has rows."""
+    """The partition key of a second's minute, in each table that holds rows."""
     return device_id, ec_date(second), ec_time(second)[:4]
 
 
@@ -106,7 +106,7 @@ def place_of(row: StoredRow) -> Place:
 
 
 def is_newer(row: StoredRow, others: dict[Place, StoredRow]) -> bool:
-    """Whether there is no row of its key among the others, or one of a lower rank."""
+    """Whether the others have no row of its key, or one of a lower rank."""
     other = others.get(place_of(row))
     return other is None or other.rank < row.rank
 
@@ -118,30 +118,30 @@ def text_of(rows: Iterable[Any]) -> str:
 
 
 def is_whole(batch: Batch) -> bool:
-    """Whether a row's text fits its checksum."""
+    """Whether a row's text matches its checksum."""
     return md5_hex(batch.values) == batch.checksum
 
 
 def text_in(row: Any) -> str:
-    """A stored text as ASCII: another program may have changed it, or left it out."""
+    """A stored text as ASCII, even if another program has changed it or left it out."""
     text: str = row.ec_consumption_values or ""
     return text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
 
 
 def us_in(text: str) -> int:
-    """A stored microsecond; 0 if another program wrote something else."""
+    """A stored microsecond; 0 if another program wrote anything else."""
     return int(text) if text.isdecimal() else 0
 
 
 def rank_in(row: Any) -> int:
-    """A stored row's rank. Rows of version 1.0 have none; the moment of their insertion is theirs."""
+    """A stored row's rank. Rows of version 1.0 have none; their insert time is used."""
     if row.rank is not None:
         return int(row.rank)
     return microseconds(row.insert_time) if row.insert_time is not None else 0
 
 
 def stored_row(device_id: str, second: int, row: Any) -> StoredRow:
-    """A row of ``ec_consumption`` or ``ec_replaced`` as the rest of the server knows it."""
+    """A row of ``ec_consumption`` or ``ec_replaced`` as a StoredRow."""
     batch = Batch(
         device_id,
         second,

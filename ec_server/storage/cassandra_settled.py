@@ -1,14 +1,14 @@
-"""Which minutes of a device are settled: asked of what stands with the rows, remembered for whole days.
+"""Which minutes of a device are settled: read from their records and rows, cached for whole days.
 
 Rules:
 
-1. A minute is settled where its record and what stands with its rows say so (cassandra_minutes.py). For
-   the minutes asked about, both are read: one query for a day's records, and one for each 60 minutes.
-2. Only a whole day that is over is remembered, by this process and for this process alone: a day that it
-   has read completely, while the record of the day (``ec_day``) and its fingerprint stay the same. The
-   record alone settles nothing, but takes it back where another process found a minute unresolved.
-3. What is remembered is read again after ``REREAD_AFTER_S``, a day every ``REREAD_EVERY_S`` at most, so
-   that a year of many devices costs little and a table that was truncated is noticed nevertheless.
+1. A minute is settled if its record and what is stored with its rows both say so (cassandra_minutes.py).
+   Both are read for the minutes asked about: one query for a day's records, and one for each 60 minutes.
+2. Only whole past days are cached, and only by the process that has read the day completely, as long as the
+   record of the day (``ec_day``) and its fingerprint stay the same. That record alone settles nothing, but it
+   makes the day unsettled if another process has found a minute unresolved.
+3. A cached day is read again after ``REREAD_AFTER_S``, at most one day every ``REREAD_EVERY_S``, so that a
+   year of many devices costs little and a truncated table is noticed nevertheless.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _REMEMBERED_DAYS = 200_000
 
 
 class Settled:
-    """Reads records; remembers days. One thread at a time."""
+    """Reads records and caches days. Not thread-safe."""
 
     def __init__(self, records: Records, days: Days, *, read_only: bool) -> None:
-        """A read-only one puts no day on record."""
+        """If ``read_only``, no days are recorded."""
         self._records = records
         self._days = days
         self._read_only = read_only
         self._seen: dict[tuple[str, int], tuple[str, int, float]] = {}
-        """Device and day to the day's fingerprint, the moment from which on it was read, and when."""
+        """Device and day to the day's fingerprint, from which minute on it was read, and when."""
         self._next_reread_s = 0.0
 
     def unproven(self, device_id: str, start: int, stop: int) -> Iterator[Range]:
@@ -49,7 +49,7 @@ class Settled:
                 yield from self._read(device_id, first, last, day)
 
     def first_unproven(self, device_id: str, start: int, stop: int) -> int:
-        """The first minute in ``[start, stop)`` that is not settled; ``stop`` where there is none."""
+        """The first minute in ``[start, stop)`` that is not settled; ``stop`` if there is none."""
         return next(self.unproven(device_id, start, stop), (stop, stop))[0]
 
     def in_states(
@@ -58,7 +58,7 @@ class Settled:
         """The ranges of minutes in ``[start, stop)`` whose state is one of these."""
         now_us = now()
         spans = [(start, stop)]
-        if stop - start > 2 * DAY_S:  # it may reach from the first day to the last that there can be
+        if stop - start > 2 * DAY_S:  # the range may be the whole time that can be expressed
             days = self._days.on_record(device_id)
             spans = ranges.clip([(day, day + DAY_S) for day in days], start, stop)
         return ranges.of_minutes(

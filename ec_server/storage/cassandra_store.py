@@ -1,14 +1,14 @@
-"""The storage contract on Cassandra: bounded partitions, idempotent writes, conclusions that know their age.
+"""The storage contract on Cassandra: bounded partitions, idempotent writes, conclusions with versions.
 
-Rules (for several writers and readers of a minute see cassandra_minutes.py; for rows cassandra_writes.py):
+Rules (for several writers and readers of one minute see cassandra_minutes.py, for rows cassandra_writes.py):
 
-1. A call that writes is all or none for each partition, not as a whole: where it raises, some rows may
-   be stored. The caller repeats the same batches, and the result is the same as if it had come once.
-2. What another program changes in single rows of ``ec_consumption`` is noticed when the rows are read
-   (``from_rows``), not before: Cassandra has no triggers that could tell. A partition, a table or a
-   snapshot that went back takes digests and verdicts with it at once.
-3. The database may be away at any moment, also at the start: calls then fail at once with
-   RetryableStorageError, and the connection comes back by itself (utilities/cassandra_util.py).
+1. A write is atomic per partition, not as a whole: if it raises, some rows may be stored. The caller repeats
+   the same batches, with the same result as if they had been written once.
+2. If another program changes single rows of ``ec_consumption``, this is noticed when the rows are read
+   (``from_rows``), not before, as Cassandra has no suitable triggers. If a partition, a table or a snapshot
+   reverts to an older state, its digests and verdicts do so at once.
+3. The database may be unavailable at any time, including at the start: calls then fail immediately with
+   RetryableStorageError, and the connection is restored automatically (utilities/cassandra_util.py).
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class CassandraStore(Store):
     def __init__(
         self, target: Target, *, read_only: bool = False, retention_days: int = 0, packs: bool = False
     ) -> None:
-        """Begin to connect; ``wait`` tells how that went. ``retention_days`` 0 keeps for ever.
+        """Begin to connect; ``wait`` reports the result. ``retention_days`` 0 keeps data forever.
 
-        ``packs``: rows will be packed, and tables that are made now get the compaction that suits it.
+        ``packs``: rows will be packed; tables that are created now get a compaction strategy for that.
         """
         self._read_only = read_only
         self._retention_s = retention_days * DAY_S
@@ -101,20 +101,20 @@ class CassandraStore(Store):
             raise
 
     def close(self) -> None:
-        """See the contract; ends the leases of what this store wrote, where the database answers."""
+        """See the contract; also ends this store's leases, if the database answers."""
         try:
-            with self._lock, suppress(StorageError):  # they run out by themselves
+            with self._lock, suppress(StorageError):  # leases expire anyway
                 self._claims.release_all()
         finally:
             self._db.close()
 
     def health(self) -> StorageHealth:
-        """See the contract; asks nobody, the connection's own thread does."""
+        """See the contract; sends no request, as the connection's own thread checks."""
         answers, trouble = self._db.state()
         return StorageHealth(writable=answers, detail=trouble, damage=self._digests.damage)
 
     def _upkeep(self) -> None:
-        """Release what was not written to for a while; skipped while a call is under way."""
+        """Release the leases of minutes that were not written to for a while; skipped during a call."""
         if self._lock.acquire(blocking=False):
             try:
                 self._claims.release()
@@ -122,7 +122,7 @@ class CassandraStore(Store):
                 self._lock.release()
 
     def _ttl_s(self, moment: int) -> int:
-        """Seconds until retention removes the day of ``moment``; 0: never."""
+        """Seconds until retention removes the day of ``moment``; 0 means never."""
         if not self._retention_s:
             return 0
         left_s = day_of(moment) + DAY_S + self._retention_s - int(time.time())
@@ -161,11 +161,11 @@ class CassandraStore(Store):
             return result
 
     def _look_after_claims(self) -> None:
-        """What the background thread finds no room for while one write follows another."""
+        """Upkeep that the background thread cannot do while one write follows another."""
         now_s = time.monotonic()
         if now_s >= self._next_upkeep_s:
             self._next_upkeep_s = now_s + _UPKEEP_S
-            with suppress(StorageError):  # tried again, and they run out by themselves
+            with suppress(StorageError):  # it is tried again, and leases expire anyway
                 self._claims.release()
 
     def keep_replaced(self, kept: Sequence[ReplacedRow]) -> None:
@@ -173,11 +173,11 @@ class CassandraStore(Store):
         self._rows.keep(kept)
 
     def committed_mark(self, day: int, writer: str) -> tuple[int, int, int] | None:
-        """Nothing: a mark cannot be committed together with rows of many partitions."""
+        """None: a mark cannot be committed together with rows of many partitions."""
         return None
 
     def publish(self, finished: Sequence[FinishedMinute]) -> int:
-        """See the contract; one mutation a minute, which also ends its lease."""
+        """See the contract; one mutation per minute, which also ends its lease."""
         with self._lock:
             lines = self._claims.read([(one.device_id, one.minute) for one in finished])
             taken: list[Key] = []
@@ -220,7 +220,7 @@ class CassandraStore(Store):
         return ""
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """See the contract; the nodes count."""
+        """See the contract; counted by the nodes."""
         return self._rows.counts(device_id, start, stop)
 
     def second_digests(
@@ -287,7 +287,7 @@ class CassandraStore(Store):
         return sorted((device_id, parse_ec(date, "000000")) for device_id, date in keys)
 
     def latest_second(self) -> int | None:
-        """See the contract; to the day, of the days on record."""
+        """See the contract; accurate to the day, of the recorded days."""
         days = [
             parse_ec(date, "000000")
             for device_id in self._days.device_ids()
@@ -297,7 +297,7 @@ class CassandraStore(Store):
         return max(days) + DAY_S - 1 if days else None
 
     def record_verdicts(self, device_id: str, verdicts: Sequence[Verdict], compared_us: int) -> list[int]:
-        """See the contract. A verdict holds for the versions at which the digest was the one compared."""
+        """See the contract. A verdict holds for the versions at which the compared digest was computed."""
         if not verdicts:
             return []
         minutes = [verdict.minute for verdict in verdicts]
@@ -326,7 +326,7 @@ class CassandraStore(Store):
     # --- keeping --------------------------------------------------------------------------
 
     def minutes_without_digest(self, before: int) -> list[tuple[str, int]]:
-        """See the contract. A day all of whose digests are cached is not looked at again."""
+        """See the contract. A day is not looked at again once all its digests are cached."""
         found = []
         for device_id in self._days.device_ids():
             for date, day in self._days.of_device(device_id).items():
@@ -344,11 +344,11 @@ class CassandraStore(Store):
         return sorted(found, key=lambda pair: pair[1])
 
     def unpacked_minutes(self, before: int, most: int) -> list[tuple[str, int]]:
-        """See the contract; minutes that somebody may be writing to are left out."""
+        """See the contract; leaves out minutes that somebody may be writing to."""
         return self._backlog.minutes(before, most)
 
     def count_unpacked(self, before: int) -> int:
-        """See the contract; as it was up to some seconds ago."""
+        """See the contract; may be some seconds old."""
         return self._backlog.count(before)
 
     def pack_minute(self, device_id: str, minute: int) -> Packed:
@@ -357,14 +357,14 @@ class CassandraStore(Store):
             return self._packing.pack_minute(device_id, minute)
 
     def stored_bytes(self) -> StoredBytes | None:
-        """See the contract; on the disks of all nodes together, every copy counted."""
+        """See the contract; on the disks of all nodes together, including every replica."""
         found = self._db.disk_usage()
         if found is None:
             return None
         return StoredBytes(sum(found.values()) - found.get("ec_block", 0), found.get("ec_block", 0))
 
     def remove_before(self, day: int) -> list[str]:
-        """See the contract. Rows carry their own end too (``storage.retention_days``)."""
+        """See the contract. Rows also have a TTL (``storage.retention_days``)."""
         gone = set()
         for device_id in self._days.device_ids():
             for date, one in self._days.of_device(device_id).items():

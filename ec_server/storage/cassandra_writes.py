@@ -1,21 +1,21 @@
-"""How rows get into Cassandra: messages, repairs, replays, and what they take the place of.
+"""Writes rows to Cassandra: messages, repairs and replays, and keeps the rows that these replace.
 
 Rules:
 
-1. A row is written blindly where it is certain that none of its key is stored: nobody else has written
-   to its minute, and this writer would remember it (cassandra_known.py). That is so for live data.
-   Everywhere else the checksums of the second's rows are read first: what is stored is a duplicate.
-2. A batch that meets a row of its key with other samples, and every repair, reads the second, and
-   changes it in one mutation: the new rows, and in ``ec_replaced`` those whose place they take.
-3. Ranks are above every version and rank that was read (cassandra_clock.py): a merged row and a repair
-   win over what they were made of, whatever the clocks say. A row that is replayed keeps its rank, which
-   is its write timestamp, so that it loses against whatever took its place since. (In a day that was
-   removed, the timestamp is above the removal's: Cassandra would show nothing that is older.)
-4. Lines, rows, new versions, in that order (cassandra_minutes.py). A batch that changes nothing leaves
-   lines, versions and proof alone.
-5. Two servers that receive different samples of one key in the same moment keep the row of the higher
-   rank; the next round repairs what is missing. Cassandra has no transaction that could tell, at a
-   price that ingest can pay.
+1. A row is written without reading first if certainly no row of its key is stored: nobody else has written
+   to its minute, and this writer would remember the row (cassandra_known.py). That is the case for live
+   data. Otherwise the checksums of the second's rows are read first, to find duplicates.
+2. For a batch whose key is stored with other samples, and for every repair, the second is read and changed
+   in one mutation: the new rows, and in ``ec_replaced`` those that they replace.
+3. New ranks are above every version and rank that was read (cassandra_clock.py), so that merged rows and
+   repairs win over the rows they were made from, whatever the clocks say. A replayed row keeps its rank,
+   which is its write timestamp, so that it loses against rows that have replaced it since. (In a day that
+   was removed, its timestamp is above that of the removal, as Cassandra would hide anything older.)
+4. Lines, rows and new versions are written in that order (cassandra_minutes.py). A batch that changes
+   nothing leaves lines, versions and proof unchanged.
+5. If two servers receive different samples of one key at the same time, the row of the higher rank stays,
+   and the next round repairs what is missing. The transactions that could prevent this are too slow for
+   ingest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REMEMBERED_ROWS = 100_000
 
 
 class Writes:
-    """What one writer writes; the store calls it under its lock."""
+    """The writes of one writer. The store calls it while it holds its lock."""
 
     def __init__(self, claims: Claims, rows: Rows, stamps: Stamps) -> None:
         self._claims = claims
@@ -47,16 +47,16 @@ class Writes:
         self._known = KnownRows(_REMEMBERED_ROWS)
 
     def ingest(self, batches: Sequence[Batch]) -> WriteResult:
-        """Batches in the order of their arrival; their ranks are given here."""
+        """Write batches in the order of their arrival; assigns their ranks."""
         return self._arrive(batches, None)
 
     def replay(self, rows: Sequence[StoredRow]) -> WriteResult:
-        """Rows that keep their insert times and ranks."""
+        """Write rows that keep their insert times and ranks."""
         self._stamps.saw(max(row.rank for row in rows))
         return self._arrive([row.batch for row in rows], rows)
 
     def repair(self, batches: Sequence[Batch]) -> WriteResult:
-        """What the device says of its seconds; afterwards these values win."""
+        """Write the device's own values of some seconds; afterwards these values win."""
         stored = self._rows.of_seconds(_seconds(batches))
         self._look({_minute(batch) for batch in batches})
         rows = {at: second.stored() for at, second in stored.items()}
@@ -91,7 +91,7 @@ class Writes:
         if self._look(new.keys() | seen):
             return self._arrive(batches, replayed)
         met += self._look_up(batches, new, changed)
-        if met:  # what arrives ranks above what is stored
+        if met:  # new rows must rank above stored ones
             _, highest = self._rows.checksums(_seconds([batches[i] for i in met]))
             self._stamps.saw(highest)
         rows = self._rows_of(batches, replayed)
@@ -102,20 +102,20 @@ class Writes:
         return WriteResult(tuple(changed), opened)
 
     def _look(self, minutes: set[Key]) -> bool:
-        """Look at minutes before they are written to; whether it turned out that the memory was wrong.
+        """Look at minutes before they are written to; True if remembered rows turned out to be gone.
 
-        That is where this writer's line is gone: the day was removed, and its rows with it.
+        That is the case if this writer's line is gone: the day was removed, with its rows.
         """
         self._claims.look(minutes)
         gone = [minute for minute in minutes if self._claims.is_gone(minute)]
         return self._known.forget(gone)
 
     def look(self, minute: Key) -> None:
-        """Before something else than rows is written to a minute's lines."""
+        """Look at a minute before anything other than rows is written to its lines."""
         self._look({minute})
 
     def _look_up(self, batches: Sequence[Batch], new: dict[Key, list[int]], changed: list[bool]) -> list[int]:
-        """Rule 1: take out of ``new`` what is stored; those whose key is stored with other samples."""
+        """Remove from ``new`` what is stored (rule 1); returns those whose key has other samples."""
         unsure = [
             (key, i) for key, of_minute in new.items() for i in self._uncertain(key, of_minute, batches)
         ]
@@ -134,7 +134,7 @@ class Writes:
         return met
 
     def _uncertain(self, key: Key, of_minute: list[int], batches: Sequence[Batch]) -> list[int]:
-        """Those that may be stored already; a copy."""
+        """A copy of those that may be stored already."""
         if not self._claims.is_sole(key):
             return list(of_minute)
         floor = self._known.floor(key)
@@ -159,10 +159,10 @@ class Writes:
     def _meet(
         self, arrived: dict[int, StoredRow], changed: list[bool], *, keep_ranks: bool
     ) -> frozenset[Key]:
-        """Rule 2, for rows whose key is stored, most likely with other samples.
+        """Rule 2, for rows whose key is stored, probably with other samples.
 
-        ``keep_ranks``: they are messages, above all that was stored before their call and in its order;
-        otherwise what a replay changes ranks above all.
+        ``keep_ranks``: the rows are messages, which rank above everything stored before the call, in their
+        order; otherwise they are replayed, and a row that this changes ranks above everything.
         """
         batches = [row.batch for row in arrived.values()]
         found = self._rows.of_seconds(_seconds(batches))
@@ -177,7 +177,7 @@ class Writes:
         return self._change([one.change for one in met.values()])
 
     def _change(self, changes: Iterable[Change]) -> frozenset[Key]:
-        """Change seconds, each in one mutation; the minutes that this opened."""
+        """Change seconds, each in one mutation; returns the minutes that this opened."""
         wanted = [change for change in changes if change.changes_anything]
         keys = {(device_id, minute_of(second)) for device_id, second in (change.at for change in wanted)}
         if not keys:
@@ -195,7 +195,7 @@ class Writes:
 
 
 class _MetSecond:
-    """A second's rows while batches arrive that meet some of them."""
+    """A second's rows while batches arrive whose keys some of them have."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _MetSecond:
         *,
         keep_ranks: bool,
     ) -> None:
-        """``keep_ranks``: a merged row takes the rank of what arrived, if it is above the stored one's."""
+        """``keep_ranks``: a merged row takes the arrived row's rank, if that is above the stored one's."""
         self._keep_ranks = keep_ranks
         self._rows = {row.batch.key: row for row in rows}
         self._replaced = {(one.row.batch.key, one.row.batch.checksum) for one in replaced}
@@ -217,7 +217,7 @@ class _MetSecond:
         """Whether the batch changed anything."""
         batch = arrived.batch
         before = self._rows.get(batch.key)
-        if before is None:  # it was removed meanwhile
+        if before is None:  # removed meanwhile
             return self._put(arrived)
         if batch.checksum == before.batch.checksum or (batch.key, batch.checksum) in self._replaced:
             return False
@@ -238,10 +238,10 @@ class _MetSecond:
 
 
 class _RepairedSecond:
-    """A second's rows while the device repairs it."""
+    """A second's rows during a repair."""
 
     def __init__(self, second: SecondRows, rows: Sequence[StoredRow], first_rank: int) -> None:
-        """What is damaged is taken out with the first repair; ``first_rank`` is above every stored one."""
+        """Damaged rows are removed with the first repair; ``first_rank`` is above every stored rank."""
         whole = [row for row in rows if is_whole(row.batch)]
         self._rows = {row.batch.key: row for row in whole}
         self._second = RepairedSecond(whole)
