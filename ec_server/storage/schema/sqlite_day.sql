@@ -27,4 +27,4 @@ CREATE TABLE ec_checksum (
     PRIMARY KEY (device_id, ec_date, ec_time, ec_type)
 ) WITHOUT ROWID;
 
--- The server's own tables are made by sqlite_day_own.sql, in new files and in those of layout 1.
+-- sqlite_day_own.sql creates the server's own tables, in new files and in files of layout 1.

@@ -1,9 +1,9 @@
--- The server's own tables of a day file. What a file of layout 1 has already is left as it is, but for
--- its triggers, which are made anew.
+-- The server's own tables of a day file. In a file of layout 1, existing tables stay as they are. Triggers
+-- are created again.
 
--- What is known of a minute besides its digest. `writer` is the process that wrote all of it so far;
--- NULL: several did, or its digests are cached. While `writer` is set nothing of the minute stands
--- in ec_checksum. `version` rises with every change of the minute's rows.
+-- What is known of a minute besides its digest. `writer` is the process that wrote all of it so far. It is
+-- NULL if several did, or if digests are cached. While `writer` is set, ec_checksum has no digest of the
+-- minute. `version` increases with every change of the minute's rows.
 CREATE TABLE IF NOT EXISTS ec_minute (
     device_id     TEXT NOT NULL,
     ec_time       TEXT NOT NULL,          -- HHMM00
@@ -27,7 +27,7 @@ CREATE INDEX IF NOT EXISTS ec_minute_digest_absent ON ec_minute (ec_time) WHERE 
 
 CREATE INDEX IF NOT EXISTS ec_minute_unpacked ON ec_minute (ec_time) WHERE packed = 0;
 
--- Packed seconds: rows that left ec_consumption, in the form of docs/block-format.md.
+-- Packed seconds: rows moved from ec_consumption, in the format of docs/block-format.md.
 CREATE TABLE IF NOT EXISTS ec_block (
     device_id    TEXT NOT NULL,
     ec_date      TEXT NOT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS ec_block (
     PRIMARY KEY (device_id, ec_date, ec_time)
 );
 
--- Blocks that could not be decoded any more, taken out when their second was repaired.
+-- Blocks that could not be decoded, moved here when their second was repaired.
 CREATE TABLE IF NOT EXISTS ec_block_replaced (
     device_id     TEXT NOT NULL,
     ec_date       TEXT NOT NULL,
@@ -49,14 +49,14 @@ CREATE TABLE IF NOT EXISTS ec_block_replaced (
     replaced_time TEXT NOT NULL           -- ISO-8601 UTC
 );
 
--- One line. New rows get rowids above last_rowid, the highest of any row that was ever packed.
+-- One line. New rows get rowids above last_rowid, which no rowid of a packed row exceeds.
 CREATE TABLE IF NOT EXISTS ec_block_total (
     last_rowid  INTEGER NOT NULL,
     block_bytes INTEGER NOT NULL          -- of all blocks
 );
 INSERT INTO ec_block_total SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM ec_block_total);
 
--- Rows that a repair or a later message of the same key took the place of.
+-- Rows that were replaced by a repair or by a later message of the same key.
 CREATE TABLE IF NOT EXISTS ec_replaced (
     device_id             TEXT NOT NULL,
     ec_date               TEXT NOT NULL,
@@ -72,8 +72,8 @@ CREATE TABLE IF NOT EXISTS ec_replaced (
 );
 CREATE INDEX IF NOT EXISTS ec_replaced_key ON ec_replaced (device_id, ec_time, start_us, end_us);
 
--- Ranges of minutes whose state in ec_minute is settled, so that a round need not read each line. A
--- device without a line here, or with one whose start is NULL, is computed from ec_minute.
+-- Ranges of minutes whose state in ec_minute is settled, so that a round need not read each line. If a
+-- device has no line here, or one whose start is NULL, its ranges are computed from ec_minute.
 CREATE TABLE IF NOT EXISTS ec_settled (
     device_id TEXT NOT NULL,
     start     INTEGER,                    -- epoch second of a minute
@@ -81,8 +81,8 @@ CREATE TABLE IF NOT EXISTS ec_settled (
 );
 CREATE INDEX IF NOT EXISTS ec_settled_device ON ec_settled (device_id);
 
--- One line. `generation` rises whenever a verdict is recorded or taken away, or a minute gets its first
--- row. progress.db knows the latest: a file with a lower one went back to an older state.
+-- One line. `generation` increases whenever a verdict is recorded or removed, or a minute gets its first
+-- row. progress.db keeps the latest one: a file with a lower one has reverted to an older state.
 CREATE TABLE IF NOT EXISTS ec_file (
     generation INTEGER NOT NULL
 );
@@ -96,8 +96,8 @@ CREATE TABLE IF NOT EXISTS ec_writer (
     duplicate INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Any other program's change of the rows takes away the digests and the proof of the minute. The
--- server's own connections do this themselves, group by group, and switch triggers off.
+-- If another program changes rows, these triggers remove the digests and the proof of the minute. The
+-- server's own connections do this themselves, for each group of rows, and run with triggers off.
 DROP TRIGGER IF EXISTS ec_consumption_inserted;
 DROP TRIGGER IF EXISTS ec_consumption_deleted;
 DROP TRIGGER IF EXISTS ec_consumption_updated;

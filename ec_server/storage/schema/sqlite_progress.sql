@@ -1,6 +1,6 @@
 -- What the day files cannot hold: the devices, where the coverage of each begins, and minutes of which
--- neither side has anything. No proof: that stands in the day files, with the rows. Times are epoch
--- seconds of minutes, moments epoch microseconds.
+-- neither side has anything. No proof: that is in the day files, with the rows. Minutes are epoch seconds,
+-- columns whose name ends in _us are epoch microseconds.
 
 CREATE TABLE IF NOT EXISTS device (
     device_id     TEXT PRIMARY KEY,
@@ -17,15 +17,15 @@ CREATE TABLE IF NOT EXISTS empty_range (
     PRIMARY KEY (device_id, start)
 ) WITHOUT ROWID;
 
--- Days that have had a file, and the latest generation of each (ec_file in the day file). A file that is
--- gone without retention having removed it, or that has a lower generation, went back to an older state:
--- what it proves counts no more. A negative one is of a file that is gone, and counts without its sign.
+-- Days that have had a file, and the latest generation of each (ec_file in the day file). If a file has a
+-- lower generation, or is missing although retention has not removed it, it has reverted to an older state
+-- and its proof does not count. A negative generation marks a file that is missing: ignore the sign.
 CREATE TABLE IF NOT EXISTS known_day (
     day        INTEGER PRIMARY KEY,
     generation INTEGER NOT NULL DEFAULT 0
 );
 
--- Files and minutes of which something could not be read, until they are proven again.
+-- Files and minutes with damage, until they are proven again.
 CREATE TABLE IF NOT EXISTS damage (
     file       TEXT NOT NULL,             -- its name in storage.path
     device_id  TEXT NOT NULL,             -- empty: the whole file
