@@ -121,7 +121,7 @@ def _measure(options: argparse.Namespace, console: Console) -> tuple[dict[str, O
         share = _WEIGHTS.get(name, 1) / sum(_WEIGHTS.get(one, 1) for one in names[i:])
         now_s = time.monotonic()
         if now_s >= end_s:
-            console.print(f"{name}: left out, the time is over", style="yellow", highlight=False)
+            console.print(f"{name}: skipped, the time is over", style="yellow", highlight=False)
             continue
         try:
             outcome = BENCHMARKS[name](_effort(options, now_s + share * (end_s - now_s)), _progress(name))
@@ -192,7 +192,7 @@ def _recording(text: str) -> Recorded:
     try:
         return Path(name).stem, int(rate), np.load(name).astype(np.float32)
     except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text} is no FILE.npy:RATE: {error}") from error
+        raise argparse.ArgumentTypeError(f"{text} is not of the form FILE.npy:RATE: {error}") from error
 
 
 def _effort(options: argparse.Namespace, until_s: float) -> Effort:

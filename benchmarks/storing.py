@@ -37,7 +37,7 @@ class Storing:
         found = self._parser.parse(messages, now_us // 1_000_000)
         batches = [batch for batch in found if isinstance(batch, Batch)]
         if len(batches) < len(found):
-            raise ValueError(f"{len(found) - len(batches)} messages were refused")
+            raise ValueError(f"{len(found) - len(batches)} messages were rejected")
         for _, of_day in groupby(sorted(batches, key=_day), key=_day):
             self._commit(list(of_day))
 

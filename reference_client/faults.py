@@ -53,7 +53,7 @@ class FaultPlan:
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = part.partition("=")
             if name not in _PARSERS:
-                raise ValueError(f"fault {name!r} is none of {', '.join(_PARSERS)}")
+                raise ValueError(f"fault {name!r} is not one of {', '.join(_PARSERS)}")
             try:
                 parsed = _PARSERS[name](value)
             except ValueError:

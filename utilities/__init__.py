@@ -1,1 +1,1 @@
-"""What everything is built on (time, log, errors, values), and adapters to the outside: SIP, Cassandra."""
+"""The base of everything else (time, log, errors, values), and adapters to SIP and Cassandra."""

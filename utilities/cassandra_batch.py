@@ -1,11 +1,11 @@
-"""Rows of one partition as one BATCH request whose rows were encoded ahead: for rows by the thousand.
+"""Thousands of rows of one partition as one BATCH request, with rows that were encoded beforehand.
 
-The driver takes a statement's values one by one, and writes each of them with its length: of what a row
-costs until it is on its way, that is the largest part. Here a row comes as the bytes that the request has
-of it (native protocol, version 4, section 4.1.7); the driver does all else: connections, routing, retries.
+The driver encodes a statement's values one by one, each with its length, which is the largest part of the
+cost of sending a row. Here a row is passed as the bytes that the request contains (native protocol, version
+4, section 4.1.7). The driver does everything else: connections, routing, retries.
 
-It enters the driver at two places: ``EncodedBatch`` is a statement for ``Session.execute_async``, and
-``Protocol`` has to be the session's ``client_protocol_handler``.
+It hooks into the driver in two places: ``EncodedBatch`` is a statement for ``Session.execute_async``, and
+``Protocol`` must be the session's ``client_protocol_handler``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from cassandra import protocol, query
 _SHORT = struct.Struct(">H")
 _PREPARED = b"\x01"
 _EMPTY = 3
-"""Bytes of a batch's type and number of statements."""
+"""Bytes of a batch's type and of its number of statements."""
 
 
 class EncodedRows(NamedTuple):
-    """Rows of one partition: applied as one, all or none."""
+    """Rows of one partition, applied as one: all or none."""
 
     partition: tuple[bytes, ...]
-    """The partition key's values as the protocol has them."""
+    """The values of the partition key, as the protocol encodes them."""
     parameters: Sequence[bytes]
-    """Of each row: the number of values as 16 bits; each value with its length in 32 bits before it."""
+    """For each row, the number of values (16 bits), then each value preceded by its length (32 bits)."""
 
 
 class _Parameters(tuple[bytes, ...]):
-    """How the driver's batch message tells that it is one of these."""
+    """Marks the driver's batch message as an encoded one."""
 
 
 class EncodedBatch(query.BatchStatement):  # type: ignore[misc]
@@ -51,18 +51,18 @@ class EncodedBatch(query.BatchStatement):  # type: ignore[misc]
 
 
 class Protocol(protocol.ProtocolHandler):  # type: ignore[misc]
-    """The driver's own, which knows ``EncodedBatch`` too."""
+    """The driver's protocol handler, extended by ``EncodedBatch``."""
 
     @classmethod
     def encode_message(cls, msg: Any, *how: Any, **more: Any) -> Any:
-        """One request's frame."""
+        """The frame of one request."""
         if isinstance(getattr(msg, "queries", None), _Parameters):
             msg = _EncodedBatchMessage(msg)
         return super().encode_message(msg, *how, **more)
 
 
 class _EncodedBatchMessage:
-    """The driver's message of an ``EncodedBatch``: an empty batch's body, and the rows in it."""
+    """The driver's message for an ``EncodedBatch``: the body of an empty batch, with the rows put in."""
 
     def __init__(self, message: Any) -> None:
         self._message = message
@@ -73,7 +73,7 @@ class _EncodedBatchMessage:
         )
 
     def send_body(self, file: Any, version: int) -> None:
-        """Write the body; another node may be sent the same message meanwhile."""
+        """Write the body; the same message may be sent to another node at the same time."""
         rows, empty, around = self._message.queries, copy.copy(self._message), io.BytesIO()
         empty.queries = ()
         empty.send_body(around, version)

@@ -1,4 +1,4 @@
-"""The Cassandra driver's errors in the words of this program: what failed, where, and what to do."""
+"""Translates the Cassandra driver's errors: what failed, where, and what to do."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ DRIVER_ERRORS = (
     protocol.ErrorMessage,
     OSError,
 )
-"""Whatever the driver raises."""
+"""Every error that the driver raises."""
 _PERMANENT = (cassandra.InvalidRequest, cassandra.Unauthorized, protocol.SyntaxException)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether a node is there, and its connection full: the driver refuses more until all of it is sent."""
+    """Whether the connection to a live node is full: the driver refuses more until it has sent everything."""
     return isinstance(error, cluster.NoHostAvailable) and any(
         isinstance(one, connection.ConnectionBusy) for one in dict(error.errors).values()
     )
 
 
 def is_permanent(error: BaseException | None) -> bool:
-    """Whether the database refuses for good: the same request would fail again."""
+    """Whether the database refuses permanently: the same request would fail again."""
     return isinstance(error, _PERMANENT)
 
 
 def translation(
     error: BaseException, place: str, target: Target
 ) -> RetryableStorageError | PermanentStorageError | ConfigurationError:
-    """A driver's error in the words of the tree."""
+    """The error of utilities/errors.py that stands for a driver error."""
     for one in _causes(error):
         if isinstance(one, cassandra.AuthenticationFailed):
             return ConfigurationError(

@@ -1,4 +1,4 @@
-"""How the driver connects: retries, timeouts, TLS. Every statement is idempotent and may be repeated."""
+"""How the driver connects: retries, timeouts, TLS. Every statement is idempotent, so it may be repeated."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from utilities.cassandra_values import PROTOCOL
 from utilities.errors import ConfigurationError
 
 LONGEST_PAUSE_S = 2.0
-"""Between two attempts to connect."""
+"""The longest pause between two attempts to connect."""
 REQUEST_TIMEOUT_S = 4.0
 _HEARTBEAT_S = 5
 _SPECULATIVE_DELAY_S = 1.0
 
 
 class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
-    """Waits one second, and then always two, between attempts to reach a node."""
+    """Waits one second before the first new attempt to reach a node, then two seconds between attempts."""
 
     def new_schedule(self) -> Iterator[float]:
         pause_s = 1.0
@@ -32,7 +32,7 @@ class _NeverGivesUp(policies.ReconnectionPolicy):  # type: ignore[misc]
 
 
 class _AsksAnotherNode(policies.RetryPolicy):  # type: ignore[misc]
-    """What one coordinator could not do, two others are asked for: every statement is idempotent."""
+    """Retries on up to two other coordinators, as every statement is idempotent."""
 
     _TIMES = 2
 
@@ -45,7 +45,7 @@ class _AsksAnotherNode(policies.RetryPolicy):  # type: ignore[misc]
 
 
 class _Connection(LibevConnection):  # type: ignore[misc]
-    """Hands a batch to the socket as a whole, not in pieces of 4 KB."""
+    """Passes a request to the socket as a whole, not in pieces of 4 KB."""
 
     out_buffer_size = 256 * 1024
     in_buffer_size = 32 * 1024
@@ -87,7 +87,7 @@ def _tls_context(target: Target) -> ssl.SSLContext | None:
         return None
     try:
         context = ssl.create_default_context(cafile=str(target.tls_ca))
-        context.check_hostname = False  # nodes are reached by address; the CA is this cluster's own
+        context.check_hostname = False  # nodes are contacted by address; the CA is the cluster's own
         if target.tls_certificate is not None:
             context.load_cert_chain(target.tls_certificate, target.tls_key)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Which tables a keyspace must have, told from their CQL, and whether those that are there are the same.
+"""Which tables a keyspace must have, according to their CQL, and whether the existing ones match.
 
-Knows the driver's description of a keyspace by its attributes and imports nothing of it.
+It uses the attributes of the driver's metadata objects, without importing the driver.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LEVELED = "LeveledCompactionStrategy"
 
 
 class Shape(NamedTuple):
-    """A table as far as this program depends on it."""
+    """The properties of a table that this program depends on."""
 
     name: str
     columns: frozenset[tuple[str, str]]
@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     clustering: tuple[str, ...]
 
     def is_grown_from(self, earlier: Shape) -> bool:
-        """Whether the earlier one is the same table, or the same before columns were added."""
+        """Whether ``earlier`` is the same table, perhaps without columns that were added since."""
         return (self.partition_key, self.clustering) == (earlier.partition_key, earlier.clustering) and (
             self.columns >= earlier.columns
         )
@@ -33,7 +33,7 @@ class Schema:
     """The tables of one keyspace."""
 
     def __init__(self, tables: str, keyspace: str) -> None:
-        """``tables`` is CQL: CREATE TABLE IF NOT EXISTS, a column a line, comments after ``--``."""
+        """``tables`` is CQL: CREATE TABLE IF NOT EXISTS, one column per line, comments after ``--``."""
         bare = re.sub(r"--.*", "", tables)
         listed = [statement.strip() for statement in bare.split(";") if statement.strip()]
         self._keyspace = keyspace
@@ -46,7 +46,7 @@ class Schema:
         self.statements = [qualified(statement, keyspace) for statement in listed]
 
     def keyspace_cql(self, replication: str) -> str:
-        """The CQL that makes the keyspace; ``3`` copies in each data centre, or ``dc1:3,dc2:2``."""
+        """CQL to create the keyspace; ``replication`` is ``3`` (in each data centre) or ``dc1:3,dc2:2``."""
         parts = [part.partition(":") for part in replication.replace(" ", "").split(",")]
         copies = {name: count for name, colon, count in parts if colon}
         options = copies or {"replication_factor": replication.strip()}
@@ -62,7 +62,7 @@ class Schema:
         return [shape.name for shape in self._wanted if keyspace is None or shape.name not in keyspace.tables]
 
     def missing_columns(self, metadata: Any) -> list[str]:
-        """The CQL of each column that a table of an earlier version lacks."""
+        """The CQL that adds each column which a table of an earlier version lacks."""
         keyspace = metadata.keyspaces.get(self._keyspace)
         return [
             f'ALTER TABLE "{self._keyspace}".{wanted.name} ADD {name} {kind}'
@@ -73,7 +73,7 @@ class Schema:
         ]
 
     def compaction_advice(self, metadata: Any) -> list[str]:
-        """What an operator should change where a table gives the space of deleted rows back too late."""
+        """What the operator should change in tables that return the space of deleted rows too late."""
         keyspace = metadata.keyspaces[self._keyspace]
         return [
             f"{self._keyspace}.{shape.name} is compacted by time windows, which give no space of packed rows"
@@ -84,7 +84,7 @@ class Schema:
         ]
 
     def refuse_other_shapes(self, metadata: Any) -> None:
-        """Raise ConfigurationError if a table of one of the names is another than this program's."""
+        """Raise ConfigurationError if an existing table of the same name has another shape."""
         keyspace = metadata.keyspaces.get(self._keyspace)
         for wanted in self._wanted if keyspace is not None else ():
             table = keyspace.tables.get(wanted.name)
@@ -96,12 +96,12 @@ class Schema:
 
 
 def qualified(cql: str, keyspace: str) -> str:
-    """The CQL with its table's name preceded by the keyspace's."""
+    """The CQL with its table's name qualified by the keyspace."""
     return re.sub(r"\b(FROM|INTO|UPDATE|EXISTS) (ec_\w+)", rf'\1 "{keyspace}".\2', cql, count=1)
 
 
 def shape_of_cql(statement: str) -> Shape:
-    """The shape that a CREATE TABLE statement gives."""
+    """The shape of the table that a CREATE TABLE statement creates."""
     head = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", statement, re.DOTALL)
     if head is None:
         raise ValueError(f"not a CREATE TABLE of the form used here: {statement[:60]}")

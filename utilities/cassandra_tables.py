@@ -1,4 +1,4 @@
-"""Makes the keyspace and the tables that are missing; refuses what is there in another shape."""
+"""Creates the keyspace and tables that are missing; refuses existing ones of another shape."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SCHEMA_TIMEOUT_S = 30.0
 
 
 def ensure_schema(owner: Any, session: Any, target: Target, tables: str, *, read_only: bool) -> None:
-    """Refuse what is there in another shape, and make what is missing."""
+    """Refuse existing tables of another shape, and create what is missing."""
     schema = cassandra_schema.Schema(tables, target.keyspace)
     schema.refuse_other_shapes(owner.metadata)
     if _is_complete(schema, owner):
         return
     if read_only:
         raise RetryableStorageError(
-            f"keyspace {target.keyspace} lacks tables or columns; the server makes them when it starts"
+            f"keyspace {target.keyspace} lacks tables or columns; the server creates them when it starts"
         )
     _make(owner, session, target, schema)
     owner.refresh_schema_metadata(max_schema_agreement_wait=SCHEMA_TIMEOUT_S)
@@ -37,7 +37,7 @@ def _is_complete(schema: cassandra_schema.Schema, owner: Any) -> bool:
 
 
 def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Schema) -> None:
-    """Everyone asks the same node, so that servers that start at once do not make a table twice."""
+    """All servers ask the same node, so that two that start at once do not create a table twice."""
     up = sorted((host for host in owner.metadata.all_hosts() if host.is_up), key=lambda host: host.address)
     chosen = up[0] if up else None
     try:
@@ -46,7 +46,7 @@ def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Sch
             session.execute(cql, host=chosen, timeout=SCHEMA_TIMEOUT_S)
     except (cassandra.InvalidRequest, protocol.ConfigurationException) as error:
         raise ConfigurationError(
-            f"keyspace {target.keyspace} cannot be made: {error}; correct cassandra.replication"
+            f"keyspace {target.keyspace} cannot be created: {error}; correct cassandra.replication"
         ) from error
     for statement in schema.statements:
         session.execute(statement, host=chosen, timeout=SCHEMA_TIMEOUT_S)
@@ -56,7 +56,7 @@ def _make(owner: Any, session: Any, target: Target, schema: cassandra_schema.Sch
 
 
 def refuse_unknown_data_centre(owner: Any, target: Target) -> None:
-    """Raise ConfigurationError if no node is in the data centre that was asked for."""
+    """Raise ConfigurationError if no node is in the configured data centre."""
     known = sorted({str(host.datacenter) for host in owner.metadata.all_hosts() if host.datacenter})
     if target.local_dc and known and target.local_dc not in known:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Which Cassandra cluster to use, as whom, and how."""
+"""Which Cassandra cluster to use, as which user, and how."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which cluster, as whom, and how; the attributes are the configuration's ``cassandra.`` keys."""
+    """The configuration's ``cassandra.`` keys."""
 
     host: tuple[str, ...]
     port: int

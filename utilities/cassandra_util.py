@@ -1,21 +1,21 @@
-"""A keyspace of a Cassandra cluster, and nothing of what is stored in it: sessions and requests.
+"""Sessions and requests to a keyspace of a Cassandra cluster; knows nothing about what is stored in it.
 
 Only the ``cassandra_`` modules of this folder import the driver: ``batch``, ``errors``, ``policies`` and
 ``tables`` besides this one.
 
 Rules:
 
-1. ``Database`` never blocks its maker for long: it connects in a thread of its own, and goes on
-   trying for ever, never waiting longer than 2 s between two attempts. Until it has a session, and
-   whenever the cluster stops answering, every call fails at once with RetryableStorageError; the
-   same thread asks until it answers again. So one call at most waits for a timeout of an outage.
-2. Every statement is prepared and idempotent, so that the driver may repeat it on another node: a
-   node that dies or hangs costs a second, not an error. Only what no node took is reported, after
-   four seconds at most.
-3. What is in flight is bounded: ``write`` and ``read_each`` keep at most a stated number of requests
-   open, and return when every one of them has its outcome. What does not fit into a node's connection
-   is tried again until it does, for as long as one request may take.
-4. What an operator must change (password, rights, tables of another shape) is a
+1. ``Database`` connects in a background thread, so that creating it does not block, and keeps trying
+   indefinitely, with at most 2 s between attempts. Until it has a session, and whenever the cluster stops
+   answering, every call fails immediately with RetryableStorageError, while that thread probes until the
+   cluster answers again. So at most one call per outage waits for a timeout.
+2. Every statement is prepared and idempotent, so that the driver may repeat it on another node: a node that
+   dies or hangs causes a delay of a second, not an error. An error is reported only if no node accepts the
+   request, after at most four seconds.
+3. The number of requests in flight is bounded. ``write`` and ``read_each`` return when every request has
+   its outcome. A request that does not fit into a node's connection is tried again until it does, for as
+   long as a request may take.
+4. What the operator must change (password, permissions, tables of another shape) is reported as a
    ConfigurationError that names the key.
 
 Thread safety: ``Database`` may be used by several threads.
@@ -56,14 +56,14 @@ _DISK_USAGE = (
 )
 
 _log = logging.getLogger(__name__)
-logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # it logs every attempt; _note says it once
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # it logs every attempt; _note logs once
 
 Row = Any
-"""A named tuple of the columns asked for."""
+"""A named tuple of the selected columns."""
 
 
 class Database:
-    """A keyspace of a cluster, connected to in the background; see the module's rules."""
+    """A keyspace of a cluster, connected in the background; see the module's rules."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Database:
         read_only: bool = False,
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin to connect. ``tables`` is the CQL of every table, made where missing.
+        """Begin to connect. ``tables`` is the CQL of every table; missing ones are created.
 
         ``on_tick`` is called about once a second by the background thread while the database
-        answers. A read-only database makes nothing.
+        answers. A read-only database creates nothing.
         """
         self.target = target
         self._tables = tables
@@ -98,16 +98,16 @@ class Database:
     # --- life -----------------------------------------------------------------------------
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for the first attempt to connect, not for its success.
+        """Wait until the first attempt to connect has ended, successful or not.
 
-        Raises ConfigurationError if it found what an operator must change.
+        Raises ConfigurationError if the operator must change something.
         """
         self._first_attempt.wait(timeout_s)
         if isinstance(self._trouble, ConfigurationError) and not self._answers:
             raise self._trouble
 
     def state(self) -> tuple[bool, str]:
-        """``(whether it answers, why not)``; asks nobody."""
+        """``(whether it answers, why not)``, without sending a request."""
         return self._answers, "" if self._answers else str(self._trouble)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Database:
     # --- use ------------------------------------------------------------------------------
 
     def read(self, cql: str, *values: Any) -> Iterator[Row]:
-        """Rows of one SELECT, fetched page by page while they are consumed."""
+        """The rows of one SELECT, fetched page by page as they are consumed."""
         session = self._usable()
         (result,) = self._run(session, [self._statement(session, Statement(cql, values))])
         while True:
@@ -131,32 +131,32 @@ class Database:
                 result.fetch_next_page()
 
     def read_each(self, cql: str, values: Iterable[tuple[Any, ...]]) -> list[list[Row]]:
-        """The rows of one small SELECT for each of several values, in their order."""
+        """The rows of one small SELECT for each of several value tuples, in the same order."""
         session = self._usable()
         bound = (self._statement(session, Statement(cql, one)) for one in values)
         return [list(outcome) for outcome in self._run(session, bound)]
 
     def write(self, mutations: Iterable[Mutation]) -> None:
-        """Apply every mutation; returns when all are at the consistency asked for.
+        """Apply every mutation; returns when all have reached the configured consistency.
 
-        Raises after all have their outcome: RetryableStorageError if any may not be applied
-        (those that are stay), PermanentStorageError if the database refuses one for good.
+        Raises once all have their outcome: RetryableStorageError if some may not have been applied (the
+        others stay), PermanentStorageError if the database refuses one permanently.
         """
         session = self._usable()
         self._run(session, (self._together(session, mutation) for mutation in mutations))
 
     def write_rows(self, cql: str, pieces: Iterable[EncodedRows]) -> None:
-        """``write`` for rows by the thousand, each of which is one statement ``cql``."""
+        """``write`` for thousands of rows, each of which is one statement ``cql``."""
         session = self._usable()
         prepared, _ = self._prepare(session, cql)
         keyspace = self.target.keyspace
         self._run(session, (EncodedBatch(prepared, piece, keyspace) for piece in pieces))
 
     def disk_usage(self) -> dict[str, int] | None:
-        """Bytes of each of the keyspace's tables on the disks of all nodes that are up, to the megabyte.
+        """Bytes of each of the keyspace's tables on the disks of all live nodes, accurate to 1 MB.
 
-        None if a node does not tell: it has just gone, is older than 4.0, or the user may not read
-        ``system_views``.
+        None if a node does not report it: it has just gone down, is older than 4.0, or the user may not
+        read ``system_views``.
         """
         session = self._usable()
         found: dict[str, int] = {}
@@ -164,7 +164,7 @@ class Database:
         for host in [host for host in self._cluster.metadata.all_hosts() if host.is_up]:
             try:
                 rows = session.execute(asked, (self.target.keyspace,), host=host)
-            except DRIVER_ERRORS:  # a node that is gone is no outage of the cluster
+            except DRIVER_ERRORS:  # one missing node is not an outage of the cluster
                 return None
             for row in rows:
                 found[row.table_name] = found.get(row.table_name, 0) + row.mebibytes * 2**20
@@ -178,7 +178,7 @@ class Database:
         return self._session
 
     def _run(self, session: Any, statements: Iterable[Any]) -> list[Any]:
-        """Execute with bounded concurrency; after a failure begin no more, but wait for what is open."""
+        """Execute with bounded concurrency; after a failure start no more, but wait for those in flight."""
         with _Translated(self):
             outcomes: list[Any] = []
             in_flight: deque[tuple[Any, Any]] = deque()
@@ -218,7 +218,7 @@ class Database:
         return bound
 
     def _together(self, session: Any, mutation: Mutation) -> Any:
-        """One request; bound statements are made once for each CQL, as making them costs the most."""
+        """One request; creates one bound statement per CQL, as that is the most expensive part."""
         if len(mutation) == 1:
             return self._statement(session, mutation[0])
         batch = query.BatchStatement(batch_type=query.BatchType.UNLOGGED)
@@ -295,7 +295,7 @@ class Database:
         _log.info("connected to %s", self._place())
 
     def _probe(self) -> None:
-        """Ask for a row that is not there, at the consistency of everything else."""
+        """Ask for a row that does not exist, at the consistency of all other requests."""
         try:
             cql = cassandra_schema.qualified(_PROBE, self.target.keyspace)
             asked = query.SimpleStatement(cql, is_idempotent=True)
@@ -315,7 +315,7 @@ class Database:
             _log.exception("upkeep of %s failed", self._place())
 
     def lost(self, error: BaseException) -> StorageError | ConfigurationError:
-        """The error in the tree's words; from a retryable one on, calls fail until a probe succeeds."""
+        """The translated error; after a retryable one, calls fail until a probe succeeds."""
         translated = translation(error, self._place(), self.target)
         if isinstance(translated, RetryableStorageError):
             self._note(translated)

@@ -1,4 +1,4 @@
-"""Statements and their values, encoded for the protocol. Imports nothing of the driver."""
+"""Statements and the encoding of their values for the protocol; does not import the driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 PROTOCOL = 4
-"""The protocol's version; version 5 checks every frame a second time, for a tenth of the speed."""
+"""The protocol's version. Version 5 adds checksums of every frame, and is a tenth slower."""
 
 
 class Statement(NamedTuple):
@@ -19,11 +19,11 @@ class Statement(NamedTuple):
 
 
 Mutation = Sequence[Statement]
-"""Statements on one partition key: applied as one, all or none."""
+"""Statements on one partition key, applied as one: all or none."""
 
 
 Encoders = tuple[Callable[[Any], bytes], ...]
-"""One for each ``?`` of a statement."""
+"""One encoder for each ``?`` of a statement."""
 
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "varchar": str.encode,
@@ -33,7 +33,7 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "timeuuid": attrgetter("bytes"),
     "blob": bytes,
 }
-"""The types of the schema. The driver's own binding is general, and seven times slower."""
+"""For the types in the schema: the driver's own binding is more general, and seven times slower."""
 
 
 def encoder(kind: Any) -> Callable[[Any], bytes]:
@@ -42,7 +42,7 @@ def encoder(kind: Any) -> Callable[[Any], bytes]:
 
 
 def encoded(encoders: Encoders, values: tuple[Any, ...]) -> list[bytes | None]:
-    """A statement's values as the protocol has them. Raises ValueError where their number is wrong."""
+    """A statement's values, encoded. Raises ValueError if their number is wrong."""
     if len(encoders) != len(values):
         raise ValueError(f"{len(values)} values for {len(encoders)} columns")
     return [None if value is None else encode(value) for encode, value in zip(encoders, values)]

@@ -1,4 +1,4 @@
-"""The digests of the contract, computed from canonical text; pure.
+"""Second and minute digests, computed from canonical text; pure.
 
 Two rules, from docs/protocol.md:
 
@@ -7,8 +7,8 @@ Two rules, from docs/protocol.md:
 * **Minute digest**: (sum of counts, MD5 hex of the lines ``HHMMSS,count,md5\\n`` of the minute's
   non-empty seconds, ascending).
 
-A second or minute without samples has no digest. MD5 guards against loss and damage, not against
-forgery; who may send is the business of keys, certificates and networks.
+A second or minute without samples has no digest. MD5 protects against loss and damage, not against
+forgery: keys, certificates and networks decide who may send.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from operator import lt
 _SAMPLES = re.compile(r"(?:[0-9]{6},[^;]*+;)++")
 
 Samples = dict[int, str]
-"""One second's samples: microsecond to value text."""
+"""The samples of one second: microsecond to value text."""
 
 
 def md5_hex(text: str) -> str:
-    """MD5 hex of ASCII text: the column ``values_checksum``."""
+    """MD5 hex of ASCII text, as in the column ``values_checksum``."""
     return hashlib.md5(text.encode("ascii"), usedforsecurity=False).hexdigest()
 
 
 def parse_canonical(text: str) -> Samples:
-    """Canonical text to a mapping in the text's order.
+    """The samples in canonical text, in the order of the text.
 
-    What is not a sample (another program may have changed a row) is left out, never an error.
+    Anything that is not a sample (another program may have changed a row) is ignored.
     """
     return {
         int(sample[:6]): sample[7:]
@@ -42,16 +42,15 @@ def parse_canonical(text: str) -> Samples:
 
 
 def format_canonical(samples: Samples) -> str:
-    """A mapping to canonical text, ascending in the microsecond, whatever the mapping's order."""
+    """The canonical text of samples given in any order, ascending in the microsecond."""
     return ";".join([f"{us:06d},{samples[us]}" for us in sorted(samples)])
 
 
 def join_rows(rows: Iterable[tuple[int, int, str]], *, trusted: bool = True) -> str:
-    """The second's canonical text from its rows, given oldest insertion first.
+    """The second's canonical text from its rows, given in the order of insertion.
 
-    A row is ``(start_us, end_us, canonical values)``. Where rows overlap, a microsecond's value is
-    the one inserted last. Rows that do not overlap are joined without being parsed, unless they are
-    not ``trusted`` to be canonical inside.
+    A row is ``(start_us, end_us, canonical values)``. Where rows overlap, the value inserted last wins. If
+    they are ``trusted`` to be canonical, rows that do not overlap are joined without being parsed.
     """
     oldest_first = list(rows)
     ascending = sorted(oldest_first, key=_start_us)
@@ -78,7 +77,7 @@ def _fit(rows: Iterable[tuple[int, int, str]]) -> bool:
 
 
 def _is_ascending(text: str) -> bool:
-    """Whether text is samples and nothing else, strictly ascending in the microsecond."""
+    """Whether the text consists of samples only, strictly ascending in the microsecond."""
     if not _SAMPLES.fullmatch(f"{text};"):
         return False
     microseconds = [sample[:6] for sample in text.split(";")]
@@ -91,7 +90,7 @@ def second_digest(text: str) -> tuple[int, str] | None:
 
 
 def minute_digest(seconds: Iterable[tuple[str, int, str]]) -> tuple[int, str] | None:
-    """(count, MD5 hex) of ``(HHMMSS, count, md5)`` of the non-empty seconds, ascending; None for none."""
+    """``(count, MD5 hex)`` over ``(HHMMSS, count, md5)`` of non-empty seconds, ascending; None if empty."""
     listed = list(seconds)
     if not listed:
         return None

@@ -1,15 +1,15 @@
-"""Which connection has to go where they run short; pure.
+"""Which connection is closed when there are too many; pure.
 
 Rules:
 
-1. A connection is *proven* once it has carried a valid message: a MESSAGE that the gate took, in the
-   name of a device that may send from there.
-2. Where one too many is open, the one to go is: of the unproven ones, the oldest of the address that has
-   most of them; where all are proven, the one that has been silent for longest.
-3. The unproven connections of one address are never more than its share, so that one address cannot
-   push out what others have just opened. A proven connection does not count there: behind a proxy or a
-   translated address many devices have the same one.
-4. A connection that has just come is never the one to go, unless it is the only one.
+1. A connection is *proven* once it has carried a valid message: a MESSAGE that the gate accepted, from a
+   device that may send from that address.
+2. If there is one too many, the connection to close is the oldest unproven one of the address that has
+   most of them; if all are proven, the one that has been silent for longest.
+3. An address never has more unproven connections than its share, so that one address cannot push out the
+   new connections of others. Proven connections do not count, as many devices behind a proxy or NAT share
+   one address.
+4. A new connection is never the one to close, unless it is the only one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class ConnectionBudget(Generic[Key]):
-    """A process's open connections: ``most`` at most, of one address ``share`` unproven ones at most."""
+    """The open connections of a process: at most ``most``, at most ``share`` unproven ones per address."""
 
     def __init__(self, most: int, share: int) -> None:
         self.most, self._share = most, share
@@ -33,7 +33,7 @@ class ConnectionBudget(Generic[Key]):
         return len(self._address_of)
 
     def opened(self, key: Key, address: str) -> Iterator[Key]:
-        """One more connection; those that have to go for it, each of which is then forgotten."""
+        """Add a connection; yields those that must be closed for it, and forgets them."""
         self._address_of[key] = address
         own = self._unproven.setdefault(address, {})
         own[key] = None
@@ -43,7 +43,7 @@ class ConnectionBudget(Generic[Key]):
             yield self._forget(self._first_to_go(key))
 
     def heard(self, key: Key, now_s: float) -> None:
-        """A connection has carried a valid message."""
+        """Note that a connection has carried a valid message."""
         address = self._address_of.get(key)
         if address is not None:
             if key not in self._heard_s:
@@ -51,7 +51,7 @@ class ConnectionBudget(Generic[Key]):
             self._heard_s[key] = now_s
 
     def closed(self, key: Key) -> None:
-        """A connection has ended; one that is not known changes nothing."""
+        """Forget a connection that has ended; unknown ones are ignored."""
         if key in self._address_of:
             self._forget(key)
 

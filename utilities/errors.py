@@ -1,37 +1,37 @@
-"""Every error this server raises on purpose, as one tree.
+"""The exceptions that this server raises, as one hierarchy.
 
     EcServerError
     ├── ConfigurationError          the operator must change a setting; exit code 2
     ├── StorageError
-    │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node away
-    │   ├── PermanentStorageError   it will not: table of another shape, refused login
+    │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node down
+    │   ├── PermanentStorageError   it will not: table of another shape, login refused
     │   │   └── DamagedFileError    a database file cannot be read; its content is lost
-    │   └── BlockError              a packed block that cannot be decoded: damaged, or a format from later on
+    │   └── BlockError              a packed block cannot be decoded: damaged, or of a later format
     └── ProtocolError               synchronization only
-        ├── LocalProtocolError      this program asked for a step that the state does not allow
-        └── RemoteProtocolError     the peer sent what does not parse or is not allowed now
+        ├── LocalProtocolError      this program tried a step that the state does not allow
+        └── RemoteProtocolError     the peer sent something malformed, or not allowed in this state
 
-Each message says what failed, where, and what to do. Driver errors are translated in the one
-module that imports the driver, chained with ``from``.
+Each message says what failed, where, and what to do. Driver errors are translated where the driver is used,
+and chained with ``from``.
 """
 
 from __future__ import annotations
 
 
 class EcServerError(Exception):
-    """Root of the tree: what the entry files catch and print without a traceback."""
+    """The root: the programs catch it and print its message without a traceback."""
 
 
 class ConfigurationError(EcServerError):
-    """A setting is missing, malformed or contradicts another; the start ends with exit code 2."""
+    """A setting is missing, malformed or contradicts another; the program ends with exit code 2."""
 
 
 class StorageError(EcServerError):
-    """The engine did not do what was asked; nothing of the failed call is in the database."""
+    """The storage engine failed; nothing of the failed call is in the database."""
 
 
 class RetryableStorageError(StorageError):
-    """The same call may succeed later; the caller keeps what it wanted to write and tries again."""
+    """The same call may succeed later; the caller keeps its data and tries again."""
 
 
 class PermanentStorageError(StorageError):
@@ -39,15 +39,15 @@ class PermanentStorageError(StorageError):
 
 
 class DamagedFileError(PermanentStorageError):
-    """A database file is damaged; it has to be set aside, and what it held is fetched from the devices."""
+    """A database file is damaged; it is set aside, and its data is fetched from the devices again."""
 
 
 class BlockError(StorageError):
-    """A packed block cannot be decoded: it is damaged, or of a format that this version does not know."""
+    """A packed block cannot be decoded: it is damaged, or has a format that this version does not know."""
 
 
 class ProtocolError(EcServerError):
-    """A rule of the synchronization protocol was broken; the connection ends, nothing else does.
+    """A violation of the synchronization protocol; it ends the connection and nothing else.
 
     ``code`` is the machine-readable reason of the ``error`` frame (docs/protocol.md, Errors).
     """
@@ -58,8 +58,8 @@ class ProtocolError(EcServerError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side tried a step its state does not allow; the state is unchanged."""
+    """This side tried a step that its state does not allow; the state is unchanged."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer's bytes broke a rule; the state is unchanged, the connection must be closed."""
+    """The peer's bytes violate the protocol; the state is unchanged, the connection must be closed."""

@@ -1,19 +1,19 @@
-"""The exit codes with which processes report why they ended; pure."""
+"""Exit codes that say why a process ended; pure."""
 
 from __future__ import annotations
 
 import signal
 
 EXIT_FAILED = 1
-"""A fault, or something that passes: started again."""
+"""An error, perhaps temporary: the process is started again."""
 EXIT_CONFIGURATION = 2
-"""The configuration is wrong: another start would fail in the same way."""
+"""The configuration is wrong: another start would fail as well."""
 EXIT_CANNOT_BOOT = 78
-"""Something that the process needs cannot be had (a port, a file): not started again at the start."""
+"""Something that the process needs is unavailable (a port, a file): not restarted during the start."""
 
 
 def text_of(code: int) -> str:
-    """How a process ended, from its exit code, or minus the number of the signal that killed it."""
+    """How a process ended; ``code`` is its exit code, or the negative number of the signal that killed it."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

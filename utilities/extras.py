@@ -1,6 +1,6 @@
-"""Packages that not every installation has, and what to install where one is missing.
+"""Optional packages, and how to install one that is missing.
 
-Each is an extra of pyproject.toml, except PJSUA2: that is installed wherever it has a wheel, because the
+Each is an extra in pyproject.toml, except PJSUA2, which is installed wherever it has a wheel, as the
 reference meter sends with it. A test compares this table with pyproject.toml.
 """
 
@@ -19,10 +19,10 @@ _INSTALL = {
 
 
 def install_text(module: str) -> str:
-    """The package that brings ``module`` and the command that installs it, to follow the word "needs"."""
+    """The package that provides ``module`` and how to install it, as a text to follow the word "needs"."""
     return _INSTALL[module]
 
 
 def is_missing(module: str) -> bool:
-    """Whether ``module`` is not installed. Imports nothing."""
+    """Whether ``module`` is not installed; does not import it."""
     return find_spec(module) is None

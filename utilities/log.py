@@ -1,8 +1,8 @@
-"""How every process of the server writes its log: one line per event, on stderr, in UTC.
+"""The log of every process of the server: one line per event, on stderr, with UTC times.
 
     2026-03-01T12:00:00.123Z WARNING receiver-0 [meter-7] rejected: no end mark (sender 10.0.0.7:5060)
 
-The device is in brackets if a line concerns one: ``extra={"device": device_id}``.
+If a line concerns a device, its id is in brackets: ``extra={"device": device_id}``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _UtcFormatter(logging.Formatter):
 
 
 def set_up(process: str, level: int = logging.INFO) -> None:
-    """Send this process's log to stderr, each line carrying the process's name. Call once, early."""
+    """Write this process's log to stderr, with the process's name in each line. Call once, early."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_UtcFormatter(process))
     root = logging.getLogger()
@@ -38,9 +38,9 @@ def set_up(process: str, level: int = logging.INFO) -> None:
 
 
 class RateLimit:
-    """Lets ``burst`` events of a kind through in each ``period_s``, and counts those it held back.
+    """Lets ``burst`` events of each kind through per ``period_s``, and counts those it held back.
 
-    Bounded: beyond ``kinds`` different kinds in one period, the rest share one budget.
+    Memory is bounded: beyond ``kinds`` kinds in one period, all others share one budget.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RateLimit:
         self._counts: dict[str, int] = {}
 
     def allow(self, kind: str) -> tuple[bool, int]:
-        """``(write it?, how many were held back in the period that has just ended)``."""
+        """``(whether to log it, how many were held back in the period that has just ended)``."""
         now, held_back = self._clock(), 0
         if now - self._since >= self._period_s:
             held_back = sum(max(0, n - self._burst) for n in self._counts.values())
@@ -68,5 +68,5 @@ class RateLimit:
 
 
 def _one_line(text: str) -> str:
-    """Log lines stay lines, whatever a peer put into its message."""
+    """Escape line breaks and control characters, so that a peer's text cannot forge log lines."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,9 +1,9 @@
-"""The frozen values that pass between the parts: batch, digest, stored row, verdict, progress.
+"""The immutable values that the parts exchange: batch, digest, stored row, verdict, progress.
 
 Units: times are UTC epoch seconds (see utilities/utc.py) unless a name ends in ``_us``
 (microseconds). ``start_us`` and ``end_us`` are microseconds within the second, 0 to 999,999, both
-inclusive, as the contract's columns are. ``values`` is always canonical text:
-``UUUUUU,VALUE`` joined by ``;``, strictly ascending in the microsecond.
+inclusive, like the columns. ``values`` is always canonical text: ``UUUUUU,VALUE`` joined by ``;``,
+strictly ascending in the microsecond.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Batch(NamedTuple):
-    """The samples of one message: one row of ``ec_consumption``. Its key is all but the values."""
+    """The samples of one message, which become one row of ``ec_consumption``."""
 
     device_id: str
     second: int
@@ -27,24 +27,24 @@ class Batch(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, int, int]:
-        """What makes two batches the same row."""
+        """The key of the row: batches of the same key become the same row."""
         return (self.device_id, self.second, self.start_us, self.end_us)
 
 
 class StoredRow(NamedTuple):
-    """A batch as it is stored: one row of ``ec_consumption`` and its place in the order of insertion."""
+    """A stored batch: one row of ``ec_consumption``, with its position in the order of insertion."""
 
     batch: Batch
     inserted_us: int
-    """``insert_time``, epoch microseconds: what the clock said. It says nothing about order."""
+    """``insert_time``: the wall clock in epoch microseconds; does not determine the order."""
     rank: int
-    """The order of insertion: where rows of one second overlap, the highest rank wins. The moment of
-    insertion in epoch microseconds, but always above what was stored before, whatever the clock did."""
+    """The order of insertion: where rows of one second overlap, the highest rank wins. The time of
+    insertion in epoch microseconds, but always above earlier ranks, even if the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """How many samples there are, and the MD5 hex over them (checksum_util says over what)."""
+    """The number of samples, and an MD5 over them in hex (see checksum_util.py)."""
 
     count: int
     md5: str
@@ -52,9 +52,9 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class CommitMark:
-    """A writer's note in the same transaction as its rows, so that its death can be accounted for.
+    """Written in the same transaction as a writer's rows, so that messages are counted right if it dies.
 
-    ``writer`` names one process of one run; ``sequence`` grows by one with each write call.
+    ``writer`` identifies one process of one run; ``sequence`` increases by one with each write call.
     """
 
     writer: str
@@ -63,13 +63,14 @@ class CommitMark:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a committed write did: one flag a batch, in the order given."""
+    """The result of a committed write."""
 
     changed: tuple[bool, ...]
-    """True: the batch changed stored data. False: it was a duplicate (as far as the engine can tell)."""
+    """For each batch, in the given order: True if it changed stored data, False if it was a duplicate (as
+    far as the engine can tell)."""
 
     opened: frozenset[tuple[str, int]] = frozenset()
-    """``(device, minute)`` that had no rows before this write: its writer saw the minute begin."""
+    """Each ``(device, minute)`` that had no rows before this write: its writer saw the minute begin."""
 
     @property
     def stored(self) -> int:
@@ -83,7 +84,7 @@ class WriteResult:
 
 
 class MinuteState(Enum):
-    """What is on record of one minute of one device after it was last compared."""
+    """The recorded result of the last comparison of one minute of one device."""
 
     PROVEN = "proven"
     """Every sample that the device has is stored with the device's value."""
@@ -96,7 +97,7 @@ class MinuteState(Enum):
 
 
 UNPROVEN = "unproven"
-"""What is said of a minute without a state: not compared since it was last written."""
+"""The name for a minute without a state: not compared since it was last written."""
 
 SETTLED = (MinuteState.PROVEN, MinuteState.UNCONFIRMABLE, MinuteState.EMPTY)
 """The states of minutes that a round does not ask for again."""
@@ -113,23 +114,23 @@ class Verdict:
     extra: int = 0
     """Stored samples that the device lacks (they stay)."""
     conflicts: int = 0
-    """Stored values that the device's replaced in this comparison."""
+    """Stored values that were replaced by the device's in this comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class MinuteRecord:
-    """One minute's line on record: what is stored and what is known of it."""
+    """The record of one minute: its digest and the result of its last comparison."""
 
     minute: int
     digest: Digest | None
     state: MinuteState | None
-    """None: not compared since it was last written."""
+    """None if it was not compared since it was last written."""
     extra: int = 0
     conflicts: int = 0
     check_time_us: int | None = None
     check_times: int = 0
     packed: bool = False
-    """All its rows stand in blocks."""
+    """All its rows are in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class DeviceRecord:
     first_seen_us: int
     last_seen_us: int
     covered_from: int | None = None
-    """The minute at which the rounds' coverage begins; None before the first round."""
+    """The first minute that rounds cover; None before the first round."""
     verified_through: int | None = None
     """The first minute from ``covered_from`` on that is not settled; None before the first round."""
     unresolved_minutes: int = 0
@@ -149,20 +150,20 @@ class DeviceRecord:
     extra: int = 0
     empty_minutes: int = 0
     reopened: tuple[tuple[int, int], ...] = ()
-    """Ranges of minutes that the device said it records again, until they are compared."""
+    """Ranges of minutes that the device said it is recording again, until they are compared."""
 
 
 class RawMessage(NamedTuple):
-    """One SIP MESSAGE as received: its body's exact bytes, who sent it, and when."""
+    """A SIP MESSAGE as received: the exact bytes of its body, who sent it, and when."""
 
     body: bytes
     sender: str
     """``ip:port`` of the peer."""
     received_us: int
     peer_name: str = ""
-    """Common name of the certificate the peer showed; empty if none was asked for."""
+    """Common name in the peer's certificate; empty if none was requested."""
     cut: bool = False
-    """The SIP message was shorter than its Content-Length said: UDP cuts at 4,000 bytes."""
+    """The SIP message was shorter than its Content-Length: over UDP it is cut at 4,000 bytes."""
 
 
 class RejectReason(Enum):
@@ -190,9 +191,9 @@ class RejectReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A message that was refused: why, and as much of its sender as is known."""
+    """Why a message was rejected, and what is known of its sender."""
 
     reason: RejectReason
     detail: str
-    """One line for the log: what is wrong and where in the body."""
+    """One line for the log: what is wrong, and where in the body."""
     device_id: str = ""

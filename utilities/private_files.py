@@ -1,7 +1,7 @@
-"""Files that a program of the server creates are readable by its user only: 0600, folders 0700.
+"""Makes files that the server's programs create readable by their user only: 0600, folders 0700.
 
-Called by each program before it creates anything. Where several programs run under one user, as the
-launcher and its workers do, they can read each other's files. Files that exist keep their modes.
+Each program calls it before it creates anything. Programs under the same user, such as the launcher and its
+workers, can read each other's files. Existing files keep their modes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 OTHERS = 0o077
-"""The permission bits of group and others."""
+"""The permission bits of the group and of others."""
 
 
 def make_files_private() -> None:
-    """From here on, nothing that this process and its children create is open to others."""
+    """Deny others access to everything that this process and its children create from now on."""
     os.umask(os.umask(OTHERS) | OTHERS)

@@ -1,20 +1,20 @@
-"""The SIP stack (PJSUA2) as a meter uses it: sends MESSAGEs, and counts what became of them.
+"""The SIP stack (PJSUA2) of a meter: sends MESSAGEs, and counts their outcomes.
 
 Rules:
 
 1. One thread creates, polls and destroys the client; every callback runs in it.
-2. An answer 200 says received, nothing more; a message without one may have been received too.
-3. Nothing is sent again here, beyond what SIP itself does over UDP. What is lost on the way is made
-   good by the synchronization.
+2. A 200 means received, nothing more; a message without an answer may have been received as well.
+3. Nothing is sent again here, apart from SIP's own retransmissions over UDP. The synchronization recovers
+   what is lost on the way.
 
-Two things that PJSUA2 has no door for go through the C functions that its extension module exports:
+Two things that PJSUA2 does not offer are done with C functions that its extension module exports:
 
-* A body is a C++ string made from Python text, so PJSUA2 takes no bytes that are not UTF-8. The
-  original devices' binary bodies are such, so messages are handed to ``pjsua_im_send`` below it.
-* Over UDP an answered transaction is kept 5 s for answers that come twice (timer K), at 11.5 KB. At
-  8,000 messages a second that is too much: kept 0.5 s here.
+* PJSUA2 creates a body from a Python string, so that it accepts only UTF-8. The binary bodies of the
+  original devices are not UTF-8, so messages are sent with ``pjsua_im_send``.
+* Over UDP, an answered transaction is kept for 5 s, for repeated answers (timer K), at 11.5 KB each. That is
+  too much at 8,000 messages per second, so it is kept for 0.5 s here.
 
-All accounts of one client share one connection. A process has one client at a time.
+All accounts of a client share one connection. A process has one client at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from utilities.errors import EcServerError
 from utilities.sip_library import TRANSPORTS, Text, endpoint_config, library, tune
 
 MOST_ACCOUNTS = 8
-"""Meters a client at most: what PJSUA is built for."""
+"""The most meters per client: PJSUA's compiled-in limit."""
 
 _TIMER_K_MS = 500
 _code_of = pj._pjsua2.OnInstantMessageStatusParam_code_get
@@ -43,12 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 class SipClientError(EcServerError):
-    """The stack refuses the options: no such file, no free port, an address that is none."""
+    """The stack refuses the options: no such file, no free port, not an address."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """PEM files. Without an ``authority`` the server's certificate is not checked."""
+    """PEM files. Without an ``authority``, the server's certificate is not checked."""
 
     authority: Path | None = None
     certificate: Path | None = None
@@ -57,7 +57,7 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """Where messages go. ``to`` is the address of record, where it is not the server itself."""
+    """Where messages are sent. ``to`` is the address of record, if it is not the server itself."""
 
     host: str
     port: int
@@ -65,7 +65,7 @@ class ClientOptions:
     tls: ClientTls = ClientTls()
     to: str = ""
     passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """By device id: for a proxy that asks for digest authentication."""
+    """Credentials by device id, for a proxy that asks for digest authentication."""
 
     @property
     def uri(self) -> str:
@@ -75,10 +75,10 @@ class ClientOptions:
 
 
 class SipClient:
-    """Sends messages for some devices. Everything is called by one thread."""
+    """Sends the messages of some devices. All calls must come from one thread."""
 
     def __init__(self, options: ClientOptions) -> None:
-        """Nothing is opened before ``start``."""
+        """Opens nothing before ``start``."""
         self._options = options
         self._endpoint: Any = None
         self._accounts: list[_Account] = []
@@ -86,22 +86,22 @@ class SipClient:
         self._to, self._type = Text.of(options.uri.encode()), Text.of(b"text/plain")
         self.sent = 0
         self.acknowledged = 0
-        """Answered with 200."""
+        """Messages answered with 200."""
         self.failed: Counter[int] = Counter()
-        """Final answers other than 200, by status; 408 and 503 also stand for no answer at all."""
+        """Final answers other than 200, by status; 408 and 503 can also mean that there was no answer."""
 
     @property
     def waiting(self) -> int:
-        """Sent, and neither answered nor given up yet."""
+        """Messages that were sent and neither answered nor given up yet."""
         return self.sent - self.acknowledged - self.failed.total()
 
     @property
     def running(self) -> bool:
-        """Whether it may be polled."""
+        """Whether ``poll`` may be called."""
         return self._endpoint is not None
 
     def start(self) -> None:
-        """Open one transport on a free port of the address that leads to the server."""
+        """Open one transport, on a free port of the local address that leads to the server."""
         config = endpoint_config("energy-consumption-meter")
         endpoint = self._endpoint = pj.Endpoint()
         endpoint.libCreate()
@@ -120,7 +120,7 @@ class SipClient:
         tune(client_ms=_TIMER_K_MS)
 
     def add(self, device_id: str) -> int:
-        """Make an account for a device; what ``send`` calls it by."""
+        """Create an account for a device; returns its id for ``send``."""
         config = pj.AccountConfig()
         config.idUri = f"sip:{device_id}@{_local_address(self._options)}"
         if password := self._options.passwords.get(device_id):
@@ -131,18 +131,18 @@ class SipClient:
         return int(account.getId())
 
     def send(self, account: int, body: bytes) -> None:
-        """Send one message; its outcome is counted in a later ``poll``, or at once where it cannot go."""
+        """Send a message; its outcome is counted in a later ``poll``, or at once if it cannot be sent."""
         content = Text.of(body)
         self.sent += 1
         if library().pjsua_im_send(account, byref(self._to), byref(self._type), byref(content), None, None):
             self.failed[503] += 1
 
     def poll(self, wait_ms: int) -> None:
-        """Let the stack work: answers, retransmissions. Waits so long at most, without the GIL."""
+        """Let the stack work (answers, retransmissions) for at most ``wait_ms``, without holding the GIL."""
         self._endpoint.libHandleEvents(wait_ms)
 
     def subscribe(self) -> None:
-        """Ask the server for its presence, for each account; see ``present``."""
+        """Subscribe each account to the server's presence; see ``present``."""
         for account in self._accounts:
             config = pj.BuddyConfig()
             config.uri, config.subscribe = self._options.uri, True
@@ -152,11 +152,11 @@ class SipClient:
 
     @property
     def present(self) -> bool:
-        """Whether the server told every account that has subscribed that it is open."""
+        """Whether the server has told every subscribed account that it is open."""
         return all(server.open for server in self._buddies)
 
     def stop(self) -> None:
-        """Close everything; what still waits for an answer stays without."""
+        """Close everything; answers that are still missing are not waited for."""
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None:
             return
@@ -167,7 +167,7 @@ class SipClient:
         endpoint.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
 
     def settle(self, code: int) -> None:
-        """A message has its final answer; called by the account."""
+        """Count a message's final answer; called by the account."""
         if code == 200:
             self.acknowledged += 1
         elif code > 200:
@@ -196,12 +196,12 @@ class _Account(pj.Account):  # type: ignore[misc]
     def onInstantMessageStatus(self, prm: Any) -> None:  # noqa: N802
         try:
             self._client.settle(_code_of(prm))
-        except BaseException:  # one that left a callback would end the process
+        except BaseException:  # an exception that leaves a callback would end the process
             _log.exception("an answer could not be counted")
 
 
 class _Server(pj.Buddy):  # type: ignore[misc]
-    """The server as somebody whose presence is watched."""
+    """The server, as a contact whose presence is watched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class _Server(pj.Buddy):  # type: ignore[misc]
 
 
 def _local_address(options: ClientOptions, *, in_uri: bool = True) -> str:
-    """The address of this machine from which the server is reached."""
+    """This machine's address from which the server is reached."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((options.host, options.port))

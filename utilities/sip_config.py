@@ -1,17 +1,17 @@
-"""The SIP side of a receiver: what it listens to, and what a MESSAGE and a SUBSCRIBE bring about.
+"""The SIP side of a receiver: where it listens, and how it handles MESSAGE and SUBSCRIBE.
 
 Rules:
 
-1. One thread starts, runs and stops it; ``take`` is called by that thread.
-2. A MESSAGE is answered 200 when it has been taken, and not before. What is sent again is taken again: the
-   same row once more.
-3. Taking may block. That is the back-pressure: TCP senders slow down, UDP senders send again.
-4. What is no MESSAGE or SUBSCRIBE of a device is sip_gate.py's business, and ends there.
+1. One thread starts, runs and stops it; ``take`` is called in that thread.
+2. A MESSAGE is answered with 200 after ``take`` has accepted it, never before. A retransmission is taken
+   again, and becomes the same row.
+3. ``take`` may block. That is the back-pressure: TCP senders slow down, UDP senders retransmit.
+4. sip_gate.py decides about all requests; those other than MESSAGE and SUBSCRIBE go no further.
 
-No SIP library takes part: of SIP, a server that takes MESSAGEs needs to read heads and to write answers,
-and the library that was here before could be ended, stalled and filled by anybody
-(docs/decisions/0015-strangers-meet-a-gate.md). PJSIP registers the server with a registrar where that is
-configured (sip_registration.py), and is what the reference meter sends with (sip_client.py).
+No SIP library is used: a server that accepts MESSAGEs only has to read heads and to write answers, and the
+library that was used before could be crashed, stalled and flooded by anybody
+(docs/decisions/0015-strangers-meet-a-gate.md). sip_registration.py registers the server with a registrar if
+that is configured. The reference meter sends with PJSIP (sip_client.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from utilities.sip_shape import KnownShapes
 from utilities.sip_tls import TlsFiles, server_context
 
 _SOCKET_BUFFER_BYTES = 512 << 10
-"""Over UDP what waits longer than the sender's retransmission timer, 0.5 s, is answered for nothing."""
+"""Over UDP, answering datagrams that have waited for more than 0.5 s is useless: they were sent again."""
 _POLL_S = 0.05
 _TAKEN, _FAILED = b"SIP/2.0 200 OK", b"SIP/2.0 500 Server Internal Error"
 _NOTHING = Reply()
@@ -46,12 +46,12 @@ _log = logging.getLogger(__name__)
 
 
 class PortInUseError(EcServerError):
-    """Another program has the port; a restart would meet it again."""
+    """Another program uses the port; a restart would fail as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class SipOptions:
-    """What one receiver listens to. ``bind`` is an IP address; ``tls`` is needed for ``tls`` alone."""
+    """Where a receiver listens. ``bind`` is an IP address; ``tls`` is needed only for transport ``tls``."""
 
     public_addr: str
     bind: str
@@ -60,7 +60,7 @@ class SipOptions:
     tls_port: int = 0
     tls: TlsFiles | None = None
     registration: Registration | None = None
-    """None: another process, or nobody, registers."""
+    """None if another process registers, or none does."""
 
     def port_of(self, transport: str) -> int:
         """The port of ``udp``, ``tcp`` or ``tls``."""
@@ -69,21 +69,21 @@ class SipOptions:
 
 @dataclass(frozen=True, slots=True)
 class Senders:
-    """Who may send, as far as that is known without looking into a message."""
+    """Who may send, as far as the source address tells."""
 
     device_may_send: Callable[[str, str], bool] = lambda _device_id, _ip: True
-    """Whether a device may send from an IP address."""
+    """Whether the given device may send from an IP address."""
     some_may_send: Callable[[str], bool] = lambda _ip: True
     """Whether any device may send from an IP address."""
 
 
 class SipReceiver:
-    """Takes SIP MESSAGEs. Everything is called by one thread."""
+    """Receives SIP MESSAGEs. All calls must come from one thread."""
 
     def __init__(
         self, options: SipOptions, take: Callable[[RawMessage], object], senders: Senders | None = None
     ):
-        """``take`` gets each message and may block; where it returns False the message is not answered."""
+        """``take`` is called with each message and may block; if it returns False, no answer is sent."""
         self._options, self._take = options, take
         senders = senders or Senders()
         self._device_may_send = lru_cache(_KNOWN_SENDERS)(senders.device_may_send)
@@ -120,7 +120,7 @@ class SipReceiver:
             raise
 
     def run(self, until: Callable[[], bool], on_tick: Callable[[], None], tick_s: float = 0.5) -> None:
-        """Serve until ``until`` says so; ``on_tick`` is called at least every ``tick_s`` in between."""
+        """Serve until ``until`` returns True; ``on_tick`` is called at least every ``tick_s``."""
         serve, now = self._port.serve, time.monotonic
         next_tick = 0.0
         while not until():
@@ -130,7 +130,7 @@ class SipReceiver:
             serve(_POLL_S)
 
     def stop(self) -> None:
-        """Leave the registrar, then close every socket. Nothing gets a 200 afterwards."""
+        """Unregister, then close every socket. Nothing is answered with 200 afterwards."""
         if self._registration:
             self._registration.stop()
             self._registration = None
@@ -139,7 +139,7 @@ class SipReceiver:
     # --- requests -----------------------------------------------------------------------------
 
     def read(self, raw: bytes, origin: Origin) -> Request | None:
-        """Read and judge a head: by the shape of the sender's last one, or by the gate."""
+        """Read and judge a head: by the shape of the sender's previous one, or by the gate."""
         known = self._shapes.find(raw, origin)
         if known is not None:
             shape, plain = known
@@ -152,7 +152,7 @@ class SipReceiver:
         return Request(head.length, answer_port(head, origin), b"", head, row)
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
-        """What a request brings about. Whatever ``take`` raises stays here."""
+        """The reply to a request. Exceptions of ``take`` are caught here."""
         text, head, row = request.answer, request.head, request.row
         if head is not None and row is not None:
             if row.action is Action.DROP:
@@ -172,7 +172,7 @@ class SipReceiver:
         except Exception:
             write, held_back = self._limit.allow("taken")
             if write:
-                _log.exception("a request could not be taken (%d more before)", held_back)
+                _log.exception("a request could not be processed (%d more before)", held_back)
             return Reply(_FAILED + text.removeprefix(_TAKEN), request.port)
         valid = origin.transport != "UDP" and self._is_valid(body, origin)
         return Reply(text, request.port, b"", valid)
@@ -186,38 +186,38 @@ class SipReceiver:
         return self._device_may_send(name, origin.ip)
 
     def _next_sequence(self) -> int:
-        """Rises from NOTIFY to NOTIFY, also beyond a restart."""
+        """Increases from NOTIFY to NOTIFY, even across a restart."""
         self._sequence = max(self._sequence + 1, int(time.time()) & 0x7FFFFFFF)
         return self._sequence
 
     def _told_address(self, transport: str) -> str:
-        """This server's ``ip:port`` as subscribers are told it."""
+        """This server's ``ip:port``, as told to subscribers."""
         return address(self._options.public_addr, self._options.port_of(transport.lower()))
 
 
 def _bound(transport: str, bind: str, port: int) -> socket.socket:
-    """A socket bound to an address that receivers share."""
+    """A socket bound to an address that several receivers share."""
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     one = socket.socket(family, socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if transport != "udp":  # else a restart meets the connections of the run before
+        if transport != "udp":  # else connections of the previous run would block a restart
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
         one.bind((bind, port))
     except OSError as error:
         one.close()
-        where = f"{transport} on {address(bind, port)}"
+        where = f"{address(bind, port)} over {transport}"
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"cannot listen to {where}: the port is in use; end the other program or set sip.port"
+                f"cannot listen on {where}: the port is in use; end the other program or set sip.port"
             ) from None
-        raise ConfigurationError(f"cannot listen to {where}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}") from None
     return one
 
 
 def _contact(options: SipOptions) -> Contact:
-    """Where the registrar finds the shared port."""
+    """The contact under which the registrar finds the shared port."""
     over = next(transport for transport in ("udp", "tcp", "tls") if transport in options.transports)
     return Contact(options.bind, address(options.public_addr, options.port_of(over)), over)

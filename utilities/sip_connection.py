@@ -1,13 +1,14 @@
-"""One TCP or TLS connection to the SIP port: handshake, messages cut out of the stream, answers sent.
+"""One TCP or TLS connection to the SIP port: handshake, splitting the stream into messages, sending answers.
 
 Rules:
 
-1. Nothing blocks. What cannot be sent now is kept, `_MOST_UNSENT_BYTES` at most: then no more is read until
-   the peer has read its answers, so that a peer which does not read slows down itself alone.
-2. A stream whose next message cannot be found ends: no usable Content-Length, a head or a message of more
-   than 4,000 bytes. What followed would be taken for something else.
-3. Who the peer is (its certificate's name) belongs to the connection and ends with it. Where a
-   certificate is asked for and its name cannot be read, the name is NAMELESS, which no device has.
+1. Nothing blocks. Answers that cannot be sent at once are kept, up to `_MOST_UNSENT_BYTES`. After that,
+   nothing is read until the peer has read its answers, so that a peer that does not read only slows itself
+   down.
+2. The connection is closed if the start of the next message cannot be determined: no usable Content-Length,
+   or a head or a message of more than 4,000 bytes. The rest of the stream would be misinterpreted.
+3. The peer's identity (the name in its certificate) belongs to the connection. If certificates are requested
+   and the name cannot be read, it is NAMELESS, which is no device's name.
 """
 
 from __future__ import annotations
@@ -35,26 +36,26 @@ class End(Enum):
 
     PEER = "the peer has closed it"
     HANDSHAKE = "TLS handshake failed"
-    STREAM = "what came is no SIP message that ends"
+    STREAM = "not a SIP message of known length"
     TOO_LONG = f"a message of more than {MESSAGE_LIMIT_BYTES:,} bytes"
     UNREAD = "its peer does not read its answers"
-    SLOW = "a message or a handshake is not completed in time"
+    SLOW = "a message or a handshake was not completed in time"
     IDLE = "idle"
-    EVICTED = "there are too many"
+    EVICTED = "there are too many connections"
     FAULT = "it could not be served"
     STOP = "the receiver stops"
 
 
 class Reply(NamedTuple):
-    """What a request brings about."""
+    """The reply to a request."""
 
     answer: bytes = b""
     port: int = 0
-    """Over UDP: the port of the source address that the answer goes to."""
+    """Over UDP: the port of the source address to which the answer is sent."""
     notify: bytes = b""
-    """What follows the answer, to the source itself."""
+    """Another message to send to the source after the answer."""
     valid: bool = False
-    """Whether it was a valid message: it proves its connection."""
+    """Whether it was a valid message, which makes its connection a proven one."""
 
 
 class Request(NamedTuple):
@@ -63,25 +64,25 @@ class Request(NamedTuple):
     length: int | None
     """Content-Length; None if there is none, or none that can be used."""
     port: int
-    """Over UDP: the port of the source address that its answer goes to."""
+    """Over UDP: the port of the source address to which its answer is sent."""
     answer: bytes = b""
-    """The 200 of a MESSAGE that is to be taken, where it is written already."""
+    """The 200 for a MESSAGE to be taken, if it was built already."""
     head: Head | None = None
-    """Else: the head, and the row of the table that decides."""
+    """Otherwise the head, and the row of the table that applies."""
     row: Row | None = None
 
 
 class Handler(Protocol):
-    """What is done with requests."""
+    """Handles requests."""
 
     def read(self, raw: bytes, origin: Origin) -> Request | None:
-        """Read and judge a head; None if it is no request that could be answered."""
+        """Read and judge a head; None if it is not a request that can be answered."""
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
-        """What a request brings about. May block; that is the back-pressure."""
+        """The reply to a request. May block, which is the back-pressure."""
 
 
-class Ended(Exception):  # noqa: N818  (not an error: how a connection tells its owner)
+class Ended(Exception):  # noqa: N818  (not an error: a signal to the connection's owner)
     """The connection is over."""
 
     def __init__(self, why: End, detail: str = "") -> None:
@@ -90,7 +91,7 @@ class Ended(Exception):  # noqa: N818  (not an error: how a connection tells its
 
 
 class Connection:
-    """Owned by one thread. Methods raise Ended where the connection is over; the owner then closes it."""
+    """Used by one thread. Methods raise Ended when the connection is over; the owner then closes it."""
 
     __slots__ = (
         "_handler", "_left", "_moved", "_names_peers", "_needed", "_shaking", "_socket", "_unsent", "heard_s",
@@ -100,7 +101,7 @@ class Connection:
     def __init__(
         self, accepted: socket.socket, origin: Origin, handler: Handler, now_s: float, *, names_peers: bool
     ) -> None:
-        """``accepted`` does not block; ``names_peers``: its peer had to show a certificate."""
+        """``accepted`` must be non-blocking; ``names_peers``: the peer had to show a certificate."""
         self._socket, self.origin, self._handler = accepted, origin, handler
         self._names_peers = names_peers
         self._shaking = isinstance(accepted, ssl.SSLSocket)
@@ -110,21 +111,21 @@ class Connection:
         self._moved = False
         self.heard_s = now_s
         self.stuck_since_s: float | None = now_s if self._shaking else None
-        """Since when the peer owes something: a handshake, the rest of a message, reading its answers."""
+        """Since when the peer is due: with the handshake, the rest of a message, or reading its answers."""
         self.valid_s: float | None = None
-        """When the last valid message came."""
+        """When the last valid message arrived."""
 
     @property
     def owes(self) -> End:
-        """What the peer has not done in time, where it is stuck."""
+        """What the peer has not done in time, if it is stuck."""
         return End.UNREAD if self._unsent else End.SLOW
 
     def fileno(self) -> int:
-        """For a selector."""
+        """The socket's file descriptor, for a selector."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def wants(self) -> int:
@@ -177,11 +178,11 @@ class Connection:
                 return
 
     def _buffered(self) -> int:
-        """Bytes that TLS has decrypted: no selector tells of them."""
+        """Bytes that TLS has decrypted already, which no selector reports."""
         return self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
 
     def _take(self, data: bytes, now_s: float) -> None:
-        """Cut messages out of what has come, and answer them in one go."""
+        """Split the received bytes into messages, and send their answers together."""
         waiting = self._left + data if self._left else data
         if len(waiting) < self._needed:
             self._left = waiting
@@ -194,7 +195,7 @@ class Connection:
                 self._send(b"".join(answers))
 
     def _messages(self, waiting: bytes, answers: list[bytes], now_s: float) -> int:
-        """Handle every complete message; where the first incomplete one begins."""
+        """Handle every complete message; returns where the first incomplete one begins."""
         at, size = 0, len(waiting)
         self._needed = 0
         while True:

@@ -1,19 +1,19 @@
-"""What becomes of a SIP request: one table, decided on its raw bytes before anything acts on it; pure.
+"""Decides what is done with a SIP request, by one table, before anything acts on the request; pure.
 
 Rules:
 
-1. Every request meets the rows of `TABLE` from the top; the first whose condition holds decides. The last row
-   holds for everything. docs/protocol-messages.md shows the same table, and a test compares them.
-2. An answer goes to the address that the request came from, and to no other: over TCP and TLS on its
-   connection, over UDP to the port of RFC 3581 and RFC 3261, 18.2.2 (`answer_port`). What Via (maddr,
-   received), Contact, Route and Record-Route say changes nothing about that.
-3. Nothing here resolves a name, opens a connection or keeps anything of a request. A subscription is
-   not kept either: its tag is computed from it, so that a refresh can be told from an invention.
-4. A refusal is not larger than its request by more than a few hundred bytes, so that nobody can use this
-   server to multiply what is sent to a victim under a forged address.
+1. The rows of `TABLE` are tried from the top; the first whose condition holds decides. The last row always
+   holds. docs/protocol-messages.md shows the same table, and a test compares them.
+2. An answer is sent only to the address that the request came from: over TCP and TLS on its connection, over
+   UDP to the port according to RFC 3581 and RFC 3261, 18.2.2 (`answer_port`). Via (maddr, received), Contact,
+   Route and Record-Route do not change that.
+3. Nothing here resolves a name, opens a connection or stores anything. Subscriptions are not stored either:
+   the tag of a subscription is computed from it, so that a refresh can be distinguished from a forged one.
+4. A refusal is at most a few hundred bytes larger than its request, so that the server cannot be abused to
+   amplify traffic to a victim whose address was forged.
 
-The Request-URI's host is not compared with anything: behind a proxy or a translated address a server
-cannot know all names that it is called by, and it forwards nothing whatever it is called.
+The host of the Request-URI is not checked: behind a proxy or NAT, a server cannot know all its names, and it
+never forwards anything.
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request came from; of a connection there is one object as long as it lasts."""
+    """Where a request came from; a connection has one such object while it lasts."""
 
     ip: str
     port: int
     transport: str
     """``UDP``, ``TCP`` or ``TLS``."""
     local: str = ""
-    """This server's ``ip:port``, as it is told to a subscriber."""
+    """This server's ``ip:port``, as told to a subscriber."""
     name: str = ""
     """``ip:port``, or ``[ip]:port`` of an IPv6 address."""
     peer_name: str = ""
-    """The name in the certificate that the peer showed; empty if none was asked for."""
+    """The name in the peer's certificate; empty if none was requested."""
     may_send: Callable[[str], bool] = field(default=lambda _ip: True, repr=False)
-    """Whether some device may send from an address."""
+    """Whether any device may send from an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _wrong_accept(head: Head, _origin: Origin) -> bool:
 
 
 def _of_another(head: Head, _origin: Origin) -> bool:
-    """Whether a request within a subscription names one that this process never made."""
+    """Whether a request within a subscription names one that this process did not create."""
     return bool(head.to_tag) and head.to_tag != own_tag(head)
 
 
@@ -144,7 +144,7 @@ _ALLOW = b"Allow: MESSAGE, SUBSCRIBE\r\n"
 _OF_EVERY_REQUEST = (
     Row("the version is not SIP/2.0", Action.REFUSE, 505, lambda head, _: head.version.upper() != b"SIP/2.0"),
     Row("ACK", Action.DROP, 0, _is(b"ACK")),
-    Row("a header is malformed, out of range, or stands twice and may not", Action.REFUSE, 400,
+    Row("a header is malformed, out of range, or repeated although it must be unique", Action.REFUSE, 400,
         lambda head, _: head.fault),
     Row("CANCEL", Action.REFUSE, 481, _is(b"CANCEL")),
     Row("any other method than MESSAGE and SUBSCRIBE", Action.REFUSE, 405,
@@ -174,7 +174,7 @@ _OF_SUBSCRIBE = (
 )  # fmt: skip
 
 TABLE = (*_OF_EVERY_REQUEST, *_OF_MESSAGE, *_OF_SUBSCRIBE)
-"""All rows. What is no request with Via, From, To, Call-ID and CSeq does not come here: it is dropped."""
+"""All rows. Requests without Via, From, To, Call-ID or CSeq do not get here: they are dropped."""
 
 _ROWS_OF = {
     b"MESSAGE": (*_OF_EVERY_REQUEST, *_OF_MESSAGE),
@@ -183,7 +183,7 @@ _ROWS_OF = {
 
 
 def decide(head: Head, origin: Origin) -> Row:
-    """The row that decides about a request."""
+    """The row that applies to a request."""
     for row in _ROWS_OF.get(head.method, _OF_EVERY_REQUEST):
         if row.applies(head, origin):
             return row
@@ -191,12 +191,12 @@ def decide(head: Head, origin: Origin) -> Row:
 
 
 def answer_port(head: Head, origin: Origin) -> int:
-    """The port of the source address that an answer over UDP goes to (RFC 3581; RFC 3261, 18.2.2)."""
+    """The port of the source address to which an answer over UDP is sent (RFC 3581; RFC 3261, 18.2.2)."""
     return origin.port if head.via_rport else head.via_port
 
 
 def answer(head: Head, origin: Origin, row: Row) -> bytes:
-    """The answer that a row has for a request."""
+    """The answer to a request according to a row."""
     status, more = row.status, row.more
     if row.action is Action.PRESENT:
         more = b"Contact: <%s>\r\nExpires: %d\r\n" % (_own_uri(origin), expires_s(head))
@@ -223,9 +223,9 @@ def answer(head: Head, origin: Origin, row: Row) -> bytes:
 
 
 def notify(head: Head, origin: Origin, sequence: int) -> bytes:
-    """The NOTIFY that follows a SUBSCRIBE which was accepted: the server is open."""
+    """The NOTIFY after an accepted SUBSCRIBE: the server is open."""
     uri = contact_uri(head, origin)
-    assert uri is not None, "the table has asked"
+    assert uri is not None, "the table has checked it"
     headers, left_s = head.headers, expires_s(head)
     state = b"active;expires=%d" % left_s if left_s else b"terminated;reason=timeout"
     own = _own_uri(origin)
@@ -254,10 +254,10 @@ def notify(head: Head, origin: Origin, sequence: int) -> bytes:
 
 
 def contact_uri(head: Head, origin: Origin) -> bytes | None:
-    """The URI of the Contact, where it is the source itself; else None.
+    """The URI of the Contact if it is the source itself; else None.
 
-    Over UDP that is the address and port that the request came from; over TCP and TLS the address alone, as
-    the port of a connection says nothing: what is sent goes on the connection.
+    Over UDP that is the address and port of the request. Over TCP and TLS only the address must match, as
+    everything is sent on the connection, whatever its port.
     """
     contact = _CONTACT.fullmatch(head.headers.get(b"contact", b""))
     text = (contact["in"] or contact["bare"]).strip() if contact else b""
@@ -276,13 +276,13 @@ def contact_uri(head: Head, origin: Origin) -> bytes | None:
 
 
 def expires_s(head: Head) -> int:
-    """How long a subscription is granted: what it asks for, an hour at most."""
+    """How long a subscription is granted: what it asks for, at most an hour."""
     asked = number(head.headers.get(b"expires", b"%d" % _MOST_EXPIRES_S), 2**32 - 1)
     return min(asked or 0, _MOST_EXPIRES_S)
 
 
 def own_tag(head: Head) -> bytes:
-    """This process's tag for whatever a Call-ID and From tag belong to: always the same one."""
+    """This process's tag for a request: always the same for the same Call-ID and From tag."""
     if head.method == b"SUBSCRIBE":
         text = head.headers[b"call-id"] + b"\0" + tag_of(head.headers[b"from"])
         return hashlib.blake2b(text, key=_SECRET, digest_size=8).hexdigest().encode()
@@ -290,7 +290,7 @@ def own_tag(head: Head) -> bytes:
 
 
 def message_tag(call_id: bytes, cseq: bytes) -> bytes:
-    """The tag of the answer to a MESSAGE: the same for one that is sent again."""
+    """The tag in the answer to a MESSAGE: the same for a retransmission."""
     return b"%x" % (hash(call_id + cseq) & 0xFFFFFFFFFFFFFFFF)
 
 
@@ -301,7 +301,7 @@ def _own_uri(origin: Origin) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _literal(host: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | bytes:
-    """The address, an IPv4 one in IPv6's form as the IPv4 one; what is none is itself."""
+    """The IP address (IPv4-mapped IPv6 as IPv4); ``host`` itself if it is not an address."""
     try:
         found = ipaddress.ip_address(host.strip(b"[]").decode("ascii"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""PJSUA2 as this project uses it to send: its endpoint's configuration, and what it has no call for.
+"""The configuration of PJSUA2's endpoint, and PJSIP functions that PJSUA2 does not wrap.
 
-What it has no call for are C functions that its extension module exports, called through ctypes. All of
-them are looked up before the endpoint is made: where one is missing, `SipLibraryError` names it, and nothing
-has been started. No structure of the library is read or written here.
+The latter are C functions exported by its extension module, called through ctypes. All of them are looked up
+before the endpoint is created: if one is missing, `SipLibraryError` names it and nothing has been started.
+No structure of the library is read or written here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRANSPORTS = {
     ("tcp", True): pj.PJSIP_TRANSPORT_TCP6,
     ("tls", True): pj.PJSIP_TRANSPORT_TLS6,
 }
-"""PJSUA2's number for a transport, and whether it is over IPv6."""
+"""PJSUA2's number for a transport, by transport and whether it uses IPv6."""
 
 _EXPIRED_TIMERS_A_POLL = 100_000
 _FUNCTIONS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
@@ -38,23 +38,23 @@ _FUNCTIONS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
 
 
 class SipLibraryError(EcServerError):
-    """The installed pjsua2 is not one that this project can use."""
+    """The installed pjsua2 cannot be used."""
 
 
 class Text(ctypes.Structure):
-    """``pj_str_t``: bytes and their number. The bytes are copied by whoever gets it."""
+    """``pj_str_t``: bytes and their number. The called function copies the bytes."""
 
     _fields_ = (("ptr", ctypes.c_char_p), ("slen", c_size_t))
 
     @classmethod
     def of(cls, text: bytes) -> Text:
-        """A text of these bytes."""
+        """A ``pj_str_t`` of these bytes."""
         return cls(text, len(text))
 
 
 @cache
 def library() -> Any:
-    """The extension module as a C library; calls keep the interpreter, as they take microseconds.
+    """The extension module as a C library; calls keep the GIL, as they take microseconds.
 
     Raises SipLibraryError if it lacks a function.
     """
@@ -71,7 +71,7 @@ def library() -> Any:
 
 
 def endpoint_config(user_agent: str) -> Any:
-    """One thread, no media, nothing printed."""
+    """An endpoint configuration with one thread, no media and no output."""
     library().pj_log_set_level(0)  # else PJSIP prints on stdout until its log is configured
     config = pj.EpConfig()
     config.uaConfig.threadCnt = 0
@@ -86,9 +86,9 @@ def endpoint_config(user_agent: str) -> Any:
 
 
 def tune(*, client_ms: int = 0, server_ms: int = 0) -> None:
-    """After ``libStart``: let a poll handle all expired timers, not 10, else they pile up under load.
+    """Call after ``libStart``: lets a poll handle all expired timers, not just 10, which pile up under load.
 
-    Finished UDP transactions are kept so long (timers K and J); 0 leaves the standard's time.
+    Finished UDP transactions are kept for this long (timers K and J); 0 keeps the standard's time.
     """
     heap = library().pjsip_endpt_get_timer_heap(library().pjsua_get_pjsip_endpt())
     library().pj_timer_heap_set_max_timed_out_per_poll(heap, _EXPIRED_TIMERS_A_POLL)

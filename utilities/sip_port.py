@@ -1,13 +1,12 @@
-"""The sockets of the SIP port: listens over UDP, TCP and TLS, and serves what comes, in one thread.
+"""The sockets of the SIP port: listens over UDP, TCP and TLS, and serves requests, in one thread.
 
 Rules:
 
-1. A request is handled by the function given, and its reply goes to where the request came from. Nothing
-   here knows another destination: no name is resolved, no connection is opened.
-2. Connections are limited (connection_budget.py). One that comes is always taken; where it is one too many,
-   another has to go at once.
-3. What goes wrong with one datagram or connection costs that one alone: everything is caught, counted and
-   logged at a limited rate.
+1. The given handler handles each request, and its reply is sent to where the request came from. Nothing is
+   ever sent elsewhere: no name is resolved, no connection is opened.
+2. The number of connections is limited (connection_budget.py). A new connection is always accepted; if it is
+   one too many, another one is closed immediately.
+3. An error affects only its own datagram or connection: it is caught, counted, and logged at a limited rate.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from utilities.sip_gate import Origin
 from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, address
 
 MOST_CONNECTIONS = 1000
-"""Of one receiver, over TCP and TLS together."""
+"""Limit for one receiver, over TCP and TLS together."""
 _SHARE_OF_AN_ADDRESS = 0.5
 _OTHER_FILES = 64
 _QUEUE = 512
@@ -47,22 +46,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PortFigures:
-    """What has happened at the port so far."""
+    """Counters of the port."""
 
     connections: int = 0
-    """Open now."""
+    """Connections open now."""
     evicted: int = 0
     refused: int = 0
     dropped: int = 0
 
 
 class SipPort:
-    """For one thread: ``listen_...`` for each transport, then ``serve`` in a loop, then ``close``."""
+    """Used by one thread: ``listen_...`` for each transport, then ``serve`` in a loop, then ``close``."""
 
     def __init__(
         self, handler: Handler, local: Callable[[str], str], may_send: Callable[[str], bool]
     ) -> None:
-        """``local`` gives this server's ``ip:port`` for a transport, as subscribers are told it."""
+        """``local`` returns this server's ``ip:port`` for a transport, as told to subscribers."""
         self._handler, self._local, self._may_send = handler, local, may_send
         self._selector = selectors.DefaultSelector()
         self._listening: list[socket.socket] = []
@@ -74,21 +73,21 @@ class SipPort:
         self.figures = PortFigures()
 
     def listen_udp(self, one: socket.socket) -> None:
-        """Take datagrams from a bound socket."""
+        """Receive datagrams on a bound socket."""
         self._listen(one, partial(self._datagrams, one, self._local("UDP")))
 
     def listen_tcp(self, one: socket.socket) -> None:
-        """Take connections from a bound socket."""
+        """Accept connections on a bound socket."""
         one.listen(_QUEUE)
         self._listen(one, partial(self._accept, one, "TCP", None))
 
     def listen_tls(self, one: socket.socket, context: ssl.SSLContext) -> None:
-        """Take TLS connections from a bound socket."""
+        """Accept TLS connections on a bound socket."""
         one.listen(_QUEUE)
         self._listen(one, partial(self._accept, one, "TLS", context))
 
     def serve(self, wait_s: float) -> None:
-        """Do what is to be done, waiting for it so long at most."""
+        """Serve what is ready, waiting for at most ``wait_s``."""
         now_s = time.monotonic()
         for key, events in self._selector.select(wait_s):
             now_s = time.monotonic()
@@ -127,20 +126,20 @@ class SipPort:
                 data, source = one.recvfrom(MESSAGE_LIMIT_BYTES)
             except BlockingIOError:
                 return
-            except OSError:  # an ICMP error of an earlier answer
+            except OSError:  # an ICMP error caused by an earlier answer
                 continue
             try:
                 self._datagram(one, data, source, self._origins.get(source) or self._origin(source, local))
             except Exception:
                 self._report(
-                    logging.ERROR, "datagram", "a datagram of %s could not be served", source, error=True
+                    logging.ERROR, "datagram", "a datagram from %s could not be served", source, error=True
                 )
 
     def _datagram(self, one: socket.socket, data: bytes, source: tuple[str, int], origin: Origin) -> None:
         end = data.find(END_OF_HEAD)
         request = self._handler.read(data[:end].lstrip(b"\r\n"), origin) if end >= 0 else None
         if request is None:
-            self.figures.dropped += bool(data.strip(b"\r\n\0"))  # less is a keep-alive
+            self.figures.dropped += bool(data.strip(b"\r\n\0"))  # else it is a keep-alive
             return
         body = data[end + len(END_OF_HEAD) :]
         if request.length is not None:
@@ -151,11 +150,11 @@ class SipPort:
                 one.sendto(reply.answer, (source[0], reply.port, *source[2:]))
             if reply.notify:
                 one.sendto(reply.notify, source)
-        except OSError as error:  # the sender will ask again
+        except OSError as error:  # the sender will retransmit
             self._report(logging.WARNING, "answer", "an answer to %s cannot be sent: %s", origin.name, error)
 
     def _origin(self, source: tuple[str, int], local: str) -> Origin:
-        """Where a datagram came from, remembered."""
+        """Where a datagram came from; cached."""
         if len(self._origins) >= _KNOWN_ORIGINS:
             self._origins.clear()
         ip, port = source[:2]
@@ -178,7 +177,7 @@ class SipPort:
                 return
             try:
                 self._open(accepted, source, transport, context, now_s)
-            except (OSError, ValueError):  # it has gone already
+            except (OSError, ValueError):  # the peer has gone already
                 accepted.close()
 
     def _open(
@@ -223,7 +222,7 @@ class SipPort:
                 self._selector.modify(connection, wanted)
 
     def _sweep(self, now_s: float) -> None:
-        """End what is stuck or has been idle for long."""
+        """Close connections that are stuck or have been idle for long."""
         for connection in list(self._connections):
             since_s = connection.stuck_since_s
             if since_s is not None:
@@ -233,7 +232,7 @@ class SipPort:
                 self._end(connection, End.IDLE)
 
     def _end(self, connection: Connection, why: End, detail: str = "") -> None:
-        """Close a connection, and say so where somebody should know."""
+        """Close a connection, and log it if the reason is of interest."""
         if self._connections.pop(connection, None) is None:
             return
         self._budget.closed(connection)
@@ -243,18 +242,18 @@ class SipPort:
         if why not in _QUIET:
             reason = f"{why.value} ({detail})" if detail else why.value
             name = connection.origin.name
-            self._report(logging.WARNING, why.name, "connection from %s is ended: %s", name, reason)
+            self._report(logging.WARNING, why.name, "connection from %s closed: %s", name, reason)
 
     def _report(self, level: int, kind: str, text: str, *values: object, error: bool = False) -> None:
         write, held_back = self._limit.allow(kind)
         if held_back:
-            _log.warning("the SIP port: %d more lines like these were held back", held_back)
+            _log.warning("the SIP port: %d more lines like these were suppressed", held_back)
         if write:
             _log.log(level, text, *values, exc_info=error)
 
 
 def _limits() -> tuple[int, int]:
-    """How many connections, and how many of one address that have not carried a valid message."""
+    """How many connections there may be, and how many unproven ones of one address."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = (
         MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files - _OTHER_FILES)

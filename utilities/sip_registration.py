@@ -1,9 +1,9 @@
-"""Keeps a receiver registered with a registrar, so that devices can call an address of record.
+"""Keeps a receiver registered with a registrar, so that devices can send to an address of record.
 
-A thread of its own sends REGISTER (RFC 3261, 10) and answers a digest challenge (RFC 7616: MD5, SHA-256).
-Each attempt has a time limit and a socket of its own, connected to the registrar, so that nobody else can
-answer. A registrar or a name service that is slow costs nobody but this thread. The registrar is the
-operator's choice, and the only address that this server ever dials over SIP.
+A separate thread sends REGISTER (RFC 3261, 10) and answers digest challenges (RFC 7616: MD5, SHA-256). Each
+attempt has a time limit and its own socket, connected to the registrar, so that nobody else can answer. A
+slow registrar or name service delays only this thread. The registrar, which the operator configures, is the
+only address to which this server ever opens a connection over SIP.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Where to register, so that devices can call an address of record."""
+    """Where to register, so that devices can send to an address of record."""
 
     registrar: str
     """``HOST[:PORT][;transport=udp|tcp|tls]``."""
@@ -49,7 +49,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Where the registrar finds the server, and the address ``bind`` from which REGISTER leaves."""
+    """Where the registrar finds the server, and the local address ``bind`` to send REGISTER from."""
 
     bind: str
     address: str
@@ -65,12 +65,12 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
     def header(self, name: str) -> str:
-        """The first header of a lower-case name; "" if there is none."""
+        """The first header of this lower-case name; "" if there is none."""
         return next((value for one, value in self.headers if one == name), "")
 
 
 class RegistrationThread:
-    """Registers, renews, tries again after a failure, waiting longer each time, and leaves at the end."""
+    """Registers and renews; retries after a failure with growing pauses; unregisters at the end."""
 
     def __init__(self, registration: Registration, contact: Contact) -> None:
         self._registrar = _Registrar(registration, contact)
@@ -79,11 +79,11 @@ class RegistrationThread:
         self._thread = threading.Thread(target=self._run, name="registration", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Unregister, waiting a moment for the answer."""
+        """Unregister, waiting briefly for the answer."""
         self._stop.set()
         self._thread.join(2 * _UNREGISTER_S)
 
@@ -113,7 +113,7 @@ class RegistrationThread:
 
 
 class _Registrar:
-    """One registrar, asked one REGISTER after the other under one Call-ID."""
+    """One registrar, which gets one REGISTER after the other with the same Call-ID."""
 
     def __init__(self, registration: Registration, contact: Contact) -> None:
         self._registration, self._contact = registration, contact
@@ -124,7 +124,7 @@ class _Registrar:
         self._call_id, self._tag, self._sequence = secrets.token_hex(12), secrets.token_hex(6), 0
 
     def register(self, expires_s: int, until_s: float) -> Answer:
-        """Ask, answer a challenge, and the final answer. Raises OSError (TimeoutError) or ValueError."""
+        """Register, answering a challenge; returns the final answer. Raises OSError or ValueError."""
         host, port = host_and_port(self._where, _DEFAULT_PORT[self._over])
         with _connected(self._over, host, port, self._contact.bind, until_s) as one:
             found = self._ask(one, expires_s, "", until_s)
@@ -182,7 +182,7 @@ class _Registrar:
 
 
 def read_answer(head: bytes, call_id: str, sequence: int) -> Answer | None:
-    """An answer to the REGISTER of these; None if it is anything else."""
+    """The answer to the REGISTER of this Call-ID and sequence; None if it is anything else."""
     lines = head.decode("utf-8", "replace").lstrip("\r\n").split("\r\n")
     version, _, rest = lines[0].partition(" ")
     status, _, reason = rest.partition(" ")
@@ -198,14 +198,14 @@ def read_answer(head: bytes, call_id: str, sequence: int) -> Answer | None:
 
 
 def granted(found: Answer) -> int:
-    """How many seconds a registration was granted for."""
+    """For how many seconds the registration was granted."""
     in_contact = _GRANTED.search(found.header("contact") or found.header("m"))
     text = in_contact[1] if in_contact else found.header("expires")
     return int(text) if text.isdecimal() else _EXPIRES_S
 
 
 def answered_challenge(found: Answer, user: str, password: str, method: str, uri: str) -> tuple[str, str]:
-    """Name and value of the header that answers a digest challenge; ValueError if none can be answered."""
+    """Name and value of the header that answers a digest challenge; ValueError if none is supported."""
     asked, name = ("www-authenticate", "Authorization")
     if found.status == 407:
         asked, name = ("proxy-authenticate", "Proxy-Authorization")
@@ -214,7 +214,7 @@ def answered_challenge(found: Answer, user: str, password: str, method: str, uri
         algorithm = given.get("algorithm", "MD5").upper()
         if header == asked and value[:6].lower() == "digest" and algorithm in _HASHES and "nonce" in given:
             return name, _credentials(given, algorithm, user, password, method, uri)
-    raise ValueError("the registrar asks for an authentication that is none of digest with MD5 or SHA-256")
+    raise ValueError("the registrar asks for an authentication other than digest with MD5 or SHA-256")
 
 
 def _credentials(
@@ -239,7 +239,7 @@ def _credentials(
 
 
 def host_and_port(where: str, default: int) -> tuple[str, int]:
-    """``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``, taken apart."""
+    """The host and port of ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``."""
     host, _, port = where.rpartition(":")
     if not port.isdecimal() or (where.startswith("[") and not host.endswith("]")):
         host, port = where, ""
@@ -247,7 +247,7 @@ def host_and_port(where: str, default: int) -> tuple[str, int]:
 
 
 def _connected(over: str, host: str, port: int, bind: str, until_s: float) -> socket.socket:
-    """A socket connected to the registrar. Without an authority to ask, its certificate is not checked."""
+    """A socket connected to the registrar, whose certificate is not checked as no authority is configured."""
     kind = socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     target = socket.getaddrinfo(host, port, family, kind)[0][4]
@@ -267,7 +267,7 @@ def _connected(over: str, host: str, port: int, bind: str, until_s: float) -> so
 
 
 def _left(until_s: float) -> float:
-    """Seconds until then; TimeoutError if it is over."""
+    """Seconds left until then; TimeoutError if it has passed."""
     left_s = until_s - time.monotonic()
     if left_s <= 0:
         raise TimeoutError("no answer in time")

@@ -1,14 +1,14 @@
-"""The head of a SIP message, read from its raw bytes: start line, headers, and what an answer needs; pure.
+"""Parses the head of a SIP message: start line, headers, and what an answer needs; pure.
 
 Rules:
 
-1. Whatever the bytes are, ``read_head`` returns: a `Head`, or None if no answer could be made. It never
-   raises, and its cost is linear in the number of bytes.
-2. Nothing is guessed. A header that may stand once and stands twice, a number out of its range, a
-   name that is no token: each is named in ``Head.fault``, and sip_gate.py refuses the request.
+1. For any bytes, ``read_head`` returns a `Head`, or None if no answer is possible. It never raises, and its
+   cost is linear in the number of bytes.
+2. Nothing is guessed. A repeated header that must be unique, a number out of range, or a name that is not a
+   token is reported in ``Head.fault``, and sip_gate.py refuses the request.
 3. Folded lines and compact names (RFC 3261, 7.3.1 and 7.3.3) mean what their long forms mean.
-4. Via, Contact, Route and Record-Route are text to copy. No address in them is ever used as a
-   destination; see sip_gate.py.
+4. Via, Contact, Route and Record-Route are only copied. No address in them is ever used as a destination;
+   see sip_gate.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 from typing import NamedTuple
 
 MESSAGE_LIMIT_BYTES = 4000
-"""The most that one SIP message may have, head and body: more is cut (UDP) or closes the connection."""
+"""The longest SIP message, head and body: a longer one is cut (UDP) or closes the connection."""
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -41,7 +41,7 @@ _USUAL = (
     "Via From To Call-ID CSeq Max-Forwards Contact Content-Type Content-Length Content-Encoding User-Agent"
     " Expires Event Accept Require Proxy-Require Route Record-Route Allow Supported Subject Date"
 )
-# What senders usually write, to the name used here: saves most headers the slow way.
+# Usual spellings and the names used here: most headers need no slower lookup.
 _NAMES = {name.encode(): name.lower().encode() for name in _USUAL.split()} | _COMPACT
 _ONCE = frozenset(b"from to call-id cseq max-forwards content-length content-type expires event".split())
 _NEEDED = (b"from", b"to", b"call-id", b"cseq")
@@ -68,19 +68,19 @@ _DEFAULT_PORT = 5060
 
 
 class Head(NamedTuple):
-    """The head of a request that can be answered; ``fault`` says what is wrong with it, "" if nothing."""
+    """The head of a request that can be answered; ``fault`` says what is wrong with it, if anything."""
 
     method: bytes
     uri: bytes
     version: bytes
     headers: dict[bytes, bytes]
-    """Lower-case long name to value; of a header that stands more than once, the values joined by comma."""
+    """Lower-case long name to value; the values of a repeated header are joined by commas."""
     vias: list[bytes]
-    """The values of the Via headers, first one first."""
+    """The values of the Via headers, in order."""
     via_port: int
     """The port of the topmost Via's sent-by."""
     via_rport: bool
-    """Whether the topmost Via asks for an answer to the port that the request came from (RFC 3581)."""
+    """Whether the topmost Via asks for the answer at the port that the request came from (RFC 3581)."""
     length: int | None
     """Content-Length; None if there is none, or none that can be used."""
     fault: str
@@ -92,14 +92,14 @@ class Head(NamedTuple):
 
 
 def read_head(raw: bytes) -> Head | None:
-    """Read a head, without the empty line at its end; None if it is no request that has an answer.
+    """Parse a head, without the empty line at its end; None if it is not a request that can be answered.
 
-    Responses are None too: nobody here waits for one.
+    None for responses as well: nobody here waits for one.
     """
     if b"\r\n " in raw or b"\r\n\t" in raw:
         raw = _FOLD.sub(b" ", raw)
     if not raw.count(b"\r\n") == raw.count(b"\r") == raw.count(b"\n"):
-        return None  # what one reader takes for a line, another does not
+        return None  # a bare CR or LF: parsers disagree whether it ends a line
     first, _, rest = raw.partition(b"\r\n")
     start = _START.fullmatch(first)
     if start is None:
@@ -113,7 +113,7 @@ def read_head(raw: bytes) -> Head | None:
     port, parameters = via.groups()
     method, uri, version = start.groups()
     if not fault and b"\0" in raw:
-        fault = "A NUL In The Head"
+        fault = "NUL In Head"
     length, length_fault = _length(headers)
     return Head(
         method,
@@ -129,9 +129,9 @@ def read_head(raw: bytes) -> Head | None:
 
 
 def content_length(raw: bytes) -> int | None:
-    """The Content-Length of any head, a response's too: where a stream's next message begins.
+    """The Content-Length of any head, including a response: tells where the next message in a stream begins.
 
-    None if there is none, or none that can be relied on.
+    None if there is none, or it is not reliable.
     """
     if b"\r\n " in raw or b"\r\n\t" in raw:
         raw = _FOLD.sub(b" ", raw)
@@ -139,7 +139,7 @@ def content_length(raw: bytes) -> int | None:
 
 
 def answered_vias(head: Head, ip: str, port: int) -> bytes:
-    """The Via headers of an answer: the request's, with where it came from in the topmost."""
+    """The Via headers of an answer: those of the request, with its source added to the topmost."""
     first = head.vias[0]
     found = _VIA.match(first)
     assert found is not None, "read_head has matched it"
@@ -160,14 +160,14 @@ def tag_of(value: bytes) -> bytes:
 
 
 def number(value: bytes, most: int) -> int | None:
-    """A header's number of 0 to ``most``; None if it is anything else."""
+    """The number in a header, from 0 to ``most``; None if it is anything else."""
     if not _NUMBER.fullmatch(value) or int(value) > most:
         return None
     return int(value)
 
 
 def address(host: str, port: int) -> str:
-    """``ip:port``, or ``[ip]:port`` of an IPv6 address."""
+    """``ip:port``, or ``[ip]:port`` for IPv6."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -182,7 +182,7 @@ def _headers(rest: bytes) -> tuple[dict[bytes, bytes], list[bytes], str]:
         if key is None:
             name = name.rstrip(b" \t").lower()
             if not colon or not _TOKEN.fullmatch(name):
-                fault = fault or ("A Header That Is None" if line else "")
+                fault = fault or ("Malformed Header" if line else "")
                 continue
             key = _COMPACT.get(name, name)
         value = value.strip(b" \t")
@@ -193,7 +193,7 @@ def _headers(rest: bytes) -> tuple[dict[bytes, bytes], list[bytes], str]:
         else:
             headers[key] += b", " + value
             if key in _ONCE:
-                fault = fault or f"{key.decode().title()} Stands Twice"
+                fault = fault or f"Repeated {key.decode().title()}"
     return headers, vias, fault
 
 
@@ -210,7 +210,7 @@ def _number_fault(headers: dict[bytes, bytes], method: bytes) -> str:
     if cseq is None or int(cseq[1]) > _MOST_CSEQ:
         return "Bad CSeq"
     if cseq[2] != method:
-        return "CSeq Of Another Method"
+        return "CSeq Method Mismatch"
     forwards = headers.get(b"max-forwards")
     if forwards is not None and number(forwards, _MOST_FORWARDS) is None:
         return "Bad Max-Forwards"
@@ -222,6 +222,6 @@ def _number_fault(headers: dict[bytes, bytes], method: bytes) -> str:
 
 
 def _port(text: bytes | None) -> int:
-    """A sent-by port; one that cannot be one is the default."""
+    """The port in sent-by; the default port if it is missing or invalid."""
     port = int(text) if text else _DEFAULT_PORT
     return port if 0 < port < 1 << 16 else _DEFAULT_PORT

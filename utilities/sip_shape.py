@@ -1,10 +1,9 @@
-"""The short way for a meter's next MESSAGE: its head is its last one's, but for a few values; pure.
+"""The fast path for a meter's next MESSAGE, whose head is like the previous one but for a few values; pure.
 
-A meter writes the same head a thousand times a second, with another branch, From tag, Call-ID, CSeq and
-Content-Length; behind a proxy it has one more Via, with a branch of its own. Once sip_gate.py has decided
-about one, what it decided holds for all of its shape: the same lines, and values of a form about which
-nothing can be wrong. Whatever differs in any other way goes the long way. A test compares the two on heads
-made at random.
+A meter sends the same head a thousand times per second, except for branch, From tag, Call-ID, CSeq and
+Content-Length. (Behind a proxy there is one more Via, with a branch of its own.) Once sip_gate.py has decided
+about one head, the decision holds for all heads of the same shape: the same lines, and values in a form that
+cannot be wrong. Any other head takes the slow path. A test compares both paths on random heads.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _LONGEST_SENDER = 300
 
 
 class Plain(NamedTuple):
-    """A MESSAGE that is to be taken."""
+    """A MESSAGE to be taken."""
 
     length: int
     """Content-Length."""
     answer: bytes
-    """Its 200."""
+    """The 200 to it."""
 
 
 class _Token(NamedTuple):
@@ -56,12 +55,12 @@ class Shape(NamedTuple):
     cseq_at: int
     length_at: int
     text: bytes
-    """The answer, with %s where it has each of the tokens, its own tag, the Call-ID and the CSeq."""
+    """The answer, with %s for each of the tokens, its own tag, the Call-ID and the CSeq."""
     port: int
-    """What `answer_port` says."""
+    """The port from `answer_port`."""
 
     def fits(self, raw: bytes, transport: str) -> Plain | None:
-        """The message, where it has this shape."""
+        """The message if it has this shape, else None."""
         lines = raw.split(b"\r\n")
         if len(lines) != len(self.lines) or transport != self.transport:
             return None
@@ -83,27 +82,27 @@ class Shape(NamedTuple):
 
 
 class KnownShapes:
-    """The shapes of many senders. A head costs little here that has none, or never the same one."""
+    """The shapes of many senders. Cheap for senders without a shape, or whose shape changes."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bytes], Shape] = {}
         self._misses: dict[tuple[str, bytes], int] = {}
 
     def __len__(self) -> int:
-        """Senders on record."""
+        """Number of known senders."""
         return len(self._misses)
 
     def find(self, raw: bytes, origin: Origin) -> tuple[Shape, Plain] | None:
-        """The message, and its shape, where the sender's last one had the same."""
+        """The message and its shape, if it has the shape known of its sender."""
         shape = self._known.get(_sender(raw, origin))
         plain = shape.fits(raw, origin.transport) if shape is not None else None
         return None if shape is None or plain is None else (shape, plain)
 
     def learn(self, raw: bytes, head: Head, row: Row, origin: Origin) -> None:
-        """Remember the shape of a head that went the long way.
+        """Remember the shape of a head that took the slow path.
 
-        Of its sender's second one, then of the fourth, the eighth and so on: a shape costs more than the long
-        way, so it is not made for who comes once, and seldom where it is of no use.
+        This is done for its sender's second head, then for the fourth, the eighth and so on, as computing a
+        shape costs more than the slow path: never for a sender's only head, and rarely if it does not help.
         """
         sender = _sender(raw, origin)
         misses = self._misses[sender] = self._misses.get(sender, 0) + 1
@@ -111,20 +110,20 @@ class KnownShapes:
             shape = shape_of(raw, head, row, origin)
             if shape is not None:
                 self._known[sender] = shape
-        if len(self._misses) > _MOST_SENDERS:  # no more senders have a shape than have missed
+        if len(self._misses) > _MOST_SENDERS:  # bounds _known as well: its senders are all in _misses
             self._misses.clear()
             self._known.clear()
 
 
 def _sender(raw: bytes, origin: Origin) -> tuple[str, bytes]:
-    """Whose head it is: where it came from, and its From header up to the tag."""
+    """Identifies the sender: where the head came from, and its From header up to the tag."""
     at = raw.find(b"\r\nFrom: ")
     end = raw.find(_TAG, at, at + _LONGEST_SENDER)
     return origin.name, raw[at:end] if 0 <= at < end else b""
 
 
 def shape_of(raw: bytes, head: Head, row: Row, origin: Origin) -> Shape | None:
-    """The shape of a head that the gate lets in; None if its form is not the usual one."""
+    """The shape of a head that the gate accepts; None if its form is unusual."""
     lines = raw.split(b"\r\n")
     vias = [i for i, line in enumerate(lines) if line.startswith(_VIA)]
     at = [[i for i, line in enumerate(lines) if line.startswith(name)] for name in _ONCE]
@@ -149,14 +148,14 @@ def shape_of(raw: bytes, head: Head, row: Row, origin: Origin) -> Shape | None:
 
 
 def _split(at: int, line: bytes, mark: bytes) -> _Token:
-    """A line without the token behind its only ``mark``."""
+    """A line, without the token after its only ``mark``."""
     before, _, rest = line.partition(mark)
     _, semicolon, behind = rest.partition(b";")
     return _Token(at, before + mark, semicolon + behind)
 
 
 def _answer(head: Head, origin: Origin, row: Row, lines: list[bytes], tokens: list[_Token]) -> bytes | None:
-    """The answer with %s where values vary; None if it cannot be said for certain where they stand."""
+    """The answer with %s where values vary; None if their places are not certain."""
     rest, parts = answer(head, origin, row), []
     for at, before, behind in tokens:
         mark = _TAG if before.endswith(_TAG) else _BRANCH

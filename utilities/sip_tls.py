@@ -1,4 +1,4 @@
-"""TLS of the SIP port: its files, checked at the start, and whose certificate a peer showed."""
+"""TLS of the SIP port: its files, checked at the start, and the name in a peer's certificate."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from utilities.errors import ConfigurationError
 
 NAMELESS = "(no single common name)"
-"""Stands for the name of a certificate that has none, or several; no device id looks like it."""
+"""The name used for a certificate that has none or several; no device id can be equal to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files; with an ``authority``, peers must show a certificate that it signed."""
+    """PEM files; with an ``authority``, peers must present a certificate that it signed."""
 
     certificate: Path
     key: Path
@@ -30,7 +30,7 @@ def server_context(files: TlsFiles | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-    context.num_tickets = 0  # a resumed session would be one more way to a name
+    context.num_tickets = 0  # no session resumption, so that every connection shows its certificate
     try:
         context.load_cert_chain(files.certificate, files.key, password="")
     except (OSError, ValueError) as error:
@@ -47,7 +47,7 @@ def server_context(files: TlsFiles | None) -> ssl.SSLContext:
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str:
-    """The only common name of a peer's certificate, as ``ssl`` gives it; NAMELESS where there is no such."""
+    """The common name in a peer's certificate, as ``ssl`` returns it; NAMELESS if it has none or several."""
     subject = (certificate or {}).get("subject", ())
     names = [value for part in subject for key, value in part if key == "commonName"]
     return names[0] if len(names) == 1 and names[0] else NAMELESS

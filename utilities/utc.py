@@ -1,8 +1,8 @@
-"""UTC moments in the forms of the contract: dates, times, minutes and seconds as text.
+"""Conversion of UTC times: dates, times, minutes and seconds as text.
 
-Inside the server a moment is an ``int``: UTC epoch seconds. A *minute* is the epoch second at
-which it begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open.
-Text appears only at the edges: database columns, frames of the synchronization, people.
+Inside the server, a time is an ``int``: UTC epoch seconds. A *minute* is the epoch second at which it
+begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open. Text is used only
+in database columns, in frames of the synchronization, and for people.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 86_400
 
-# Years that four digits can write; everything the server accepts lies within.
+# The last second of a four-digit year; everything that the server accepts is earlier.
 _LATEST = calendar.timegm((9999, 12, 31, 23, 59, 59))
 
 
@@ -64,7 +64,7 @@ def parse_minute(text: str) -> int:
 
 
 def parse_second(text: str) -> int:
-    """Epoch second of ``YYYYMMDDHHMMSS``; ValueError if it names no real second."""
+    """Epoch second of ``YYYYMMDDHHMMSS``; ValueError if there is no such second."""
     if len(text) != 14 or not (text.isascii() and text.isdigit()):
         _not_a_moment(text, "YYYYMMDDHHMMSS")
     fields = tuple(int(text[a:b]) for a, b in ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14)))
@@ -90,7 +90,7 @@ def is_ec_time(text: str) -> bool:
 
 
 def iso(moment_us: int) -> str:
-    """ISO-8601 UTC text with microseconds of an epoch moment in microseconds."""
+    """ISO-8601 UTC text with microseconds, from epoch microseconds."""
     second, microsecond = divmod(moment_us, _SECOND_US)
     return f"{_iso_second(second)}.{microsecond:06d}+00:00"
 
@@ -101,7 +101,7 @@ def _iso_second(second: int) -> str:
 
 
 def iso_texts(moments_us: Iterable[int]) -> list[str]:
-    """``iso`` of each; quick where many are of one second."""
+    """``iso`` of each; fast if many are in the same second."""
     texts, begin, prefix = [], -_SECOND_US, ""
     for moment_us in moments_us:
         if not begin <= moment_us < begin + _SECOND_US:
@@ -112,14 +112,14 @@ def iso_texts(moments_us: Iterable[int]) -> list[str]:
 
 
 def parse_iso(text: str) -> int:
-    """Epoch microseconds of what ``iso`` wrote."""
+    """Epoch microseconds of a text of ``iso``."""
     return parse_second(text[0:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19]) * (
         1_000_000
     ) + int(text[20:26])
 
 
 def is_expressible(second: int) -> bool:
-    """Whether an epoch second fits the four-digit years of the contract."""
+    """Whether an epoch second can be written with a four-digit year."""
     return 0 <= second <= _LATEST
 
 

@@ -168,7 +168,7 @@ class Committer:
         try:
             self._to_spool(self._spooling, step)
         except StorageError as error:
-            _log.warning("the spool cannot take it either: %s", error)
+            _log.warning("the spool cannot store it either: %s", error)
             return False
         self._troubles.say("database", f"the database takes nothing, the spool does: {why}")
         return True

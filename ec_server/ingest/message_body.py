@@ -191,7 +191,9 @@ def _check_each(text: str) -> None:
         if not _VALUE.fullmatch(value):
             raise _RefusedError(RejectReason.NOT_A_NUMBER, f"{where}: the value is not a number")
         if not math.isfinite(float(value)):
-            raise _RefusedError(RejectReason.NOT_FINITE, f"{where}: the value is beyond a double")
+            raise _RefusedError(
+                RejectReason.NOT_FINITE, f"{where}: the value is out of the range of a double"
+            )
 
 
 # --- binary -----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class MessageCheck:
     def _report(self, message: RawMessage, rejection: Rejection) -> None:
         write, held_back = self._log_limit.allow(rejection.reason.value)
         if held_back:
-            _log.warning("left out %d more rejected messages", held_back)
+            _log.warning("%d more rejected messages were not logged", held_back)
         if write:
             _log.warning(
                 "rejected: %s: %s (sender %s)",

@@ -81,11 +81,11 @@ class RingFile:
             position += self._size - at
             at = 0
         if at + RECORD.size > self._size:
-            raise RingError(f"{self.path}: no record fits at the end, where {number} should stand")
+            raise RingError(f"{self.path}: no room at the end for record {number}")
         header = RECORD.unpack_from(self._map, HEADER_BYTES + at)
         length, found, _, body, sender, name, _ = header
         if found != number:
-            raise RingError(f"{self.path}: record {found} stands where {number} should")
+            raise RingError(f"{self.path}: found record {found} instead of record {number}")
         if length % ALIGN or at + length > self._size or RECORD.size + body + sender + name > length:
             raise RingError(f"{self.path}: the length of record {number} is not possible")
         return position, header

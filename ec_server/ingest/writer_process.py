@@ -114,7 +114,9 @@ class WriterProcess:
         self._last_end = text_of(code)
         self._due_s = now_s + min(self._history.pause_s(), _LONGEST_PAUSE_S)
         _log.error(
-            "the writer (process %d) %s; what it had in hand is still in the ring", child.pid, self._last_end
+            "the writer (process %d) %s; the messages that it was processing are still in the ring",
+            child.pid,
+            self._last_end,
         )
         self._let_go(child)
 

@@ -123,7 +123,7 @@ def _bad(text: str) -> HTTPException:
 def _known(store: Store, span: Span) -> Store:
     # A device is put on record a moment after its first rows: those count as well.
     if store.device(span.device_id) is None and store.earliest_minute(span.device_id) is None:
-        raise NoSuchDeviceError(f"device {span.device_id} is not on record: see /api/devices")
+        raise NoSuchDeviceError(f"device {span.device_id} is unknown: see /api/devices")
     return store
 
 

@@ -39,7 +39,7 @@ def report_status(settings: Settings, *, as_json: bool) -> tuple[int, str]:
 
 
 def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
-    """Exit code (0 forgotten, 1 not on record or sending now, 2 cannot) and what to print."""
+    """Exit code (0 forgotten, 1 unknown or sending now, 2 impossible) and what to print."""
     run_folder, now = settings.storage_path / RUN_FOLDER, time.time()
     try:
         if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
@@ -51,7 +51,7 @@ def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
             record = store.device(device_id)
         live = read_live(run_folder, now).get(device_id)
         if record is None and live is None:
-            return NEEDS_ATTENTION, f"{device_id} is not on record"
+            return NEEDS_ATTENTION, f"device {device_id} is unknown"
         if live is not None and now - live.last_seen < FRESH_S:
             return NEEDS_ATTENTION, f"{device_id} sends at the moment: it would be known again at once"
         last_seen_us = record.last_seen_us if record else 0

@@ -26,11 +26,11 @@ from utilities.errors import EcServerError
 _log = logging.getLogger(__name__)
 
 Pieces = Callable[[Store], Iterator[bytes]]
-"""Makes the pieces from a read-only store, on a thread; NoSuchDeviceError for a device not on record."""
+"""Makes the pieces from a read-only store, on a thread; NoSuchDeviceError for an unknown device."""
 
 
 class NoSuchDeviceError(Exception):
-    """The device that was asked for is not on record; the text says so."""
+    """The device asked for is unknown; the text says so."""
 
 
 class StoredData:

@@ -203,8 +203,8 @@ class Packing:
         self._blocks.write(device_id, made, packing)
         if not self._blocks.are_as_written(device_id, made):
             raise RetryableStorageError(
-                f"blocks of {device_id}, {minute_text(minute)}, were not read back as they were written;"
-                " their rows stay, and are packed later"
+                f"blocks of {device_id}, {minute_text(minute)}, differ from what was written;"
+                " their rows are kept and packed later"
             )
         self._blocks.complete(
             device_id, minute, packing, lines.last_packing if lines.has_its_blocks else None

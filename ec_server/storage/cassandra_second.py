@@ -83,7 +83,7 @@ class SecondRows:
             if md5_hex(text_in(row)) != row.values_checksum:
                 return (
                     "ec_consumption",
-                    f"the row of {moment} at {row.start_us} us does not fit its checksum",
+                    f"the row of {moment} at {row.start_us} us does not match its checksum",
                 )
         for one in self.blocks:
             if one.block is None:

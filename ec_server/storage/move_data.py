@@ -137,21 +137,21 @@ def _move(source: Store, target: Store, devices: list[str] | None, first: int, l
     outside = len(wanted) - len(days)
     for line in [*wrong, *([f"left out: {outside} days outside --since and --until"] if outside else [])]:
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"{rows} rows moved, {len(days)} days of devices, {len(different)} minutes differ")
+    console.print(f"{rows} rows moved, {len(days)} device days compared, {len(different)} minutes differ")
     return 1 if wrong else 0
 
 
 def _unknown(source: Store, asked_for: Sequence[str], stored: Sequence[tuple[str, int]]) -> list[str]:
     with_rows = {device_id for device_id, _ in stored}
     return [
-        f"left out: device {device_id}: the source has nothing of it"
+        f"left out: device {device_id}: the source has no data of it"
         for device_id in asked_for
         if device_id not in with_rows and source.device(device_id) is None
     ]
 
 
 def _damaged(source: Store) -> list[str]:
-    return [f"left out, as it is damaged: {what}" for what in source.health().damage]
+    return [f"left out because of damage: {what}" for what in source.health().damage]
 
 
 def _device_day(source: Store, device_id: str, day: int) -> DeviceDay:

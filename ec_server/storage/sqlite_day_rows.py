@@ -170,7 +170,7 @@ class DayRows:
                 self._file.on_damage(
                     device_id,
                     second - second % MINUTE_S,
-                    f"the row of second {ec_time(second)} at {start_us:06d} us does not fit its checksum",
+                    f"the row of second {ec_time(second)} at {start_us:06d} us does not match its checksum",
                 )
 
 

@@ -57,7 +57,7 @@ class SqliteFolder:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise PermanentStorageError(
-                    f"cannot make the folder {path} (storage.path): {error.strerror}"
+                    f"cannot create the folder {path} (storage.path): {error.strerror}"
                 ) from error
 
     def close(self) -> None:
@@ -97,7 +97,9 @@ class SqliteFolder:
         self._close_progress()
         aside = self.days.rename_aside(path, inode)
         if aside is not None:
-            _log.error("%s is set aside as %s and begun anew: %s", path, aside.name, error)
+            _log.error(
+                "%s is damaged, set aside as %s, and replaced by a new one: %s", path, aside.name, error
+            )
 
     def _close_progress(self) -> None:
         if self._progress is not None:

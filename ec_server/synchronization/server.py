@@ -293,7 +293,7 @@ class SyncServer:
     def _note(self, kind: str, message: str, device_id: str) -> None:
         write, held_back = self._limit.allow(kind)
         if held_back:
-            _log.warning("left out %d more lines like those of the last seconds", held_back)
+            _log.warning("%d more lines like those of the last seconds were not logged", held_back)
         if write:
             _log.warning("%s", message, extra={"device": device_id})
 

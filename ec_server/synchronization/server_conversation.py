@@ -176,7 +176,7 @@ class ServerConversation:
         if hmac.compare_digest(expected, auth.mac.lower()):
             self._welcome()
         else:
-            self._session.fail("wrong_key", f"the proof does not fit the key of device {self.device_id}")
+            self._session.fail("wrong_key", f"the proof does not match the key of device {self.device_id}")
 
     def _welcome(self) -> None:
         hello = self._session.hello

@@ -130,7 +130,7 @@ def test_an_unknown_device_is_said(source: SqliteStore, moves: Moves) -> None:
     source.ingest([run_of("m", NOON, 0)])
     code, said = moves("m", "n")
     assert code == 1
-    assert "left out: device n: the source has nothing of it" in said
+    assert "left out: device n: the source has no data of it" in said
 
 
 def test_days_outside_the_chosen_ones_are_counted(source: SqliteStore, target: Store, moves: Moves) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_said_and_costs_its_day_only(tmp_path: Path, target: S
     (folder / "ec-20260302.sqlite").write_bytes(b"not a database" * 1000)
     with SqliteStore(folder, read_only=True) as source:
         assert _move(source, target, None, 0, move_data._END) == 1
-    assert "left out, as it is damaged: ec-20260302.sqlite" in capsys.readouterr().err
+    assert "left out because of damage: ec-20260302.sqlite" in capsys.readouterr().err
     assert target.stored_days() == [("m", MIDNIGHT)]
 
 
@@ -164,5 +164,5 @@ def test_a_damaged_row_is_said_and_left_out(
     )
     code, said = moves()
     assert code == 1
-    assert "left out, as it is damaged: ec-20260301.sqlite" in said
+    assert "left out because of damage: ec-20260301.sqlite" in said
     assert [row.batch for row in rows_of(target)] == [run_of("m", NOON + 60, 0)]

@@ -134,7 +134,7 @@ def test_forgetting_what_is_not_there_is_exit_1(tmp_path: Path) -> None:
         pass
     done = main_command(tmp_path, "--forget", "meter-9")
     assert done.returncode == 1
-    assert "meter-9 is not on record" in done.stderr
+    assert "device meter-9 is unknown" in done.stderr
     assert main_command(tmp_path, "--forget", "meter-9", EC_STORAGE_PATH="nowhere").returncode == 2
 
 

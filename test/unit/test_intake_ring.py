@@ -210,7 +210,7 @@ def test_a_record_that_was_changed_is_never_taken_for_a_message(tmp_path: Path, 
     with ring.path.open("r+b") as file:
         file.seek(4096 + 4)
         file.write(b"\x07" * 8)
-    with pytest.raises(RingError, match="stands where 0 should"):
+    with pytest.raises(RingError, match="instead of record 0"):
         begun(ring, page).take(10, 0)
 
 
@@ -236,7 +236,7 @@ def test_damage_that_the_writer_meets_is_known_to_the_next_start(tmp_path: Path,
     ring = IntakeRing(tmp_path / "ring", page, 10)
     ring.put(message(0))
     assert not ring.is_damaged
-    begun(ring, page).tell_damage("record 7 stands where 0 should")
+    begun(ring, page).tell_damage("found record 7 instead of record 0")
     assert ring.is_damaged
     assert "record 7" in ring.trouble
     assert not IntakeRing(ring.path, page, 10).is_damaged
