@@ -1,8 +1,8 @@
-"""Requests to compare a range of time again, from the stored rows, and their reports: files in a folder.
+"""Audits: requests to compare a time range again, from the stored rows, and their reports, both as files.
 
-Whoever asks writes ``<run>/audits/<name>.request.json``; the sync server, when the device is
-connected, compares and writes ``<name>.report.json`` in one step, then removes the request. So a
-request outlives a restart of the server, and the two processes share nothing but files.
+The asking process writes ``<run>/audits/<name>.request.json``. When the device is connected, the sync
+server compares, writes ``<name>.report.json`` atomically, and removes the request. So a request survives a
+restart of the server, and the two processes share only files.
 
     request    {"device": ID, "from": MINUTE, "to": MINUTE}
     report     {"device": ID, "from": MINUTE, "to": MINUTE, "minutes": [...]}
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AuditRequest:
-    """Compare ``[start, stop)`` of one device; ``name`` is the files'."""
+    """Compare ``[start, stop)`` of one device; ``name`` is that of the files."""
 
     name: str
     device_id: str
@@ -54,7 +54,7 @@ class AuditRequest:
 
 
 class AuditDesk:
-    """The server's side: finds requests, wakes the connections that can answer them, writes reports."""
+    """The server's side: finds requests, notifies the connections that can answer them, writes reports."""
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / FOLDER
@@ -62,7 +62,7 @@ class AuditDesk:
         self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def look(self) -> None:
-        """Find new requests, and forget those that were taken back."""
+        """Find new requests, and forget those that were withdrawn."""
         try:
             names = {p.name.removesuffix(_REQUEST): p for p in self._folder.glob(f"*{_REQUEST}")}
         except OSError:
@@ -81,7 +81,7 @@ class AuditDesk:
         return [request for request in self._requests.values() if request.device_id == device_id]
 
     def bell(self, device_id: str) -> asyncio.Event:
-        """The event of a new request for the device; it lives as long as someone holds it."""
+        """The event that signals a new request for the device; it exists as long as it is referenced."""
         bell = self._bells.get(device_id)
         if bell is None:
             bell = self._bells[device_id] = asyncio.Event()
@@ -115,7 +115,7 @@ class AuditDesk:
 
 
 def ask(run_folder: Path, device_id: str, start: int, stop: int, timeout_s: float) -> dict[str, Any] | None:
-    """The asker's end: place a request, wait for its report, take both away; None after ``timeout_s``."""
+    """The asking side: place a request, wait for its report, remove both; None after ``timeout_s``."""
     folder, name = run_folder / FOLDER, secrets.token_hex(8)
     folder.mkdir(parents=True, exist_ok=True)
     request, report = folder / f"{name}{_REQUEST}", folder / f"{name}{_REPORT}"
@@ -134,12 +134,12 @@ def ask(run_folder: Path, device_id: str, start: int, stop: int, timeout_s: floa
 
 
 def all_proven(report: dict[str, Any]) -> bool:
-    """Whether nothing in the report is left to doubt."""
+    """Whether every minute in the report is proven or empty."""
     return all(m["state"] in _GOOD for m in report["minutes"])
 
 
 def lines_for_people(report: dict[str, Any]) -> Iterator[str]:
-    """The report as a table, one line per minute and a sum at the end."""
+    """The report as a table, one line per minute, then a summary."""
     heads = ("stored", "device", "repaired", "conflicts", "extra")
     yield f"{'minute':<13}{'state':<14}" + "".join(f"{head:>11}" for head in heads)
     for m in report["minutes"]:

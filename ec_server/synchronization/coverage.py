@@ -1,22 +1,22 @@
-"""Which minutes a round covers, and what one connection's rounds know of each other; pure.
+"""Which minutes a round covers, and what the rounds of one connection pass on to the next; pure.
 
-A round covers the closed minutes since the device was first seen, or since its first stored sample or
-the ``oldest`` that it offers, where that is earlier. Asked about are those that are not settled, and:
+A round covers the closed minutes since the device was first seen, or since its first stored sample or the
+``oldest`` minute that it offers, if that is earlier. It asks about those that are not settled, and about:
 
-* minutes on record as empty or not confirmable, once on each connection: the device may have been
-  without its store, or one of the clocks wrong. Back to the device's ``oldest`` where it gives one,
-  else ``sync.recheck_hours``;
-* settled minutes that the device says it has not finished recording (its clock stepped back, and it
-  records them again), once it has finished them. They are on record (``DeviceRecord.reopened``), since
-  by then the connection or the server's process may be another.
+* minutes that are recorded as empty or unconfirmable, once on each connection, as the device may have been
+  without its store, or a clock may have been wrong. It goes back to the device's ``oldest`` if given, else
+  ``sync.recheck_hours``;
+* settled minutes that the device says it has not finished recording (its clock was set back, and it records
+  them again), once it has finished them. They are stored (``DeviceRecord.reopened``), as the connection may
+  have ended or the server been restarted by then.
 
-``Heard.rechecked_to`` says how far this connection has asked. It is the end of the last round, so it
-goes back with either side's clock, and what was settled beyond it is asked for again. Where the
-server's own clock turns out to have been ahead in the last round (a clock that never steps says how
-long ago that was), it goes back to what was closed then (``too_early``).
+``Heard.rechecked_to`` says up to where this connection has asked. It is the end of the last round, so that it
+moves back if either side's clock does, and what was settled after it is asked for again. If the monotonic
+clock shows that the server's wall clock was ahead in the last round, it moves back to what was really closed
+at that time (``too_early``).
 
-Clocks are not trusted. What the database says was first seen in the future was not; nothing beyond
-the last closed minute, or beyond what the device itself has finished, is ever called settled.
+Clocks are not trusted. A first-seen time in the future is ignored. Nothing after the last closed minute, or
+after what the device has finished, is ever considered settled.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from utilities.utc import DAY_S, HOUR_S, MINUTE_S, day_of, minute_of
 
 @dataclass(frozen=True, slots=True)
 class RoundRules:
-    """What the configuration says of rounds."""
+    """The options for rounds."""
 
     grace_s: float
-    """A minute is closed so long after its end."""
+    """A minute is closed this long after its end."""
     back_days: float
-    """How far back the receivers take samples."""
+    """How far back receivers accept samples."""
     retention_days: int
-    """Days that are kept; 0 keeps for ever."""
+    """Days that are kept; 0 keeps them forever."""
     recheck_hours: float = 48.0
-    """How far back a new connection is asked again about what is on record as empty or not confirmable."""
+    """How far back a new connection is asked again about empty and unconfirmable minutes."""
     most_samples: int = 200_000
-    """More in one second is refused."""
+    """The most samples of one second that are accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What the rounds of one connection have found out so far."""
+    """What the rounds of one connection have learned so far."""
 
     rechecked_to: int | None = None
-    """This connection was asked for everything before this; None before its first round."""
+    """This connection was asked about everything before this minute; None before its first round."""
     reopened: tuple[Range, ...] = ()
-    """Settled minutes that the device records again."""
+    """Settled minutes that the device is recording again."""
     through: int | None = None
-    """What the device last said that it has not finished; None if it left that out."""
+    """From where on the device last said that it has not finished; None if it did not say."""
 
     @property
     def is_new(self) -> bool:
@@ -77,18 +77,18 @@ class Span:
     stop: int
     """The first minute that is not closed."""
     lowest: int
-    """No device's ``through`` lowers the coverage further than to here."""
+    """The earliest minute to which a device's ``through`` can lower the coverage."""
 
 
 def round_span(
     record: DeviceRecord | None, earliest: int | None, oldest: int | None, now_s: float, rules: RoundRules
 ) -> Span:
-    """What a round covers at this moment.
+    """What a round that begins now covers.
 
-    ``earliest`` is the device's first stored minute, ``oldest`` what it offers. Never further back
-    than the receivers take samples from and retention keeps them. A device that had finished less than
-    that when it was first asked has lowered the coverage (``record.covered_from``), by a day at most: a
-    device whose clock was reset to 1970 shall not make every later round begin there.
+    ``earliest`` is the device's first stored minute, ``oldest`` the first one that it offers. Never further
+    back than receivers accept samples and retention keeps them. A device that had finished less than that
+    when it was first asked has lowered the coverage (``record.covered_from``), by at most a day, so that a
+    device whose clock was reset to 1970 does not make every later round begin there.
     """
     now = int(now_s)
     known = [minute for minute in (earliest, oldest) if minute is not None]
@@ -106,9 +106,9 @@ def round_span(
 
 
 def too_early(heard: Heard, last_round_s: float, rules: RoundRules) -> Heard:
-    """The same, where the clock was right; else with what was settled too early opened again.
+    """``heard`` unchanged if the clock was right; else with minutes that were settled too early reopened.
 
-    ``last_round_s``: when the last round was, by the wall clock of now.
+    ``last_round_s``: when the last round was, according to the present wall clock.
     """
     closed_then = closed_before(last_round_s, rules)
     if heard.rechecked_to is None or heard.rechecked_to <= closed_then:
@@ -118,7 +118,7 @@ def too_early(heard: Heard, last_round_s: float, rules: RoundRules) -> Heard:
 
 
 def recheck_start(heard: Heard, oldest: int | None, now_s: float, rules: RoundRules) -> int:
-    """From here on, minutes on record as empty or not confirmable are asked for again."""
+    """The minute from which on empty and unconfirmable minutes are asked for again."""
     if heard.rechecked_to is not None:
         return heard.rechecked_to
     if oldest is not None:

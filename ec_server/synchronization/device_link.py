@@ -1,8 +1,7 @@
-"""The questions and answers of one identified device, for the rounds that wait for them.
+"""The requests to one identified device and its answers, for the rounds that wait for them.
 
-Between the conversation, which knows nothing of waiting, and the steps of rounds (steps.py), which
-know nothing of connections. Used from one event loop; ``perform`` ends by cancellation where the
-connection does.
+It connects the conversation, which never waits, with the steps of rounds (steps.py), which know nothing of
+connections. Used from one event loop; ``perform`` is cancelled when the connection ends.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class DeviceLink:
-    """One device's connection as its rounds see it."""
+    """The connection of one device, for its rounds."""
 
     def __init__(
         self,
@@ -33,25 +32,25 @@ class DeviceLink:
         monotonic: Callable[[], float],
         told: Callable[[Note, str], None],
     ) -> None:
-        """``oldest``: the first minute that the device offers. ``told`` is called with what rounds note."""
+        """``oldest``: the first minute that the device offers. ``told`` is called with the Notes of rounds."""
         self.device_id, self.oldest = device_id, oldest
         self._peer, self._threads, self._memory, self._monotonic = peer, threads, memory, monotonic
         self._told = told
         self._answers: dict[int, asyncio.Future[Answer]] = {}
 
     def answered(self, answer: Answer) -> None:
-        """An answer came."""
+        """Take an answer that arrived."""
         self._answers[answer.id].set_result(answer)
 
     async def perform(self, steps: Steps[_Result]) -> _Result:
-        """Carry out the steps of a round with this device; returns what they return.
+        """Run the steps of a round with this device; returns their result.
 
         Raises StorageError. Cancelled when the connection ends.
         """
         await self._drop_former_answers()
         result: object = None
         in_use = object()
-        """Holds the memory of the payloads that the steps have taken and are not through with."""
+        """Holds the memory of the payloads that the steps have taken and not finished with."""
         try:
             while True:
                 turn = await self._threads.turn(steps, result)
@@ -78,7 +77,7 @@ class DeviceLink:
         return answer
 
     async def _drop_former_answers(self) -> None:
-        """A round that the database broke off may have left questions open."""
+        """Wait for answers that a round left open when the database failed, and discard them."""
         for future in list(self._answers.values()):
             answer = await future
             if isinstance(answer, Samples):
@@ -92,6 +91,6 @@ class DeviceLink:
         return number
 
     def end_round(self, verified: Verified) -> None:
-        """Tell the device."""
+        """Tell the device that a round has ended."""
         self._peer.conversation.end_round(verified)
         self._peer.flush()

@@ -1,13 +1,13 @@
-"""The rounds and audits of one connected device, one after the other, for as long as it is connected.
+"""The rounds and audits of one device, one after the other, for as long as it is connected.
 
 Rules:
 
-1. A round at once, then one every interval; audits as they are asked for, between rounds.
-2. Where the database fails, the connection stays, the page says degraded, and the round is tried again
-   a little later. Only the same device's success ends that trouble. What is unreadable in one minute or
-   day is not such a trouble: the round continues, and the storage's health names the file.
-3. What the rounds of this connection found out of the device (coverage.py) is kept from one to the
-   next, and ends with the connection.
+1. A round begins at once, then one every interval; audits run on request, between rounds.
+2. If the database fails, the connection stays, health is degraded, and the round is tried again a little
+   later. Only a successful round of the same device ends this trouble. An unreadable minute or day is not
+   such a failure: the round continues, and the storage's health names the file.
+3. What the rounds of this connection have learned about the device (coverage.py) is passed from one to the
+   next, and discarded with the connection.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class RoundSurroundings:
     monotonic: Callable[[], float]
     count: Callable[[Mapping[str, int]], None]
     note: Callable[[str, str, str], None]
-    """Kind, message and device of a line for the log, at a limited rate."""
+    """Writes a line to the log, at a limited rate, from its kind, message and device."""
     run_folder: Path
     """The path of the journal of rounds."""
 
 
 class DeviceRounds:
-    """See the module's rules; ``run`` ends by cancellation."""
+    """See the module's rules; ``run`` ends when it is cancelled."""
 
     def __init__(self, link: DeviceLink, around: RoundSurroundings) -> None:
         self._link, self._around = link, around
@@ -61,7 +61,7 @@ class DeviceRounds:
         self._heard = Heard()
 
     async def run(self) -> None:
-        """Hold the device's rounds until the connection ends."""
+        """Run the device's rounds until the connection ends."""
         around, device_id = self._around, self._link.device_id
         bell = around.audits.bell(device_id)
         while True:

@@ -1,8 +1,7 @@
-"""The forms of the values in a frame's JSON line, each with its encoding and decoding; pure.
+"""Encoding and decoding of each kind of value in a frame's JSON line; pure.
 
-A form writes what is right without looking at it, and reads what came from a peer with every check that
-the form has: type, range, order, moments that exist. What has another form raises RemoteProtocolError,
-which names the key and shows the value.
+Writing does not check the value. Reading a peer's value checks everything: type, range, order, and that
+times exist. A wrong value raises RemoteProtocolError, which names the key and shows the value.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ _MD5_HEX = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one kind of value is written in a line."""
+    """How one kind of value is encoded in a line."""
 
     write: Callable[[Any], Any]
-    """The value as JSON knows it."""
+    """Converts a value to JSON."""
     read: Callable[[str, Any], Any]
-    """The value from JSON; the key is for the error's text."""
+    """Reads a value from JSON; the key is for the error message."""
 
 
 def bad_value(key: str, value: Any) -> RemoteProtocolError:
-    """The error for a key that is missing or has no allowed value."""
+    """The error for a key that is missing or whose value is not allowed."""
     shown = "is missing" if value is None else f"cannot be {str(value)[:80]!r}"
     return RemoteProtocolError("bad_frame", f"{key!r} {shown}")
 
@@ -45,7 +44,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def text(pattern: str | None = None, *, longest: int | None = None) -> Form:
-    """Text that matches a pattern; of anything beyond ``longest`` characters only these count."""
+    """Text that matches a pattern; longer text is cut to ``longest`` characters first."""
     compiled = re.compile(pattern) if pattern else None
 
     def read(key: str, value: Any) -> str:
@@ -82,18 +81,18 @@ def _read_encoding(key: str, value: Any) -> bool:
 DEVICE_ID = text(r"[A-Za-z0-9._-]{1,64}")
 HEX = text(r"(?:[0-9a-fA-F]{2}){1,128}")
 MD5 = text(f"(?:{_MD5_HEX.pattern})?")
-"""Empty where there is nothing to digest."""
+"""Empty if there is nothing to digest."""
 CODE = text(longest=64)
 MESSAGE = text(longest=MAX_ERROR_TEXT)
 NUMBER = integer()
 SAMPLE_COUNT = integer(0, SECOND_US)
 INTERVAL = Form(lambda value: int(value) if value == int(value) else value, _read_interval)
-"""Seconds, whole or not."""
+"""Seconds, not necessarily whole."""
 ENCODING = Form(lambda packed: "zlib" if packed else "plain", _read_encoding)
-"""Whether the payload is packed."""
+"""Whether the payload is compressed."""
 
 
-# --- moments and what is listed by them -----------------------------------------------------
+# --- times and lists by time ----------------------------------------------------------------
 
 
 def _moment(key: str, value: Any, parse: Callable[[str], int]) -> int:
@@ -147,4 +146,4 @@ def _read_ranges(key: str, value: Any) -> tuple[tuple[int, int], ...]:
 MINUTE_DIGESTS = _digests(MINUTE)
 SECOND_DIGESTS = _digests(SECOND)
 RANGES = Form(_as_it_is, _read_ranges)
-"""Half-open ranges of microseconds within a second, ascending, 1 to MAX_RANGES of them."""
+"""1 to MAX_RANGES half-open ranges of microseconds within a second, ascending."""

@@ -1,16 +1,16 @@
-"""Every frame of the protocol in one table: its name, who sends it, when, and its fields; pure.
+"""Every frame of the protocol in one table: its name, who may send it in which state, its fields; pure.
 
-The table is the rule, for both sides. A row says
+The table defines the protocol, for both sides. A row has
 
     frame       the class in frames.py
     name        ``type`` in its JSON line
     moves       who may send it in which state, and the state after it
     fields      its keys in the order in which they are written, each with its form (field_forms.py)
-    check       what its keys must fulfil together
+    check       a check of several keys together
     payload     whether bytes may follow its line
 
-A frame that the row of its class does not allow now is illegal: the state stays what it was, and the
-side that saw it ends the connection with ``error``.
+A frame that is not allowed in the present state is illegal: the state does not change, and the receiver ends
+the connection with ``error``.
 
     OPENED ──hello──> GREETED ──welcome───────────────────────> READY <── questions, answers, verified,
                          └────challenge──> CHALLENGED ──auth──> PROVING ──welcome──> READY   ping, pong
@@ -19,11 +19,11 @@ side that saw it ends the connection with ``error``.
 
 Traps:
 
-1. Between ``auth`` and ``welcome`` the device's key is being checked. PROVING is a state of its own so
-   that a device cannot continue as if it had been admitted.
-2. A ``pong`` is allowed in READY here; that it answers a ``ping`` is seen to in session.py.
-3. Question and answer have one name on the wire. Who sends it tells them apart, so no name may occur
-   twice for one side.
+1. Between ``auth`` and ``welcome`` the device's key is checked. PROVING is a separate state so that a device
+   cannot continue as if it had been admitted.
+2. Here a ``pong`` is always allowed in READY; session.py checks that it answers a ``ping``.
+3. A request and its answer have the same name on the wire. The sender distinguishes them, so no name may
+   occur twice for the same side.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One key of a frame: the attribute of its class, and the key where it is another name."""
+    """One key of a frame: the attribute of its class, and the key if its name is different."""
 
     attribute: str
     form: Form
     key: str = ""
     optional: bool = False
-    """May be missing, and is not written where its value is None."""
+    """The key may be missing, and is not written if its value is None."""
     only_if: Callable[[Any], bool] | None = None
-    """Written only for frames of which this is true; may be missing where ``check`` lets it."""
+    """The key is written only if this is true of the frame; it may be missing if ``check`` allows it."""
     absent: Any = None
-    """The attribute's value where the key is missing."""
+    """The attribute's value if the key is missing."""
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ Check = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class FrameKind:
-    """One row of the table; see the module's text."""
+    """One row of the table; see the module's docstring."""
 
     frame: type[Frame]
     name: str
@@ -115,7 +115,7 @@ class FrameKind:
 
     @property
     def senders(self) -> frozenset[Side]:
-        """Who may ever send it."""
+        """Who may send it in any state."""
         return frozenset(side for side, _ in self.moves)
 
 

@@ -1,9 +1,8 @@
-"""The frames of the synchronization as frozen values; pure.
+"""The frames of the synchronization as immutable values; pure.
 
-docs/protocol.md, Synchronization, says what each is for; frame_table.py which keys it has and who may
-send it when. Minutes, seconds and ranges of them are UTC epoch seconds here; microsecond ranges are
-within a second. All ranges are half-open. A question and its answer share a type on the wire; here
-each has a class of its own.
+docs/protocol.md, Synchronization, says what each is for; frame_table.py defines its keys and who may send it
+when. Minutes, seconds and ranges of them are UTC epoch seconds here; microsecond ranges are within a second.
+All ranges are half-open. A request and its answer have the same type on the wire, but separate classes here.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ MAX_RANGES = 1_000
 MAX_PIECE_S = 60 * MINUTE_S
 """The longest range of one ``minutes`` request."""
 MAX_ERROR_TEXT = 500
-"""Characters of an error's message that count."""
+"""Characters of an error's message that are kept."""
 SECOND_US = 1_000_000
 _UNPACKED_AT_ONCE = 1 << 16
 
 
 class Side(Enum):
-    """Who sends a frame."""
+    """The sender of a frame."""
 
     SERVER = "server"
     DEVICE = "device"
@@ -44,7 +43,7 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The device names itself, and optionally the first minute that it can still serve."""
+    """The device's id, and optionally the first minute that it can still serve."""
 
     device: str
     oldest: int | None = None
@@ -53,14 +52,14 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """The server asks for a proof of the device's key over this nonce (hex)."""
+    """The server asks for proof that the device has its key, computed over this nonce (hex)."""
 
     nonce: str
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """The device's proof: ``mac_of`` as hex."""
+    """The device's proof: the hex text of ``mac_of``."""
 
     mac: str
 
@@ -118,7 +117,7 @@ class AskSamples:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Canonical text as a payload, plain or packed; ``count`` and ``md5`` are the plain text's own."""
+    """Canonical text as a payload, plain or compressed; ``count`` and ``md5`` are those of the plain text."""
 
     id: int
     second: int
@@ -129,9 +128,9 @@ class Samples:
     payload: bytes = b""
 
     def text(self) -> str:
-        """The payload as canonical text, unpacked within the bound and checked against count and md5.
+        """The payload as canonical text, decompressed within the limit and checked against count and md5.
 
-        Raises RemoteProtocolError if it is not what it says.
+        Raises RemoteProtocolError if it does not match.
         """
         plain = unpack(self.payload) if self.packed else self.payload
         if not plain and not self.count:
@@ -148,10 +147,10 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A round's end; see docs/protocol.md for what each number counts."""
+    """The end of a round; see docs/protocol.md for what each number counts."""
 
     start: int
-    """Where the round's coverage begins."""
+    """The first minute that the round covers."""
     through: int
     compared: int
     repaired: int
@@ -161,7 +160,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Either side asks whether the other still answers."""
+    """Sent by either side to check whether the other still answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +187,9 @@ def mac_of(key: bytes, nonce: str, device: str) -> str:
 
 
 def unpack(packed: bytes) -> bytes:
-    """Unpack zlib data, never more than MAX_PAYLOAD_BYTES; RemoteProtocolError if it is not whole.
+    """Decompress zlib data, at most MAX_PAYLOAD_BYTES; RemoteProtocolError if it is incomplete or too long.
 
-    Piece by piece, so that no single allocation is large: freed ones can then be used again.
+    This is done in pieces, to avoid large allocations, so that freed memory can be reused.
     """
     stream, rest, parts, length = zlib.decompressobj(), packed, list[bytes](), 0
     try:

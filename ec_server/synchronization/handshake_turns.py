@@ -1,13 +1,11 @@
-"""Whose TLS handshake begins next: one per turn of the event loop, the sources in turn.
+"""Which TLS handshake begins next: one per iteration of the event loop, alternating between sources.
 
-The server's answer to a TLS ClientHello costs a signature, more than everything else that a refused
-connection costs. So in each turn of the loop one is begun, and connected devices are served in
-between; and each source (IP address) has a queue of its own, so that a source with many connections
-delays one with a single connection by one handshake at most. The rest of a handshake is cheap, and is
-not queued.
+The server's answer to a TLS ClientHello requires a signature, which costs more than everything else about a
+refused connection. So only one handshake begins in each iteration, and connected devices are served in
+between. Each source (IP address) has its own queue, so that a source with many connections delays one with a
+single connection by at most one handshake. The rest of a handshake is cheap and not queued.
 
-A thread for it was tried and is slower: what the interpreter loses in passing control to and fro is
-more than a signature.
+A separate thread was tried and is slower: switching threads costs the interpreter more than a signature.
 """
 
 from __future__ import annotations
@@ -18,14 +16,14 @@ from collections.abc import Callable
 
 
 class HandshakeTurns:
-    """The lines; used from one event loop."""
+    """The queues; used from one event loop."""
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[Callable[[], None]]] = {}
         self._scheduled = False
 
     def put(self, source: str, step: Callable[[], None]) -> None:
-        """Call ``step`` in its turn."""
+        """Call ``step`` when it is its source's turn."""
         self._lines.setdefault(source, deque()).append(step)
         self._schedule()
 
@@ -40,6 +38,6 @@ class HandshakeTurns:
         step = line.popleft()
         del self._lines[source]
         if line:
-            self._lines[source] = line  # behind the other sources
+            self._lines[source] = line  # after the other sources
         self._schedule()
         step()

@@ -1,11 +1,11 @@
-"""The database's maintenance in the background: digests of closed minutes, retention.
+"""Maintenance of the database in the background: digests of closed minutes, retention.
 
 Rules:
 
-1. Low priority: one minute at a time, with a pause as long as the work, and nothing while rounds are
-   at work. What is left undone is computed when a round or a person asks for it.
-2. It has a thread and a database of its own, so that no device waits for it.
-3. Retention goes by the stored data as well as by the clock; see retention.py.
+1. Low priority: one minute at a time, followed by a pause as long as the work took, and nothing while rounds
+   run. Digests that are not computed here are computed when they are needed.
+2. It has its own thread and database connection, so that no device waits for it.
+3. Retention depends on the stored data as well as on the clock; see retention.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def _uptime_s() -> float:
-    """Seconds since the machine started, with those it slept."""
+    """Seconds since the machine started, including those in suspension."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -61,7 +61,7 @@ class Keeper:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Do what there is to do; what fails is tried again at the next look, and stops nothing else."""
+        """Do what is due; a failure stops nothing else, and is tried again at the next look."""
         for work in (self._remove_old_days, self._cache_digests):
             try:
                 await work()
@@ -73,7 +73,7 @@ class Keeper:
     async def _remove_old_days(self) -> None:
         days = self._rules.retention_days
         now_s = self._steady.now(self._clock(), self._uptime())
-        # The newest data is asked for only if the clock says that a day may have to go.
+        # The newest data is looked up only if, by the clock, a day may have to be removed.
         if not days or first_kept_day(now_s, int(now_s), days) == self._kept_from:
             return
         latest = await self._thread.use(lambda store: store.latest_second())
@@ -98,7 +98,7 @@ class Keeper:
             await asyncio.sleep(time.monotonic() - begun)
 
     def close(self) -> None:
-        """Wait for the work that runs, and close the database."""
+        """Wait for running work, and close the database."""
         with suppress(StorageError):
             self._thread.close()
 

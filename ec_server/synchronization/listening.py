@@ -1,7 +1,7 @@
 """The listening socket and the TLS settings of the sync port.
 
-asyncio accepts as many connections in one go as its ``backlog`` says, so a flood of them would hold up
-everybody who is connected. Here the kernel's queue is long, and a few are accepted at a time.
+asyncio accepts up to ``backlog`` connections at a time, so a flood of them would delay all connected devices.
+Here the kernel's queue is long, but only a few connections are accepted at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _QUEUE = 2048
 
 
 async def listen(settings: Settings, protocol: Callable[[], asyncio.BufferedProtocol]) -> asyncio.Server:
-    """Listen on sync.ip and sync.port; OSError if they cannot be had."""
+    """Listen on sync.ip and sync.port; OSError if that is not possible."""
     family = socket.AF_INET6 if ":" in settings.sync_ip else socket.AF_INET
     address = (settings.sync_ip, settings.sync_port)
     try:
@@ -30,7 +30,7 @@ async def listen(settings: Settings, protocol: Callable[[], asyncio.BufferedProt
     server = await asyncio.get_running_loop().create_server(
         protocol, sock=listening, backlog=ACCEPTED_AT_ONCE
     )
-    listening.listen(_QUEUE)  # asyncio has set the queue to what it accepts at once
+    listening.listen(_QUEUE)  # asyncio has set the queue length to its ``backlog``
     return server
 
 

@@ -1,15 +1,15 @@
-"""Repairs one minute that differs: second by second, each asked for, written and compared again.
+"""Repairs one minute that differs, second by second: ask, write, compare again.
 
 A generator (steps.py), without I/O. Rules:
 
-1. What is proven is proven by digests over stored rows: the expected digest of every second is
-   computed from the device's answers, and after the repair the stored one is read again and compared.
-2. Each second is one write, which only adds (repair_plan.py). Whatever is cut off in between leaves
-   whole seconds; the verdict comes last, so the minute is compared again.
-3. What was written to by others in the meantime is repaired again, a few times.
-4. A device that contradicts its own digests in one second, and a second of which the database cannot
-   be read, leave the minute unresolved. Nothing of such an answer is stored. The other seconds are
-   repaired, the other minutes are none the wiser.
+1. Proof rests on digests of stored rows: the expected digest of every second is computed from the device's
+   answers, and after the repair the stored digest is read again and compared.
+2. Each second is repaired by one write, which only adds (repair_plan.py). An interruption leaves complete
+   seconds; as the verdict comes last, the minute is compared again.
+3. Seconds that others write to meanwhile are repaired again, a few times.
+4. If the device contradicts its own digests in a second, or the database cannot read a second, the minute
+   stays unresolved, and nothing of such an answer is stored. The other seconds are repaired, and other
+   minutes are not affected.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ from utilities.model import Digest, MinuteState
 from utilities.utc import ec_time, minute_text, second_text
 
 _ATTEMPTS = 3
-"""How often the repair of a second is repeated that is written to at the same moment."""
+"""How often the repair of a second is repeated if others write to it at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class MinuteReport:
-    """What a round found in one minute and did about it."""
+    """What a round found in one minute, and what it repaired."""
 
     minute: int
     state: MinuteState | None
-    """None: left for a later round, because it was written to meanwhile."""
+    """None if it is left for a later round, because it was written to meanwhile."""
     here: Digest | None
-    """The stored minute digest at the end."""
+    """The stored minute digest afterwards."""
     there: Digest | None
-    """The device's."""
+    """The device's minute digest."""
     repaired: int = 0
-    """Seconds changed."""
+    """Number of seconds changed."""
     samples: int = 0
-    """Samples written."""
+    """Number of samples written."""
     conflicts: int = 0
     extra: int = 0
     fault: Fault | None = None
-    """What stood in the way, where something did."""
+    """Why it could not be repaired, if it could not."""
 
 
 @dataclass(slots=True)
 class _Repair:
-    """What a minute's repair has done so far, and what every second must be in the end."""
+    """The state of a minute's repair: what was done so far, and the expected digest of every second."""
 
     device_id: str
     minute: int
@@ -76,13 +76,13 @@ class _Repair:
     conflicts: int = 0
     extra: dict[int, int] = field(default_factory=dict)
     faults: dict[int, Fault] = field(default_factory=dict)
-    """By second."""
+    """Faults by second."""
     open: set[int] = field(default_factory=set)
-    """Questions that were asked and whose answers were not collected."""
+    """Requests that were sent and whose answers were not collected yet."""
 
 
 def repair_minute(device_id: str, minute: int, theirs: Digest, most_samples: int) -> Steps[MinuteReport]:
-    """Make the minute hold every sample of the device.
+    """Repair the minute so that it holds every sample of the device.
 
     ``theirs`` is the device's minute digest, ``most_samples`` how many a second may hold.
     """
@@ -106,7 +106,7 @@ def repair_minute(device_id: str, minute: int, theirs: Digest, most_samples: int
 
 
 def _repair_seconds_until_equal(repair: _Repair, here: dict[int, Digest]) -> Steps[dict[int, Digest]]:
-    """Repair what differs, read again, and so on; what is stored in the end."""
+    """Repair what differs and read again, repeatedly; returns the digests stored in the end."""
     _refuse_long_seconds(repair)
     for _ in range(_ATTEMPTS):
         wrong = [entry for entry in _differing(repair, here) if entry[0] not in repair.faults]
@@ -129,7 +129,7 @@ def _stored(repair: _Repair) -> Steps[dict[int, Digest]]:
 
 
 def _differing(repair: _Repair, here: Mapping[int, Digest]) -> list[tuple[int, Digest]]:
-    """The device's seconds whose stored digest is not the expected one, with the device's digest."""
+    """The device's seconds whose stored digest is not the expected one, with the device's digests."""
     there = repair.there
     return [
         (second, there[second]) for second in sorted(there) if here.get(second) != repair.expected[second]
@@ -174,7 +174,7 @@ def _tell(repair: _Repair, fault: Fault | None, unresolved: bool) -> Steps[None]
         yield Note({}, "unresolved", f"minute {name} still differs after the repair")
 
 
-# --- questions ----------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------
 
 
 def _ask(repair: _Repair, question: Request) -> Steps[int]:
@@ -194,22 +194,22 @@ def _collect(repair: _Repair, number: int) -> Steps[Answer]:
 
 @dataclass(slots=True)
 class _Flight:
-    """A second on its way: what is stored of it, what is still to be asked, what was asked."""
+    """A second under repair: what is stored of it, what is still to be requested, what was requested."""
 
     second: int
     wanted: Digest
     stored: str
     unasked: deque[Ranges | None]
-    """A question each; None asks for the whole second."""
+    """One request for each; None requests the whole second."""
     asked: deque[tuple[int, Ranges | None]] = field(default_factory=deque)
     whole: str | Fault | None = None
-    """The whole second's text, once it has come."""
+    """The whole second's text, once it has arrived."""
 
 
 def _repair_seconds(
     repair: _Repair, wrong: Sequence[tuple[int, Digest]], here: Mapping[int, Digest]
 ) -> Steps[None]:
-    """Repair each second in turn, with questions about the next ones under way meanwhile."""
+    """Repair each second in turn, while requests for the next ones are already in flight."""
     todo, flights = deque(wrong), deque[_Flight]()
     while todo or flights:
         yield from _ask_ahead(repair, todo, here, flights)
@@ -240,7 +240,7 @@ def _ask_ahead(
     here: Mapping[int, Digest],
     flights: deque[_Flight],
 ) -> Steps[None]:
-    """Ask for as much as the window allows, one place of it kept for a whole second after ranges."""
+    """Send as many requests as the window allows, keeping one place for a whole second after ranges."""
     while sum(len(flight.asked) for flight in flights) < WINDOW - 1:
         waiting = next((flight for flight in flights if flight.unasked), None)
         if waiting is None:
@@ -262,7 +262,7 @@ def _prepare(device_id: str, second: int, wanted: Digest, here: Mapping[int, Dig
 
 
 def _land(repair: _Repair, flight: _Flight) -> Steps[SecondRepair | Fault]:
-    """The repair from what was asked for; where its ranges do not suffice, from the whole second."""
+    """The repair from the requested ranges or, if they do not suffice, from the whole second."""
     texts = list[str | Fault]()
     while flight.asked or (flight.unasked and flight.whole is None):
         if not flight.asked:
@@ -301,7 +301,7 @@ def _from_whole(repair: _Repair, flight: _Flight, text: str | Fault | None) -> S
 
 
 def _fetched(repair: _Repair, flight: _Flight, number: int, wanted: Ranges | None) -> Steps[str | Fault]:
-    """The answer's text. A question about ranges may be answered with the whole second."""
+    """The answer's text. A request for ranges may be answered with the whole second."""
     answer = cast(Samples, (yield from _collect(repair, number)))
     yield Note({"samples_fetched": answer.count})
     whole = wanted is None or (answer.count, answer.md5) == (flight.wanted.count, flight.wanted.md5)

@@ -2,11 +2,11 @@
 
 Rules:
 
-1. Oldest minute first, one at a time. It gives way to rounds, and while little is left to pack it rests as
-   long as it works, so that ingest finds the processor and the database free.
-2. It has a thread and a database of its own. It may be stopped or killed at any point: what is not packed
-   yet stays rows, and is found again.
-3. A minute that cannot be packed is named in the log and passed over until the next start; it stops no other.
+1. Oldest minute first, one at a time. It gives way to rounds. Unless much is left to pack, it pauses for as
+   long as each minute took, so that the processor and the database are free for ingest.
+2. It has its own thread and database connection. It may be stopped or killed at any point: what is not
+   packed yet stays in rows, and is found again.
+3. A minute that cannot be packed is logged, and skipped until the next start; it does not stop others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from utilities.utc import minute_of, minute_text
 LOOK_S = 20.0
 _BUSY_S = 0.2
 _LONGEST_WAIT_S = 30.0
-"""For rounds; then one minute is packed all the same."""
+"""The longest wait for rounds; then one minute is packed nevertheless."""
 _HURRY_FROM = 120
-"""Where so many minutes wait to be packed, it does not rest between them."""
+"""If this many minutes wait to be packed, there is no pause between them."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Packer:
         show: Callable[[Mapping[str, int]], None],
         clock: Callable[[], float],
     ) -> None:
-        """``count`` adds to figures, ``show`` sets them."""
+        """``count`` increases figures, ``show`` sets them."""
         self._rounds, self._after_s = rounds, after_hours * 3600
         self._count, self._show, self._clock = count, show, clock
         self._thread = StoreThreads(open_store, 1)
@@ -58,7 +58,7 @@ class Packer:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Pack what is old enough, and return space; what fails is tried again at the next look."""
+        """Pack what is old enough, and return free space; failures are tried again at the next look."""
         try:
             if self._after_s:
                 await self._pack()
@@ -118,7 +118,7 @@ class Packer:
         self._show(figures)
 
     def close(self) -> None:
-        """Wait for the minute that is being packed, and close the database."""
+        """Wait until the current minute is packed, and close the database."""
         with suppress(StorageError):
             self._thread.close()
 

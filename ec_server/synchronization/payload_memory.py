@@ -1,17 +1,17 @@
-"""How many bytes of payloads may be in memory, of all connections together; pure.
+"""Limits the bytes of payloads in memory, over all connections; pure.
 
-A payload counts from the line that announces it, with its full length, until the round has dealt with
-it. Rules:
+A payload counts with its full length from the line that announces it until the round has processed it.
+Rules:
 
-1. All together never exceed ``total``. Who finds no room waits, without being read from, in the order
-   of coming.
-2. Payloads of more than ``LARGE_BYTES`` may take three quarters at most, and wait in a line of their
-   own, so that ordinary seconds (a few hundred kilobytes) always get through.
-3. One connection holds one MAX_PAYLOAD_BYTES at most; what it announces beyond that waits until its
-   earlier payloads are processed, and does not delay others.
+1. The sum never exceeds ``total``. Connections for which there is no room wait in the order of arrival, and
+   are not read from meanwhile.
+2. Payloads of more than ``LARGE_BYTES`` may take at most three quarters, and wait in a separate queue, so
+   that ordinary seconds (a few hundred kilobytes) always get through.
+3. One connection holds at most MAX_PAYLOAD_BYTES; what it announces beyond that waits until its earlier
+   payloads are processed, and does not delay others.
 
-Unpacking and what a round makes of a payload are bounded elsewhere: by the number of store threads,
-MAX_PAYLOAD_BYTES unpacked and sync.max_second_samples.
+The memory for decompressing and processing payloads is bounded elsewhere: by the number of store threads,
+MAX_PAYLOAD_BYTES when decompressed, and sync.max_second_samples.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class _Waiting:
 
 
 class PayloadMemory:
-    """Who holds how much, and who waits; used from one event loop."""
+    """Which connection holds how much, and which wait; used from one event loop."""
 
     def __init__(self, total: int = TOTAL_BYTES) -> None:
         self.total = total
         self.held = self._large = 0
-        """Bytes in use now; of them, in large payloads."""
+        """Bytes in use now, and how many of them are in large payloads."""
         self._held_by: Counter[Hashable] = Counter()
         self._large_of: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, _Waiting] = {}
@@ -62,20 +62,20 @@ class PayloadMemory:
         return False
 
     def give_back(self, who: Hashable, length: int) -> None:
-        """One payload of this length is dealt with; nothing if its holder was forgotten before."""
+        """Release a payload of this length; ignored if its holder was forgotten before."""
         if who not in self._held_by:
             return
         self._add(who, -length)
         self._serve()
 
     def move(self, who: Hashable, to: Hashable, length: int) -> None:
-        """A payload goes from one holder to another, who may outlive the first."""
+        """Pass a payload from one holder to another, which may live longer."""
         if who in self._held_by:
             self._add(to, length)
             self._add(who, -length)
 
     def forget(self, who: Hashable) -> None:
-        """A connection is over: what it holds is free, what it waits for is not wanted any more."""
+        """Release everything that a connection holds or waits for, as it has ended."""
         self._waiting.pop(who, None)
         self.held -= self._held_by.pop(who, 0)
         self._large -= self._large_of.pop(who, 0)
@@ -109,7 +109,7 @@ class PayloadMemory:
             self._large_of[who] += length
 
     def _serve(self) -> None:
-        """Admit waiting payloads that fit, in the order of arrival; none passes another of the same size."""
+        """Admit waiting payloads that fit, in the order of arrival within each queue."""
         full: set[bool] = set()
         for who, wanted in list(self._waiting.items()):
             if wanted.large not in full and self._fits(who, wanted.length):

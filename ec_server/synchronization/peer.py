@@ -1,16 +1,17 @@
-"""One connection's bytes: from the socket to the conversation and back, through TLS if it is on.
+"""Moves the bytes of one connection from the socket to the conversation and back, through TLS if it is on.
 
-What is said is decided in server_conversation.py, what is asked in round.py; this file moves bytes.
+server_conversation.py decides what is sent, round.py what is requested; this file only moves bytes.
 Rules:
 
-1. Whatever a peer does costs its own connection and nothing else. A turn of it is short: one read of
-   at most 64 KiB, FRAMES_AT_ONCE frames; then the others have theirs.
-2. What is in memory of it is bounded: one read, one line, and payloads as payload_memory.py allows.
-   While there is no room for a payload, nothing is read.
-3. An ``error`` must reach the peer although it may still be sending: the writing side is closed first,
-   and what comes is thrown away for a moment, because closing over unread bytes would reset the
-   connection and take the ``error`` with it.
-4. The connection counts from its first moment, before TLS; the handshake's deadline includes it.
+1. A peer can harm only its own connection. Its turns are short: one read of at most 64 KiB, FRAMES_AT_ONCE
+   frames, then it is the turn of the others.
+2. Memory is bounded: one read, one line, and payloads as payload_memory.py allows. While there is no room for
+   a payload, nothing is read.
+3. An ``error`` must reach the peer although it may still be sending. So the writing side is closed first, and
+   what arrives is discarded for a moment: closing a socket with unread bytes would reset the connection, and
+   the ``error`` would be lost.
+4. A connection counts towards the limits from its start, before TLS; the deadline of the handshake includes
+   TLS.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 
 _read_buffer = memoryview(bytearray(READ_BYTES))
-"""Shared by all connections: the event loop fills it and the bytes are copied before its next read."""
+"""Shared by all connections: the event loop fills it, and the bytes are copied before its next read."""
 
 
 class Host(Protocol):
-    """What a connection needs of the server."""
+    """What a connection needs from the server."""
 
     memory: PayloadMemory
     handshakes: HandshakeTurns
@@ -49,16 +50,16 @@ class Host(Protocol):
         """Who may connect from the peer's address."""
 
     def connected(self, peer: Peer) -> None:
-        """A connection was made; its first byte has not come yet."""
+        """A connection was made; no byte has arrived yet."""
 
     def happened(self, peer: Peer, happening: Happening) -> None:
-        """Something that concerns the device's rounds; ``Ended`` comes once and last."""
+        """An event that concerns the device's rounds; ``Ended`` comes once, as the last one."""
 
     def closed(self, peer: Peer) -> None:
         """The socket is closed."""
 
     def count(self, figures: Mapping[str, int]) -> None:
-        """Raise figures of the page."""
+        """Increase figures of the worker page."""
 
 
 class Peer(asyncio.BufferedProtocol):
@@ -72,7 +73,7 @@ class Peer(asyncio.BufferedProtocol):
         self._at_eof = False
         self._thrown_away = 0
         self._has_room = self._waiting_for_memory = False
-        """Of the payload under way."""
+        """Memory for the payload that is arriving."""
         self._over = False
         self.ip = "gone"
 
@@ -107,7 +108,7 @@ class Peer(asyncio.BufferedProtocol):
             self._go_on_with_tls(self._tls)
 
     def eof_received(self) -> bool:
-        """See asyncio; True keeps the writing side open until all that came was looked at."""
+        """See asyncio; True keeps the writing side open until everything received was processed."""
         if self._lingering:
             self._transport.abort()
             return False
@@ -122,7 +123,7 @@ class Peer(asyncio.BufferedProtocol):
             self._act()
         self._host.closed(self)
 
-    # --- what comes -----------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
         self.conversation.receive_data(data, self._monotonic())
@@ -130,7 +131,7 @@ class Peer(asyncio.BufferedProtocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Whatever is next: frames that came already, the end, or reading."""
+        """Continue with what is next: frames received already, the end, or reading."""
         if self._over or self._is_waiting:
             return
         if self.conversation.is_behind:
@@ -147,7 +148,7 @@ class Peer(asyncio.BufferedProtocol):
             self._take(b"")
 
     def _act(self) -> None:
-        """Tell the host what happened, send what is to be sent, see to memory."""
+        """Tell the host what happened, send what is queued, request memory."""
         for happening in self.conversation.happenings():
             if isinstance(happening, Samples):
                 self._has_room = False  # the next payload asks again
@@ -189,14 +190,14 @@ class Peer(asyncio.BufferedProtocol):
             return
         self._send_raw(tls.data_to_send())
         if tls.established:
-            self._go_on_with_tls(tls)  # what the peer sent right behind its handshake
+            self._go_on_with_tls(tls)  # what the peer sent right after its handshake
         else:
             self._go_on()
 
     def _fail_tls(self, tls: TlsChannel, error: BaseException) -> None:
         self._send_raw(tls.data_to_send())  # the alert
         self.conversation.fail("tls", f"TLS failed: {error}")
-        self.conversation.data_to_send()  # in plain text it would mean nothing to the peer
+        self.conversation.data_to_send()  # discarded: the peer cannot read plain text
         self._act()
 
     def common_name(self) -> str:
@@ -225,10 +226,10 @@ class Peer(asyncio.BufferedProtocol):
         self.conversation.release_payload()
         asyncio.get_running_loop().call_soon(self._go_on)
 
-    # --- what goes, and the end ---------------------------------------------------------------
+    # --- sending, and the end -----------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what the conversation has to say."""
+        """Send what the conversation has queued."""
         data = self.conversation.data_to_send()
         if not data or self._transport.is_closing():
             return
@@ -245,7 +246,7 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.write(data)
 
     def tick(self, now: float) -> None:
-        """Look at the deadlines."""
+        """Check the deadlines."""
         if not self._over:
             self.conversation.tick(now, self._host.memory.is_short)
             self._act()
@@ -257,12 +258,12 @@ class Peer(asyncio.BufferedProtocol):
             self._act()
 
     def close_orderly(self) -> None:
-        """End the connection without one: the server stops."""
+        """End the connection without an ``error``, as the server stops."""
         if not self._over:
             self._linger()
 
     def _linger(self) -> None:
-        """Close the writing side; the reading one when the peer does, or a little later."""
+        """Close the writing side; close the reading side when the peer does, or a little later."""
         self._over = self._lingering = True
         self._host.memory.forget(self)
         if self._transport.is_closing():

@@ -1,16 +1,16 @@
-"""What to ask for and what to write so that a second holds the device's samples; pure.
+"""What to request and what to write so that a second holds the device's samples; pure.
 
 Rules:
 
-1. A repair only adds: batches of the samples that are missing or have another value, and of nothing
-   else. A later insertion wins microsecond by microsecond, so that replaces a wrong value; what is
-   right is not written again, and what the device lacks stays.
-2. A batch never spans a stored sample that is right, so rows of a repair overlap no good row.
-3. Ranges lie exactly between stored neighbours (half-open, neither of them inside). All that comes
-   for a range is therefore missing here: asking for one costs no sample that is not needed.
+1. A repair only adds. Its batches hold only samples that are missing or have another value. As a later
+   insertion wins for each microsecond, it overrides wrong values. Right values are not written again, and
+   samples that the device lacks stay.
+2. A batch never spans a stored sample that is right, so rows of a repair do not overlap correct rows.
+3. Ranges lie exactly between neighbouring stored samples (half-open, excluding both). So everything that is
+   sent for a range is missing here, and nothing is transferred needlessly.
 
-Text is canonical: ``UUUUUU,VALUE`` joined by ``;``, ascending. As the microsecond has six digits,
-samples sort as text as they do in time.
+Text is canonical: ``UUUUUU,VALUE`` joined by ``;``, ascending. As microseconds have six digits, the
+alphabetical order of samples is that of time.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from utilities.model import Batch, Digest
 from utilities.utc import second_text
 
 MAX_BATCH = 300
-"""Samples in one batch of a repair, as many as the largest message carries."""
+"""The most samples in a batch of a repair: as many as the largest message carries."""
 MAX_RANGE_REQUESTS = 8
-"""A second with more gaps than these can name is asked for whole."""
+"""A second with more gaps than these requests can name is requested whole."""
 _GAP_STEPS = 1.5
-"""A distance of more than so many usual steps is a gap."""
+"""A distance of more than this many typical steps is a gap."""
 
 Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a second or a minute cannot be made equal: the device contradicts itself, or a limit is passed.
+    """Why a second or minute cannot be repaired: the device contradicts itself, or a limit is exceeded.
 
-    A result like any other: it leaves its minute unresolved, and nothing else.
+    This is a normal result: it leaves its minute unresolved, and affects nothing else.
     """
 
     code: str
@@ -52,27 +52,27 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class SecondRepair:
-    """What makes one second right: the batches to write, and what is then expected."""
+    """The repair of one second: the batches to write, and the expected result."""
 
     batches: tuple[Batch, ...]
     expected: Digest
-    """The second's digest once they are written."""
+    """The second's digest after they are written."""
     conflicts: int
-    """Stored values that the device's replace."""
+    """Number of stored values that the device's values replace."""
     extra: int
-    """Stored samples that the device lacks."""
+    """Number of stored samples that the device lacks."""
 
     @property
     def samples(self) -> int:
-        """Samples that are written."""
+        """Number of samples to write."""
         return sum(batch.count for batch in self.batches)
 
 
 def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
-    """The ranges in which the samples that a second lacks can lie, cut into requests.
+    """The ranges in which a second's missing samples can be, grouped into requests.
 
-    ``stored`` is the second's text here, ``wanted`` the device's count. Empty where ranges do not
-    help: nothing stored, nothing more at the device, or gaps without number.
+    ``stored`` is the stored text, ``wanted`` the device's count. Empty if ranges do not help: nothing is
+    stored, the device does not have more, or there are too many gaps.
     """
     if not stored or wanted <= stored.count(";") + 1:
         return ()
@@ -83,9 +83,9 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
 
 
 def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
-    """Where samples can be missing: wide steps, and all that is before the first and after the last.
+    """Where samples can be missing: in wide steps, before the first sample, and after the last.
 
-    Where one request can name every step, every step is named.
+    If one request can name every step, all are named.
     """
     steps = list(map(sub, stored[1:], stored))
     widest = _GAP_STEPS * median_low(steps) if len(stored) >= MAX_RANGES else 1.0
@@ -95,11 +95,10 @@ def _gaps(stored: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def checked_text(answer: Samples, ranges: Ranges | None, most: int) -> str | Fault:
-    """The answer's canonical text, unpacked; "" for none.
+    """The answer's canonical text, decompressed; "" if it has none.
 
-    A Fault where it is not what its count and MD5 say, is not canonical, holds samples outside of the
-    ranges that were asked for, or more than ``most``. Raises RemoteProtocolError if it unpacks to
-    more than a payload may.
+    A Fault if it does not match its count and MD5, is not canonical, or has samples outside the requested
+    ranges or more than ``most``. Raises RemoteProtocolError if it is too long when decompressed.
     """
     where = f"samples of {second_text(answer.second)}"
     if answer.count > most:
@@ -136,7 +135,7 @@ def _within(microseconds: Iterable[int], ranges: Ranges) -> bool:
 def from_ranges(
     device_id: str, second: int, stored: str, fetched: Sequence[str], wanted: Digest
 ) -> SecondRepair | None:
-    """The repair from the samples of all ranges; None if they do not make the second ``wanted``."""
+    """The repair from the samples of all ranges; None if the result would not have the digest ``wanted``."""
     arrived = [sample for text in fetched if text for sample in text.split(";")]
     merged = sorted(stored.split(";") + arrived)
     if digest_of(";".join(merged)) != wanted:
@@ -173,7 +172,7 @@ def digest_of(text: str) -> Digest:
 
 
 def _batches(device_id: str, second: int, samples: Sequence[str], kept: Sequence[str]) -> Iterator[Batch]:
-    """``samples`` as batches of at most MAX_BATCH, none of which spans a microsecond of ``kept``."""
+    """``samples`` as batches of at most MAX_BATCH that span no microsecond of ``kept``."""
     run: list[str] = []
     run_place = -1
     for sample in samples:

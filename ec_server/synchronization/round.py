@@ -1,17 +1,17 @@
-"""One round of one device: which minutes are asked for, what is recorded, how far all is settled.
+"""One round of one device: which minutes it asks for, which verdicts it records, what is settled.
 
-A generator (steps.py): no I/O and no clock of its own. Rules:
+A generator (steps.py), without I/O or a clock of its own. Rules:
 
-1. Oldest first, at most an hour in one question; what the device has not finished recording waits.
-2. A verdict carries the minute digest that was compared. The store takes it only while that digest
-   still holds, so ingest that continues meanwhile leaves the minute for the next round.
-3. Minutes whose digests are equal cost a line of an answer and no row; the others are recomputed from
-   the rows before anything more is asked for (minute_repair.py).
-4. A minute in which the device contradicts itself, or which the database cannot read, is unresolved;
-   so are the minutes of a day that cannot be read. Everything else is compared and repaired.
-5. What a round asks about is decided in coverage.py.
-6. That the device records a settled minute again is put on record as soon as it says so: by the time the
-   minute is finished the connection may be another one.
+1. Oldest minutes first, at most an hour per request. What the device has not finished recording has to wait.
+2. A verdict contains the minute digest that was compared. The store accepts it only while that digest still
+   holds, so a minute that is written to meanwhile is left for the next round.
+3. A minute whose digests are equal costs one line of an answer, and no row is read. For other minutes, the
+   digest is first computed again from the rows, before anything else is requested (minute_repair.py).
+4. A minute in which the device contradicts itself, or that the database cannot read, is unresolved; so are
+   the minutes of an unreadable day. Everything else is compared and repaired.
+5. coverage.py decides what a round asks about.
+6. If the device says that it is recording a settled minute again, this is stored at once, as the connection
+   may have ended by the time the minute is finished.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def whole_round(
     clock: Callable[[], float],
     since_last_s: float = 0.0,
 ) -> Steps[RoundResult]:
-    """Put a device that is new on record, then compare what a round covers at this moment.
+    """Record the device if it is new, then compare what a round that begins now covers.
 
     ``oldest``: the first minute that the device offers; ``clock`` gives UTC epoch seconds;
-    ``since_last_s``: how long ago the connection's last round was, by a clock that never steps.
+    ``since_last_s``: how long ago the connection's last round was, by a monotonic clock.
     """
 
     def task(store: Store) -> RoundTask:
@@ -76,11 +76,11 @@ def _earliest(store: Store, device_id: str) -> int | None:
     try:
         return store.earliest_minute(device_id)
     except PermanentStorageError:
-        return None  # the device's record says as much; the unreadable day is reported where it is asked for
+        return None  # the device's record suffices; an unreadable day is reported when it is compared
 
 
 def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
-    """The whole round; see the module's rules. ``now_us`` gives the check times, epoch microseconds."""
+    """The whole round; see the module's rules. ``now_us`` returns the check time, epoch microseconds."""
     round_ = RoundState(task, now_us, task.stop, task.heard.through, reopened=list(task.heard.reopened))
     asked = yield from _to_ask(round_)
     if not asked and task.heard.is_new:
@@ -97,7 +97,7 @@ def compare(task: RoundTask, now_us: Callable[[], int]) -> Steps[RoundResult]:
     return RoundResult(verified, heard, tuple(round_.reports), round_.unreadable)
 
 
-# --- what is asked for -----------------------------------------------------------------------
+# --- what to ask for -------------------------------------------------------------------------
 
 
 def _to_ask(round_: RoundState) -> Steps[list[Range]]:
@@ -133,7 +133,7 @@ def _readable(
     call: Callable[[Store, int, int], Sequence[_Result]],
     finest_s: int = DAY_S,
 ) -> Steps[list[_Result]]:
-    """What a call gives for ``[start, stop)``, without the days (or minutes) that cannot be read."""
+    """What a call returns for ``[start, stop)``, without the days (or minutes) that cannot be read."""
     if start >= stop:
         return []
     try:
@@ -156,10 +156,9 @@ def _lose(round_: RoundState, lost: Range, error: PermanentStorageError) -> Step
 
 
 def _windows(asked: Sequence[Range]) -> Iterator[Range]:
-    """Spans of at most one question each that hold all the ranges.
+    """Spans that contain all the ranges, each short enough for one request.
 
-    What is between two ranges is asked for and compared too: what a device states of a minute is
-    never passed over.
+    Minutes between two ranges are requested and compared, too: no minute that a device reports is ignored.
     """
     at = stop = 0
     for first, last in asked:
@@ -178,7 +177,7 @@ def _windows(asked: Sequence[Range]) -> Iterator[Range]:
 
 
 def _settled(round_: RoundState) -> Steps[tuple[int, Heard]]:
-    """Before which minute everything is settled, and what the next round must know."""
+    """Up to which minute everything is settled, and what the next round must know."""
     task, heard = round_.task, round_.task.heard
     if not round_.is_answered and heard.through is not None:
         round_.stop = min(round_.stop, heard.through)
@@ -197,7 +196,7 @@ def _settled(round_: RoundState) -> Steps[tuple[int, Heard]]:
 
 
 def _recorded_again(round_: RoundState) -> Steps[list[Range]]:
-    """What is settled of the minutes that the device has not finished: it records them again."""
+    """The settled minutes that the device has not finished: it is recording them again."""
     span = (round_.stop, max(round_.task.stop, round_.task.settled_to))
     if span[0] >= span[1]:
         return []
@@ -205,18 +204,18 @@ def _recorded_again(round_: RoundState) -> Steps[list[Range]]:
 
 
 def _reopen(round_: RoundState, reopened: Sequence[Range]) -> Steps[None]:
-    """Put on record what the device records again, where that is not what is there."""
+    """Store which minutes the device is recording again, if that has changed."""
     after = ranges.union(reopened)
     if after != round_.reopened and not round_.task.audit:
         yield from use(lambda store: store.note_reopened(round_.task.device_id, after))
     round_.reopened = after
 
 
-# --- one question's worth of minutes --------------------------------------------------------
+# --- the minutes of one request -------------------------------------------------------------
 
 
 def _last_minute(round_: RoundState) -> Steps[list[Range]]:
-    """What to ask, if nothing else is to be asked for, to learn how far the device has finished."""
+    """What to ask for if there is nothing else, to learn how far the device has finished."""
     last = (round_.task.stop - MINUTE_S, round_.task.stop)
     if round_.task.start < round_.task.stop:
         return [last]
@@ -226,7 +225,7 @@ def _last_minute(round_: RoundState) -> Steps[list[Range]]:
 
 
 def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
-    """Ask about ``[start, stop)``, and compare the minutes that the device has finished."""
+    """Request ``[start, stop)``, and compare the minutes that the device has finished."""
     asked = yield Ask(AskMinutes(0, start, stop))
     here = yield from _own_minutes(round_, start, stop)
     answer = cast(Minutes, (yield Collect(asked)))
@@ -253,7 +252,7 @@ def _state_without_repair(mine: Digest | None, theirs: Digest | None) -> MinuteS
 
 
 def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, Digest]]:
-    """The stored minute digests; those that are not cached are computed with a pause after each."""
+    """The stored minute digests; those that are not cached are computed, with a pause after each."""
     task = round_.task
     records = yield from _readable(
         round_, start, stop, lambda store, a, b: store.minutes(task.device_id, a, b), MINUTE_S
@@ -272,7 +271,7 @@ def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, D
 
 
 def _conclude(round_: RoundState, reports: Sequence[MinuteReport]) -> Steps[None]:
-    """Put verdicts on record; a minute that was written to meanwhile is left for a later round."""
+    """Record verdicts; a minute that was written to meanwhile is left for a later round."""
     if not reports:
         return
     device_id = round_.task.device_id
@@ -294,7 +293,7 @@ def _conclude(round_: RoundState, reports: Sequence[MinuteReport]) -> Steps[None
 def _conclude_one_by_one(
     round_: RoundState, reports: Sequence[MinuteReport], error: PermanentStorageError
 ) -> Steps[None]:
-    """A verdict that the database cannot take leaves its own minute unresolved."""
+    """Record verdicts singly: one that the database cannot store leaves only its own minute unresolved."""
     if len(reports) > 1:
         for report in reports:
             yield from _conclude(round_, [report])
@@ -309,7 +308,7 @@ def _conclude_one_by_one(
 
 
 def _differing_minute(task: RoundTask, minute: int, theirs: Digest) -> Steps[MinuteReport]:
-    """Recompute the own digest from the rows; where it still differs, repair."""
+    """Compute the stored digest again from the rows; if it still differs, repair the minute."""
     device_id = task.device_id
     yield Pause()
     try:

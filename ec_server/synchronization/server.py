@@ -1,13 +1,13 @@
-"""The connections of the process and what they share: admission, limits, figures, rounds.
+"""All connections of the process and what they share: admission, limits, figures, rounds.
 
 Rules:
 
-1. Connections that have not shown who they are are bounded (unidentified.py), from their first moment.
-2. One connection a device: the newer one replaces the older, once it has proven the device's key.
-3. What goes wrong with one connection ends that one; what goes wrong with one device's data is on
-   record as that device's trouble (troubles.py).
-4. A code that a peer sent names no kind of line in the log but one that all peers share, so that no
-   peer can spend what the server's own lines may take.
+1. The number of unauthenticated connections is limited (unidentified.py), from their start.
+2. One connection per device: a newer one replaces the older one, after it has proven the device's key.
+3. An error on one connection ends only that connection; an error with one device's data is reported as that
+   device's trouble (troubles.py).
+4. All error codes that peers send share one rate limit in the log, so that no peer can use up the limit for
+   the server's own lines.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Where the time comes from: UTC epoch seconds, and seconds that never step back."""
+    """The clocks: UTC epoch seconds, and a monotonic clock."""
 
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -63,7 +63,7 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class _Connected:
-    """An identified device's connection, with the task that holds its rounds."""
+    """The connection of an identified device, with the task that runs its rounds."""
 
     peer: Peer
     link: DeviceLink
@@ -127,9 +127,9 @@ class SyncServer:
     # --- life -----------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Listen until ``stop`` is set, then end every connection and every turn.
+        """Listen until ``stop`` is set, then end every connection and every running turn.
 
-        Raises OSError if the port cannot be had, StorageError if the database cannot be opened.
+        Raises OSError if the port is not available, StorageError if the database cannot be opened.
         """
         try:
             await self._threads.use(lambda store: store.health())
@@ -154,7 +154,7 @@ class SyncServer:
         await asyncio.gather(self._keeper.run(), self._packer.run())
 
     async def _end(self, keeping: asyncio.Task[None]) -> None:
-        """Stop taking, let the turns that run commit, close."""
+        """Stop accepting, let running turns commit, close."""
         self._page.set_state("stopping")
         if self._listener is not None:
             self._listener.close()
@@ -175,7 +175,7 @@ class SyncServer:
         self._show_figures()
 
     def _tick(self) -> None:
-        """Twice a second: a sign of life, deadlines, figures, requests for audits."""
+        """Called twice a second: heartbeat, deadlines, figures, requests for audits."""
         self._page.beat()
         now = self._clocks.monotonic()
         for peer in list(self._peers):
@@ -190,7 +190,7 @@ class SyncServer:
             self._gauges_due, self._gauges_at = False, now
             self._measuring = asyncio.create_task(self._measure())
 
-    # --- what a Peer asks for and tells -------------------------------------------------------
+    # --- called by peers ----------------------------------------------------------------------
 
     def gate(self, peer: Peer) -> Gate:
         """See Host."""
@@ -256,7 +256,7 @@ class SyncServer:
             peer.end("internal", f"the server failed: {type(error).__name__}")
 
     def _leave(self, peer: Peer) -> None:
-        """The connection is over; its round ends where it is, in whole seconds."""
+        """Remove a connection that is over; its round ends where it is, between two seconds."""
         self._unidentified.remove(peer.ip, peer)
         connected = self._connected.pop(peer, None)
         if connected is None:
@@ -309,7 +309,7 @@ class SyncServer:
             self._page.set_figures(gauges)
 
     async def _measure(self) -> None:
-        """The gauges over all devices, read from the database now and then."""
+        """Read the gauges over all devices from the database, now and then."""
         try:
             records = await self._threads.use(lambda store: store.devices())
             self._page.set_figures(

@@ -1,16 +1,16 @@
 """The server side of one connection without I/O: identification, questions, deadlines.
 
-Bytes and the time in, bytes and events out. Its shell (peer.py) moves bytes, calls ``tick`` about once
-a second, and does nothing else. Rules:
+It takes bytes and the time, and returns bytes and events. Its shell (peer.py) only moves bytes and calls
+``tick`` about once a second. Rules:
 
-1. Every wait has a deadline: the handshake, each answer, each ``pong``. ``now`` is of a clock that
-   never steps back, in seconds.
-2. A device counts as identified once it was admitted: named in ``hello``, allowed by the ``Gate``, and
-   proven by its key where it has one. Nothing but ``hello`` and ``auth`` is taken before.
-3. A broken rule ends the connection with ``error``. What came before it in the same bytes is not acted
-   on any more.
-4. The time in which the shell does not read, because memory for payloads is short, does not count as a
-   delay of the peer: ``pause`` and ``resume`` stop the clock of the answers.
+1. Every wait has a deadline: the handshake, each answer, each ``pong``. ``now`` is a monotonic clock, in
+   seconds.
+2. A device is identified once it was admitted: named in ``hello``, allowed by the ``Gate``, and with proof of
+   its key if it has one. Before that, only ``hello`` and ``auth`` are accepted.
+3. A violation of the protocol ends the connection with ``error``. Frames before it in the same bytes are not
+   processed any more.
+4. The time in which the shell does not read because memory for payloads is short is not counted as a delay
+   of the peer: ``pause`` and ``resume`` stop the clock for answers.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ from utilities.model import RejectReason
 HANDSHAKE_S = 10.0
 ANSWER_S = 30.0
 SLOWEST_BYTES_S = 8192
-"""A payload has ANSWER_S and the time that it takes at this rate."""
+"""A payload may take ANSWER_S plus the time at this rate."""
 IDLE_S = 60.0
-"""After so long without a byte the device is pinged."""
+"""After this long without a byte, a ping is sent."""
 PONG_S = 30.0
 FLOOD_PINGS, FLOOD_S = 100, 10.0
 FRAMES_AT_ONCE = 16
-"""So many frames of one connection are looked at before other connections have their turn."""
+"""The most frames of one connection that are processed before it is the turn of others."""
 PRESSED_S = 10.0
-"""A payload must have come within this time while others wait for memory."""
+"""A payload must arrive within this time while others wait for memory."""
 MEMORY_WAIT_S = 30.0
-"""How long a connection waits for memory before it is asked to come back later."""
+"""How long a connection waits for memory before it is ended, to try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Decides who may connect from this connection's address."""
+    """Decides which devices may connect from this connection's address."""
 
     refusal: Callable[[str], RejectReason | None]
     """Why the device may not connect; None if it may."""
     key: Callable[[str], bytes]
     """The device's key; empty if it has none."""
     interval_s: float
-    """From one round to the next, for ``welcome``."""
+    """The interval between rounds, for ``welcome``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The device has shown who it is, and was welcomed."""
+    """The device was identified and welcomed."""
 
     device_id: str
     oldest: int | None
@@ -87,7 +87,7 @@ class ServerConversation:
         self._gate, self._new_nonce = gate, new_nonce
         self._session = Session(Side.SERVER, hold_payloads=True)
         self.device_id = ""
-        """As ``hello`` names it; not to be believed before ``identified``."""
+        """The id from ``hello``; not to be trusted before the device is identified."""
         self.identified = False
         self._happened: list[Happening] = []
         self._last_id = 0
@@ -98,24 +98,24 @@ class ServerConversation:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over; ``data_to_send`` may still hold the ``error``."""
+        """Whether the connection is over; ``data_to_send`` may still hold the ``error``."""
         return self._session.ended
 
     @property
     def is_behind(self) -> bool:
-        """Whether frames wait to be looked at: call ``receive_data`` again, with ``b""``."""
+        """Whether received frames are still to be processed: call ``receive_data`` again, with ``b""``."""
         return self._session.is_behind
 
     @property
     def payload_expected(self) -> int:
-        """Bytes of the payload that is under way; 0 if none is. It waits for ``release_payload``."""
+        """Length of the payload that is arriving; 0 if none is. It waits for ``release_payload``."""
         return self._session.payload_expected
 
     def release_payload(self) -> None:
-        """There is room for the payload under way."""
+        """Accept the announced payload, as there is memory for it."""
         self._session.release_payload()
 
-    # --- what comes -----------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the device."""
@@ -124,7 +124,7 @@ class ServerConversation:
         self._take_events(now)
 
     def receive_eof(self, now: float) -> None:
-        """Take note that the device closed its side."""
+        """Note that the device has closed its side."""
         self._session.receive_eof()
         self._take_events(now)
 
@@ -155,7 +155,7 @@ class ServerConversation:
         if self._pings > FLOOD_PINGS:
             self._session.fail("flood", f"more than {FLOOD_PINGS} pings in {FLOOD_S:g} s")
 
-    # --- who it is ------------------------------------------------------------------------
+    # --- identification -------------------------------------------------------------------
 
     def _greet(self, hello: Hello) -> None:
         self.device_id = hello.device
@@ -188,9 +188,9 @@ class ServerConversation:
     # --- deadlines ------------------------------------------------------------------------
 
     def tick(self, now: float, memory_is_short: bool = False) -> None:
-        """Look at every deadline; called about once a second.
+        """Check every deadline; called about once a second.
 
-        ``memory_is_short``: other connections wait for what the payload under way occupies.
+        ``memory_is_short``: other connections wait for the memory of the payload that is arriving.
         """
         if self._session.ended:
             return
@@ -219,7 +219,7 @@ class ServerConversation:
             self.fail("timeout", f"no answer within {patience_s:.0f} s")
 
     def pause(self, now: float) -> None:
-        """The shell does not read for a while, for want of memory."""
+        """The shell stops reading, as memory is short."""
         self._paused = now
 
     def resume(self, now: float) -> None:
@@ -228,10 +228,10 @@ class ServerConversation:
             self._progress += now - self._paused
             self._last_byte, self._paused = now, None
 
-    # --- what goes ------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------
 
     def ask(self, request: Request, now: float) -> int:
-        """Send a question; its id. LocalProtocolError where too many are open, or it has ended."""
+        """Send a request; returns its id. LocalProtocolError if too many are open or the connection ended."""
         self._last_id += 1
         if not self._session.unanswered:
             self._progress = now
@@ -239,7 +239,7 @@ class ServerConversation:
         return self._last_id
 
     def end_round(self, verified: Verified) -> None:
-        """Tell the device how the round ended."""
+        """Tell the device the result of a round."""
         self._session.send(verified)
 
     def fail(self, code: str, message: str) -> None:
@@ -248,10 +248,10 @@ class ServerConversation:
         self._happened += [e for e in self._session.events_received() if isinstance(e, Ended)]
 
     def happenings(self) -> list[Happening]:
-        """What happened since the last call; ``Ended`` is the last one ever."""
+        """The events since the last call; ``Ended`` is the last one ever."""
         happened, self._happened = self._happened, []
         return happened
 
     def data_to_send(self) -> bytes:
-        """The bytes to send since the last call."""
+        """The bytes to send that were queued since the last call."""
         return self._session.data_to_send()

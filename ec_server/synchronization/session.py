@@ -1,17 +1,17 @@
-"""One synchronization connection without I/O: bytes in, events and bytes out, for either side.
+"""One synchronization connection without I/O, for either side: takes bytes, returns events and bytes.
 
-Four verbs, as any shell needs: ``receive_data``, ``receive_eof``, ``events_received``,
-``data_to_send``; and ``send`` for a frame of one's own. Rules:
+A shell calls ``receive_data``, ``receive_eof``, ``events_received`` and ``data_to_send``, and ``send`` for
+its own frames. Rules:
 
-1. Both sides keep the same record (state, unanswered requests) by the same code: a frame counts
-   alike whether it was sent or received.
-2. A frame is judged by its line alone, before waiting for any of its payload: no peer makes the
-   peer hold a payload that it did not ask for.
-3. An illegal frame from the peer leaves state and record as they were, puts a reasoned ``error``
-   into ``data_to_send``, ends the session and comes out as ``Ended``. What follows is not read.
-4. An illegal step of one's own raises LocalProtocolError and changes nothing.
-5. At most WINDOW requests are unanswered; answers may come in any order, each exactly once. A
-   ``pong`` answers a ``ping`` that is open.
+1. Both sides keep the same state (and unanswered requests) with the same code, which treats sent and received
+   frames alike.
+2. A frame is checked by its line alone, before any of its payload is awaited: a peer cannot make this side
+   hold a payload that was not requested.
+3. An illegal frame from the peer does not change the state. It queues an ``error`` with the reason in
+   ``data_to_send``, ends the session and is reported as ``Ended``. What follows is not read.
+4. An illegal step of this side raises LocalProtocolError and changes nothing.
+5. At most WINDOW requests are unanswered; answers may arrive in any order, each exactly once. A ``pong`` must
+   answer an open ``ping``.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ _ANSWERS: Mapping[type, type] = {AskMinutes: Minutes, AskSeconds: Seconds, AskSa
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The connection is over and must be closed, after what ``data_to_send`` still holds was sent."""
+    """The connection is over and must be closed, after sending what ``data_to_send`` still returns."""
 
     code: str
-    """``closed`` for an orderly end; else the reason of the ``error`` frame, sent or received."""
+    """``closed`` for an orderly end; else the code of the ``error`` frame, sent or received."""
     message: str
     by_peer: bool
-    """True: the peer closed or sent ``error``. False: it broke a rule, or this side ended it."""
+    """True if the peer closed or sent ``error``; False if it violated the protocol, or this side ended it."""
 
 
 Event = Frame | Ended
 
 
 class Session:
-    """One connection as one side sees it; not thread-safe."""
+    """One side of a connection; not thread-safe."""
 
     def __init__(self, side: Side, *, hold_payloads: bool = False) -> None:
-        """``hold_payloads``: each payload waits, once its line has come, for ``release_payload``."""
+        """``hold_payloads``: after its line, each payload waits for ``release_payload``."""
         self.side = side
         self._hold_payloads, self._released = hold_payloads, False
         self.state = State.OPENED
@@ -74,10 +74,10 @@ class Session:
         self.challenge: Challenge | None = None
         self.ended = False
         self.is_behind = False
-        """Whether whole frames may have come that were not looked at yet."""
+        """Whether complete frames may have arrived that were not processed yet."""
         self._unanswered: dict[int, Request] = {}
         self._open_pings = dict.fromkeys(Side, 0)
-        """By who sent them."""
+        """Open pings by their sender."""
         self._buffer = FrameBuffer()
         self._headed: Frame | None = None
         self._events: list[Event] = []
@@ -85,18 +85,18 @@ class Session:
 
     @property
     def unanswered(self) -> Mapping[int, Request]:
-        """The requests that still lack an answer, oldest first."""
+        """The unanswered requests, oldest first."""
         return MappingProxyType(self._unanswered)
 
     @property
     def payload_expected(self) -> int:
-        """Bytes of the payload that is under way; 0 if none is."""
+        """Length of the payload that is arriving; 0 if none is."""
         return payload_length(self._headed) if self._headed is not None else 0
 
     def receive_data(self, data: bytes, most_frames: int | None = None) -> None:
-        """Take bytes from the peer. Never raises for what they are; see ``Ended``.
+        """Take bytes from the peer. Never raises because of their content; see ``Ended``.
 
-        After ``most_frames`` the rest stays as it came (``is_behind``), for a later call with ``b""``.
+        After ``most_frames``, the rest stays buffered (``is_behind``) for a later call with ``b""``.
         """
         if self.ended:
             return
@@ -114,31 +114,31 @@ class Session:
         self.is_behind = not self.ended and taken == most_frames
 
     def release_payload(self) -> None:
-        """Let the payload under way come; what is there already is taken by the next ``receive_data``."""
+        """Accept the announced payload; what has arrived of it is processed by the next ``receive_data``."""
         self._released = self.is_behind = True
 
     def receive_eof(self) -> None:
-        """Take note that the peer closed its side."""
+        """Note that the peer has closed its side."""
         if not self.ended:
             cut = len(self._buffer) > 0 or self._headed is not None
             code, message = ("cut", "the peer closed in mid-frame") if cut else ("closed", "the peer closed")
             self._end(Ended(code, message, by_peer=True))
 
     def events_received(self) -> list[Event]:
-        """The frames that came since the last call, and ``Ended`` as the last one ever."""
+        """The frames received since the last call; ``Ended`` is the last event ever."""
         events, self._events = self._events, []
         return events
 
     def data_to_send(self) -> bytes:
-        """The bytes to send since the last call."""
+        """The bytes to send that were queued since the last call."""
         data = b"".join(self._outgoing)
         self._outgoing.clear()
         return data
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame of one's own.
+        """Queue a frame to send.
 
-        Raises LocalProtocolError, with nothing changed, where it is not allowed now.
+        Raises LocalProtocolError, and changes nothing, if it is not allowed now.
         """
         if self.ended:
             raise LocalProtocolError("ended", "the connection has ended")
@@ -155,7 +155,7 @@ class Session:
             self._outgoing.append(encode(Error(code, message)))
             self._end(Ended(code, message, by_peer=False))
 
-    # --- the one record of both sides -----------------------------------------------------
+    # --- the state, the same on both sides ------------------------------------------------
 
     def _next_frame(self) -> Frame | None:
         if self._headed is None:

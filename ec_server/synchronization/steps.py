@@ -1,13 +1,13 @@
-"""The steps that a generator of the synchronization may ask its driver for.
+"""The commands that a generator of the synchronization may yield to its driver.
 
-    Ask(request)    send a request; the result is its id. At most WINDOW are unanswered
+    Ask(request)    send a request; the result is its id. At most WINDOW may be unanswered
     Collect(id)     wait for the answer to it; the result is the answer
-    Use(call)       call it with the database; the result is what it returns. A StorageError is thrown
+    Use(call)       call it with the database; the result is its return value. A StorageError is thrown
                     into the generator, which may handle it
-    Pause()         a place where other devices may have their turn; no payload is in use any more
-    Note(figures)   raise figures, write a line to the log
+    Pause()         give other devices their turn; no payload is in use any more
+    Note(figures)   increase figures, write a line to the log
 
-Where the connection ends or the database fails, the driver closes the generator.
+If the connection ends or the database fails, the driver closes the generator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send the request, with an id of the driver's choice instead of its own."""
+    """Send the request, with an id that the driver chooses."""
 
     request: Request
 
@@ -38,19 +38,19 @@ class Collect:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Call with a Store."""
+    """Call a function with a Store."""
 
     call: Callable[[Store], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let others have their turn."""
+    """Give others their turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Raise these figures; where there is a ``message``, log it as ``kind`` (rate limited)."""
+    """Increase these figures; if there is a ``message``, log it as ``kind`` (rate limited)."""
 
     figures: dict[str, int] = field(default_factory=dict)
     kind: str = ""
@@ -62,5 +62,5 @@ Steps = Generator[Command, Any, _Result]
 
 
 def use(call: Callable[[Store], _Result]) -> Steps[_Result]:
-    """The command Use as ``yield from``, so that its result has a type."""
+    """The command Use for ``yield from``, so that its result has a type."""
     return cast(_Result, (yield Use(call)))

@@ -1,13 +1,13 @@
-"""Runs the steps of rounds in a few threads, each with its own database connection, in bounded pieces.
+"""Runs the steps of rounds in a few threads, each with its own database connection, in short turns.
 
 Rules:
 
-1. A generator of steps runs in one thread at a time, until its next command for the network or its
-   next pause; then it queues up again behind the other devices'. So a device with a week to recover
-   gets no more turns than the others.
+1. A generator runs in one thread at a time, until its next command for the network or its next pause. Then it
+   queues again behind those of other devices. So a device with a week to recover gets no more turns than
+   the others.
 2. A Store is opened by the thread that uses it, and closed by ``close``.
-3. The number of threads is small: they share one interpreter, and the database has one writer at a
-   time, which should mostly be the ingest.
+3. The number of threads is small: they share one interpreter, and the database has one writer at a time,
+   which should mostly be ingest.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[_Result]):
-    """The generator's end, with what it returned."""
+    """The end of a generator, with its return value."""
 
     value: _Result
 
 
 @dataclass(frozen=True, slots=True)
 class Turn(Generic[_Result]):
-    """What one turn led to, and what it noted on the way."""
+    """The result of one turn, and the notes it made on the way."""
 
     command: Ask | Collect | Pause | Finished[_Result]
     notes: tuple[Note, ...]
@@ -58,15 +58,15 @@ class StoreThreads:
         return self._waiting > 0
 
     async def turn(self, steps: Steps[_Result], result: Any) -> Turn[_Result]:
-        """Send ``result`` into the generator and let it continue to its next command for the network.
+        """Send ``result`` into the generator and run it to its next command for the network.
 
-        Raises what the generator or the database raised. A cancelled caller gets CancelledError only
-        once the thread has released the generator.
+        Raises what the generator or the database raised. If the caller is cancelled, it gets CancelledError
+        only once the thread has released the generator.
         """
         return await self._run(lambda: self._advance(steps, result))
 
     async def use(self, call: Callable[[Store], _Result]) -> _Result:
-        """One call with a Store; waits its turn like everything else."""
+        """Make one call with a Store; queues like everything else."""
         return await self._run(lambda: call(self._store()))
 
     async def _run(self, work: Callable[[], _Result]) -> _Result:
@@ -97,7 +97,7 @@ class StoreThreads:
                 return Turn(command, tuple(notes))
 
     def _use(self, steps: Steps[_Result], command: Use) -> Callable[[], Command]:
-        """How the generator continues: with the call's result, or with the error, which it may handle."""
+        """Continue the generator with the call's result, or with its error, which it may handle."""
         try:
             return partial(steps.send, command.call(self._store()))
         except StorageError as error:
@@ -111,7 +111,7 @@ class StoreThreads:
         return store
 
     def close(self) -> None:
-        """Wait for the turns that run, drop those that wait, and close every Store."""
+        """Wait for running turns, drop waiting ones, and close every Store."""
         self._pool.shutdown(cancel_futures=True)
         for store in self._stores:
             store.close()

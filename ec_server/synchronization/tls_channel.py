@@ -1,6 +1,6 @@
-"""TLS of one connection without a socket: bytes in, bytes out, and the plain text between.
+"""The TLS layer of one connection, without a socket: encrypted bytes on one side, plain text on the other.
 
-A server's first step of the handshake costs a signature; see handshake_turns.py for when it is made.
+The server's first step of a handshake requires a signature; handshake_turns.py decides when it is done.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ _READ_BYTES = 1 << 16
 
 
 class TlsChannel:
-    """One connection's TLS, as the server; raises ssl.SSLError if the peer breaks its rules."""
+    """The server's side of TLS; raises ssl.SSLError if the peer violates the protocol."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._fed = bytearray()
         self.begun = False
-        """Whether a step of the handshake was made."""
+        """Whether a step of the handshake was done."""
         self.established = False
         """Whether the handshake is over."""
         self.at_end = False
 
     @property
     def fed(self) -> int:
-        """Bytes that were put aside for the next step."""
+        """Number of bytes that wait for the next step."""
         return len(self._fed)
 
     def feed(self, data: bytes) -> None:
-        """Put what came from the network aside."""
+        """Buffer bytes from the network."""
         self._fed += data
 
     def _take_fed(self) -> None:
@@ -38,7 +38,7 @@ class TlsChannel:
         self._fed.clear()
 
     def handshake_step(self) -> None:
-        """Go on with the handshake as far as the bytes reach."""
+        """Continue the handshake as far as the received bytes allow."""
         self.begun = True
         self._take_fed()
         try:
@@ -48,7 +48,7 @@ class TlsChannel:
             pass
 
     def read(self) -> bytes:
-        """The plain bytes of all that was fed; ``at_end`` is set where the peer closed TLS."""
+        """Decrypt everything that was fed; ``at_end`` is set if the peer closed TLS."""
         self._take_fed()
         parts = []
         try:
@@ -66,11 +66,11 @@ class TlsChannel:
         self._tls.write(data)
 
     def close(self) -> None:
-        """Say that nothing more follows."""
+        """Send close_notify."""
         try:
             self._tls.unwrap()
         except ssl.SSLError:
-            return  # the peer's own close has not come yet, or never will
+            return  # the peer's close_notify has not arrived yet, or never will
 
     def data_to_send(self) -> bytes:
         """The bytes for the network since the last call."""

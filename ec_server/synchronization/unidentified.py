@@ -1,8 +1,8 @@
 """Limits connections that are not yet authenticated; pure.
 
-They are bounded for each source (IP address) and all together. Where a bound is passed, the oldest of
-the source with the most goes, not the newest: an honest meter needs milliseconds to be identified, so
-it gets in however many idle connections others hold open.
+There is a limit for each source (IP address) and for all together. If one is exceeded, the oldest connection
+of the source with the most is closed, not the newest: an honest meter needs only milliseconds to be
+identified, so it gets in however many idle connections others hold open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _Connection = TypeVar("_Connection")
 
 
 class Unidentified(Generic[_Connection]):
-    """The connections, by source, in the order of coming."""
+    """The connections, by source, in the order of arrival."""
 
     def __init__(self, most: int = MAX_UNIDENTIFIED, most_of_source: int = MAX_OF_SOURCE) -> None:
         self._most, self._most_of_source = most, most_of_source
@@ -27,7 +27,7 @@ class Unidentified(Generic[_Connection]):
         return self._count
 
     def add(self, source: str, connection: _Connection) -> _Connection | None:
-        """Take one more; returns the connection that has to go for it, if any."""
+        """Add a connection; returns the one that must be closed for it, if any."""
         mine = self._of_source.setdefault(source, {})
         mine[connection] = None
         self._count += 1
@@ -41,7 +41,7 @@ class Unidentified(Generic[_Connection]):
         return len(self._of_source[source])
 
     def remove(self, source: str, connection: _Connection) -> None:
-        """It was identified, or is over; nothing if it was removed before."""
+        """Remove a connection that was identified or has ended; ignored if it was removed before."""
         mine = self._of_source.get(source, {})
         if connection in mine:
             del mine[connection]

@@ -1,12 +1,12 @@
-"""Encodes and decodes frames as the rows of frame_table.py say; pure.
+"""Encodes and decodes frames according to frame_table.py; pure.
 
-Rules (docs/protocol.md, Synchronization, is the contract):
+Rules (the specification is docs/protocol.md, Synchronization):
 
-1. A frame is one line of JSON in UTF-8, at most ``MAX_LINE_BYTES`` with its ``\\n``. Where it has
-   ``length``, that many bytes of payload follow, at most ``MAX_PAYLOAD_BYTES``, unpacked too.
-2. Here only the *form* is judged. Whether a frame may come now is decided in session.py. What has
-   another form raises RemoteProtocolError.
-3. Keys that are not known are ignored, so that a later protocol may add some; unknown types are not.
+1. A frame is one line of JSON in UTF-8, at most ``MAX_LINE_BYTES`` including its ``\\n``. If it has
+   ``length``, that many bytes of payload follow, at most ``MAX_PAYLOAD_BYTES``, also when decompressed.
+2. Only the *format* is checked here; a wrong one raises RemoteProtocolError. session.py decides whether a
+   frame is allowed now.
+3. Unknown keys are ignored, so that a later protocol can add some; unknown types are errors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame's line, with its payload behind it. ValueError if it passes a limit."""
+    """The frame's line, followed by its payload. ValueError if it exceeds a limit."""
     kind = BY_CLASS[type(frame)]
     values = {"type": kind.name}
     for field in kind.fields:
@@ -43,9 +43,9 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode(sender: Side, line: bytes) -> Frame:
-    """The frame of one line (with or without its ``\\n``); a payload is still to come (``with_payload``).
+    """The frame in one line (with or without its ``\\n``), still without payload (see ``with_payload``).
 
-    Raises RemoteProtocolError, which names the key that is wrong.
+    Raises RemoteProtocolError, which names the wrong key.
     """
     values = _parse(line)
     name = values.get("type")
@@ -91,7 +91,7 @@ def with_payload(frame: Frame, payload: bytes) -> Frame:
 
 
 class FrameBuffer:
-    """What came and is not yet a frame: never longer than one frame's limits and one read."""
+    """Received bytes that are not a complete frame yet: at most the limits of one frame, plus one read."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -101,11 +101,11 @@ class FrameBuffer:
         return len(self._bytes)
 
     def append(self, data: bytes) -> None:
-        """Put the next bytes behind."""
+        """Append received bytes."""
         self._bytes += data
 
     def take_line(self) -> bytes | None:
-        """The next line with its ``\\n``; None while it is not whole; RemoteProtocolError when too long."""
+        """The next line with its ``\\n``; None while incomplete; RemoteProtocolError if it is too long."""
         end = self._bytes.find(b"\n", self._searched)
         if end + 1 > MAX_LINE_BYTES or (end < 0 and len(self._bytes) >= MAX_LINE_BYTES):
             raise RemoteProtocolError("line_too_long", f"a line of more than {MAX_LINE_BYTES} bytes")
@@ -115,7 +115,7 @@ class FrameBuffer:
         return self.take(end + 1)
 
     def take(self, length: int) -> bytes | None:
-        """The next ``length`` bytes; None while they are not all there."""
+        """The next ``length`` bytes; None until all have arrived."""
         if len(self._bytes) < length:
             return None
         taken = bytes(self._bytes[:length])
