@@ -1,1 +1,1 @@
-"""From a SIP MESSAGE to a committed row."""
+"""Turns SIP MESSAGEs into committed rows."""

@@ -1,8 +1,8 @@
-"""The writer process of one receiver: ``python -m ec_server.ingest --worker N``; started by it.
+"""The writer process of a receiver, which starts it: ``python -m ec_server.ingest --worker N``.
 
-It ends when the receiver has closed the ring and everything in it is settled, or after the group in
-hand when the receiver is gone. Signals meant for the receiver (a terminal's, systemd's) are left to
-it: this process takes its end from the ring.
+It ends when the receiver has closed the ring and everything in it is settled or, if the receiver has died,
+after the current group. It ignores signals meant for the receiver (from a terminal or systemd), as the ring
+tells it when to end.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from utilities.utc import DAY_S
 _STORE_AGAIN_S = 0.5
 _OBJECTS_A_COLLECTION = 50_000
 _KEPT_BYTES = 32 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 _log = logging.getLogger("writer")
 
 
 def main() -> int:
-    """Read the command line and the configuration, then write until the ring is done; the exit code."""
+    """Read the command line and the configuration, write until the ring is done; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", dest="file", type=Path, metavar="FILE", help="configuration file")
     parser.add_argument("--worker", type=int, required=True, metavar="NUMBER", help="number of the receiver")
@@ -76,7 +76,7 @@ def main() -> int:
         return EXIT_CONFIGURATION
     run_folder = settings.storage_path / RUN_FOLDER
     lock = os.open(run_folder / f"{name}.writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # a writer before this one may have a group in hand
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a previous writer may still be committing a group
     page = WorkerPage.create(run_folder / f"{name}.page", RECEIVER_FIGURES)
     ring = ring_path(run_folder, name)
     if arguments.drain and not is_usable(ring, page):
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def _tell(ring: Path, trouble: str) -> None:
-    """Let the SIP process know why this one ends; without the configuration nothing else is known."""
+    """Tell the SIP process, through the ring, why this one ends; for errors of the configuration."""
     with suppress(OSError, ValueError):
         Taker(ring, WorkerPage.open(ring.with_suffix(".page"))).beat(trouble)
 
@@ -133,9 +133,9 @@ def _write(settings: Settings, number: int, page: WorkerPage, taker: Taker) -> i
 
 
 def _keep_memory() -> None:
-    """Leave each group's memory to the next one, and do not look for cycles in it: batches hold none.
+    """Keep the memory of each group for the next one, and do not search it for cycles: batches have none.
 
-    The C library would give it back to the system after every group, and ask for it again.
+    Otherwise the C library returns it to the system after every group, and requests it again.
     """
     gc.freeze()
     gc.set_threshold(_OBJECTS_A_COLLECTION)
@@ -146,7 +146,7 @@ def _keep_memory() -> None:
 
 
 def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:
-    """Open the database; waits for one that is unavailable, unless messages can wait in a spool."""
+    """Open the database; waits until it is available, unless messages can wait in a spool."""
     calls = WatchedCalls(taker.beat, Troubles(taker.beat))
     opened: list[Store] = []
     while not taker.closed:
@@ -163,7 +163,7 @@ def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Stor
 
 
 def open_spool(settings: Settings, number: int) -> Spool | None:
-    """This worker's spool, for an engine that may be unavailable; none for the embedded one."""
+    """This worker's spool, for an engine that may be unavailable; None for the embedded one."""
     if settings.storage_engine == "sqlite":
         return None
     path = settings.storage_path / SPOOL_FOLDER / f"{receiver_name(number)}.sqlite"
@@ -181,7 +181,7 @@ def left_spools(settings: Settings) -> list[LeftSpool]:
 
 
 def writer_settings(settings: Settings, number: int) -> WriterSettings:
-    """What the configuration says of committing. What retention would remove at once is not taken."""
+    """The options for committing. Samples that retention would remove at once are not accepted."""
     max_back_days = settings.ingest_max_back_days
     if settings.storage_retention_days:
         max_back_days = min(max_back_days, settings.storage_retention_days)

@@ -1,8 +1,8 @@
-"""Whether a message may be sent in the name of its device; pure.
+"""Whether a peer may send a message for the device that it names; pure.
 
-Two rules. A peer that showed a certificate speaks only for the device whose id is the certificate's
-common name. With a devices file, a device must be in it, and its messages come from its networks:
-those of the SIP peer, which is the proxy where there is one in front.
+Two rules. A peer with a certificate may send only for the device whose id is the certificate's common name.
+With a devices file, the device must be in it, and its messages must come from its networks; what counts is
+the address of the SIP peer, which is that of the proxy if there is one.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from utilities.model import RawMessage, Rejection, RejectReason
 
 
 class Directory(Protocol):
-    """What is asked of the devices file (configuration/devices.py)."""
+    """The interface of the devices file (configuration/devices.py)."""
 
     @property
     def open_to_all(self) -> bool:
-        """No file: every device may send."""
+        """Whether every device may send, because there is no file."""
 
     def admits(self, device_id: str, ip: str) -> RejectReason | None:
         """None if the device may send from the address, else why not."""
 
 
 class Admission:
-    """Callable on ``(device id, message)``: None to let it in, or the rejection. Threads may share it."""
+    """Callable with ``(device id, message)``: None to admit it, or the rejection. Thread-safe."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     def __call__(self, device_id: str, message: RawMessage) -> Rejection | None:
-        """Judge one message whose body parsed."""
+        """Judge one message that names this device."""
         if message.peer_name and message.peer_name != device_id:
             return Rejection(
                 RejectReason.WRONG_CERTIFICATE, f"the certificate is of {message.peer_name!r}", device_id
@@ -43,7 +43,7 @@ class Admission:
 
 
 def address_of(sender: str) -> str:
-    """The address of ``ip:port`` or ``[ip]:port``."""
+    """The IP address in ``ip:port`` or ``[ip]:port``."""
     return sender.rpartition(":")[0].strip("[]")
 
 

@@ -1,8 +1,8 @@
-"""Canonical text of many binary bodies at once, as C's ``"%06d,%.9g"`` would print it; pure.
+"""Canonical text of many binary bodies at once, as C would print it with ``"%06d,%.9g"``; pure.
 
-A body is surely good where its stride, its microseconds and its values are: each value 0, or from 1e-4 to
-below 1e8, where ``%.9g`` writes no exponent and eight digits at most before the point. Of every other body
-this says nothing. The printing itself is packing/number_text.py's.
+A body is certainly valid if its stride, its microseconds and its values are: each value 0, or from 1e-4 to
+below 1e8, for which ``%.9g`` writes no exponent and at most eight digits before the point. About all other
+bodies, nothing is decided here. packing/number_text.py does the printing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ec_server.packing.number_text import (
 )
 
 BYTES_AT_ONCE = 108 << 10
-"""What is best made text in one go: with more, the arrays no longer fit into the processor's cache."""
+"""The best amount to print at once: with more, the arrays no longer fit into the processor's cache."""
 
 _Numbers = npt.NDArray[np.int64]
 _Values = npt.NDArray[np.float64]
@@ -34,9 +34,9 @@ _SAMPLE = np.dtype([("us", "<i4"), ("value", "<f4"), ("end", "u1")])
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
-    """The text of each body, with what is known of it; None if it is not sure.
+    """The text of each body, with its properties; None if it is not certainly valid.
 
-    ``bodies`` are SAMPLES of whole strides, the last one without its ``;``: 9n - 1 bytes, n from 1 on.
+    ``bodies`` are SAMPLES in complete strides, the last one without its ``;``: 9n - 1 bytes, n at least 1.
     """
     samples = np.frombuffer(b";".join(bodies) + b";", _SAMPLE)
     us, values = samples["us"].astype(np.int64), samples["value"].astype(np.float64)
@@ -57,10 +57,10 @@ def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
 
 
 def _printed(us: _Numbers, values: _Values, chosen: _Chosen, counts: _Numbers) -> list[bytes]:
-    """The texts of the chosen samples, one for each of ``counts``, which are of bodies that are good."""
+    """The texts of the chosen samples, one for each of ``counts``, the sample counts of valid bodies."""
     if not len(counts):
         return []
-    if not chosen.all():  # what no text is made of is not printed: it would double the cost of such a body
+    if not chosen.all():  # do not print samples of other bodies: it would double their cost
         us, values = us[chosen], values[chosen]
     words = value_words(float_digits(np.abs(values)), np.signbit(values))
     joined, places = join_samples(head_words(us), words)

@@ -1,12 +1,12 @@
-"""Commits a group of batches to rows or to the spool, and to the counters, until it is done or given up.
+"""Commits groups of batches to the database or the spool, and updates the counters.
 
 Rules:
 
-1. A write that fails is tried again until it succeeds or the process has to go; with a spool, what the
-   database does not take goes there at once, and so does all that follows until the spool is empty.
-2. The account changes in one step per commit, after it, and the last step of a group moves the ring on.
-   Before it the page notes which commit is meant (``intend``), and the commit carries the same number:
-   so a successor after a death knows whether it happened (group_settlement.py).
+1. A failed write is tried again until it succeeds or the process has to end. With a spool, what the database
+   does not accept goes there at once, and so does everything that follows until the spool is empty.
+2. After each commit the account changes in one step; the last step of a group also advances the ring. Before
+   the commit, the page notes its number (``intend``), and the commit stores the same number with the rows.
+   So the successor of a writer that died knows whether the commit happened (group_settlement.py).
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One commit: a day's batches, and the figures that change with it."""
+    """One commit: the batches of a day, and the figures that change with it."""
 
     day: int
     batches: list[Batch]
     rest: Mapping[str, int]
-    """Figures that change with the group's last step: what was rejected, and the ring."""
+    """Figures that change with the group's last step: rejected messages, and the ring's position."""
     taken_s: float
 
 
 class Committer:
-    """``commit`` is called in one thread; ``abandon`` is an event that any thread may set."""
+    """``commit`` is called by one thread; ``abandon`` is an event that any thread may set."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Committer:
         abandon: threading.Event,
         count_step: Callable[[], None],
     ) -> None:
-        """``count_step`` is called while it waits for a database that is known to be unavailable."""
+        """``count_step`` is called while waiting for a database that is known to be unavailable."""
         self._worker = worker
         self._taker = taker
         self._page = page
@@ -79,12 +79,12 @@ class Committer:
         self._twice = 0
 
     def begin(self) -> None:
-        """Number the commits from where the account ends."""
+        """Continue the numbering of commits from the account."""
         self._settled_sequence = self._page.page.figures()["settled_sequence"]
         self._sequence = max(self._page.page.intent()[1], self._settled_sequence)
 
     def commit(self, group: Group) -> None:
-        """Commit a group day by day; returns early, and leaves the ring where it is, where abandoned."""
+        """Commit a group day by day; if abandoned, returns early and does not advance the ring."""
         days, self._twice = days_to_commit(group)
         if self._twice:
             self._page.apply({"taken_over": self._twice})
@@ -99,7 +99,7 @@ class Committer:
             self._account(rest)
 
     def _until_done(self, step: _Step) -> bool:
-        """Write until it is committed or spooled; False: abandoned."""
+        """Write until the step is committed or spooled; False if abandoned."""
         self._sequence += 1
         wait_s = _FIRST_RETRY_S
         while not self._abandon.is_set():
@@ -160,11 +160,11 @@ class Committer:
     # --- the spool ------------------------------------------------------------------------
 
     def _spool_instead(self, step: _Step, why: StorageError) -> bool:
-        """Whether the spool took what the database did not."""
+        """Whether the spool accepted what the database did not."""
         if self._spooling is None:
             return False
         if self._spooling.engaged:
-            return False  # it is the spool that refused
+            return False  # the spool itself refused it
         try:
             self._to_spool(self._spooling, step)
         except StorageError as error:
@@ -199,7 +199,7 @@ class Committer:
         self._page.apply(changes)
 
     def _wait(self, wait_s: float) -> None:
-        """Wait for a database that is known to be unavailable; the thread is not stuck meanwhile."""
+        """Wait for a database that is known to be unavailable, without being considered stuck."""
         until_s = time.monotonic() + wait_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._abandon.wait(min(left_s, _STEP_S)):
             self._count_step()

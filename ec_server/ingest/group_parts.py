@@ -1,4 +1,4 @@
-"""A group of messages as the steps in which it is committed: one per UTC day; pure."""
+"""Splits a group of messages into the steps of its commit, one per UTC day; pure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from utilities.utc import DAY_S, day_of
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Messages that were taken and checked, and where they end in the ring."""
+    """Messages that were taken from the ring and checked, and where they end in it."""
 
     batches: Sequence[Batch]
     rejected: Mapping[str, int]
     end: Place
     taken_s: float
     settled_before: int = 0
-    """How many of the messages a writer before this one has settled,"""
+    """How many of the messages an earlier writer has settled already,"""
     settled_days_end: int = 0
-    """which are of days before this one (epoch second)."""
+    """all of them of days before this one (epoch second)."""
 
 
 def days_to_commit(group: Group) -> tuple[list[tuple[int, list[Batch]]], int]:
-    """The days that are not settled, ascending, with their batches; and how many messages count twice.
+    """The days to commit, ascending, with their batches, and how many messages would be counted twice.
 
-    Where the batches of the settled days are not as many as were settled (the limits or the devices file
-    changed since), every day is committed again, which changes no row that is there, and all that was
-    settled before is counted twice. It is booked as ``taken_over`` at once, so that nothing of the group
-    counts as settled any more: a writer that dies now leaves an account that the next one can go on with.
-    ``counted_once`` then takes it off again.
+    If the settled days do not have as many batches as were settled (the limits or the devices file have
+    changed), every day is committed again, which changes no stored row, and the settled messages would be
+    counted twice. Their number is added to ``taken_over`` at once, so that nothing of the group counts as
+    settled any more: if the writer dies now, the next one can continue from the account. ``counted_once``
+    then subtracts them again.
     """
     days = by_day(group.batches)
     settled_days = [batches for day, batches in days if day < group.settled_days_end]
@@ -41,10 +41,10 @@ def days_to_commit(group: Group) -> tuple[list[tuple[int, list[Batch]]], int]:
 
 
 def counted_once(changes: Mapping[str, int], twice: int) -> tuple[dict[str, int], int]:
-    """A step's figures less the messages that count twice; and how many of them are left for later steps.
+    """A step's figures without messages that were counted before, and how many of those are left.
 
-    What is taken off goes off ``taken_over``, too. What no step can take off stays there, and the account
-    sums up all the same.
+    What is subtracted is subtracted from ``taken_over`` as well. What no step can subtract stays there, so
+    that the account's sum is right in any case.
     """
     once = dict(changes)
     names = ("duplicate", "stored", *(name for name in once if name.startswith("rejected_")))
@@ -58,7 +58,7 @@ def counted_once(changes: Mapping[str, int], twice: int) -> tuple[dict[str, int]
 
 
 def by_day(batches: Sequence[Batch]) -> list[tuple[int, list[Batch]]]:
-    """The batches of each UTC day, in their order, days ascending; nearly always there is one."""
+    """The batches of each UTC day, in their order, days ascending; nearly always there is one day."""
     days = {second - second % DAY_S for second in {batch.second for batch in batches}}
     if len(days) == 1:
         return [(days.pop(), list(batches))]

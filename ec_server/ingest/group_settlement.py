@@ -1,37 +1,37 @@
-"""What became of the group that a writer had in hand when it died, and where the next begins; pure.
+"""What happened to the group that a writer was committing when it died, and where the next begins; pure.
 
-A group is taken from the ring, checked, and committed one UTC day after the other; each commit is one
-step of the account. The last step also counts what was rejected and moves the ring on behind the group.
-Before the first commit the ring notes where the group ends; before each, the page notes its number (the
-intent), and the database commits the same number with the rows (the mark). The points at which the
-writer can die, and what the next one then does:
+A group is taken from the ring, checked, and committed one UTC day after the other; each commit is one step
+of the account. The last step also counts rejected messages and advances the ring past the group. Before the
+first commit, the ring notes where the group ends. Before each commit, the page notes its number (the
+intent), and the database commits the same number with the rows (the mark). These are the points at which
+the writer can die, and what the next writer does:
 
 =================================  ===========================================  ===========================
-the writer died                    seen from                                    the next writer
+the writer died                    recognised by                                the next writer
 =================================  ===========================================  ===========================
-before the group's end was noted   no group is noted beyond what is settled     takes anew
-before a day's commit              the mark is not the intent's                 takes the same group; leaves
-                                                                                out the days settled before
+before the group's end was noted   no group is noted beyond what is settled     takes a new group
+before a day's commit              the mark is not the intent's                 takes the same group, without
+                                                                                the days settled before
 after a day's commit, before its   the mark is the intent's number, and the     counts what the mark says,
 step of the account                account has not settled that number          then as below
-the same, Cassandra                it keeps no marks                            commits that day again: the
-                                                                                same rows, so none is double
+the same, with Cassandra           there are no marks                           commits that day again: the
+                                                                                same rows, so no duplicates
 after the spool took a day,        more in the spool than the page says, and    counts them as spooled, then
 before its step                    no more than the group lacks                 as below
-after the last step                all of the group is settled                  takes anew
-after a drained group was removed  the spool notes a group as drained that the  counts what the spool
-from the spool, before its step    page does not know of                        notes of it
-with the ring's file gone          the ring was made after these were received  counts as lost what neither
+after the last step                all of the group is settled                  takes a new group
+after a drained group was removed  the spool notes a group as drained that the  counts it as the spool
+from the spool, before its step    page does not know                           notes it
+at any point, ring's file gone     the ring was made after these were received  counts as lost what neither
                                                                                 account nor mark settles
-with the page gone, spool left     more in the spool than any group explains    counts them as taken over
+at any point, page gone            more in the spool than any group explains    counts them as taken over
 =================================  ===========================================  ===========================
 
-"As below": if that completes the group, the ring advances behind it; otherwise the same messages are
-taken again, as one group and nothing with it, and ``settled_before`` of them are settled: those of the
-days up to the one that the last settled intent names.
+"As below": if that completes the group, the ring advances past it. Otherwise the same messages are taken
+again, as a group of their own, of which ``settled_before`` are settled: those of the days up to the one that
+the last settled intent names.
 
-The SIP process has two points only: a message whose record was written but not counted is written over by
-the next one; a message that is counted is in the ring, and is taken as any other.
+For the SIP process there are only two cases: a message whose record was written but not counted is
+overwritten by the next one; a message that was counted is in the ring, and is taken like any other.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from utilities.utc import DAY_S
 
 
 class Place(NamedTuple):
-    """A place between two messages of a ring."""
+    """A position between two messages of a ring."""
 
     position: int
     """Bytes since the ring was made."""
     messages: int
-    """How many come before it, ever."""
+    """Number of all messages before it, ever."""
 
 
 class Death(Enum):
-    """At which point of a group's life the writer before died, as far as it matters."""
+    """At which point the previous writer died, as far as it matters."""
 
-    NOTHING_IN_HAND = "no group was in hand"
+    NOTHING_IN_HAND = "no group was being processed"
     BEFORE_COMMIT = "before the group, or the rest of it, was committed"
     AFTER_COMMIT = "after a commit that the account does not know of"
     AFTER_SPOOLING = "after a part went to the spool that the account does not know of"
@@ -65,57 +65,57 @@ class Death(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is on record when a writer begins."""
+    """Everything known when a writer begins."""
 
     settled: int
     """Received messages that the account has settled."""
     ring: Place
-    """Where, by the figures, the unsettled part of the ring begins."""
+    """Where the unsettled part of the ring begins, according to the figures."""
     ring_base: int
     """Messages received before the ring's file was made."""
     group_end: Place
-    """Where the group ends that was noted last."""
+    """The end of the last group that was noted."""
     settled_sequence: int
-    """The last commit that the account knows."""
+    """Number of the last commit that the account knows."""
     intended_sequence: int
-    """The last commit or append to the spool that was begun."""
+    """Number of the last commit, or append to the spool, that was begun."""
     intended_day: int = 0
-    """Its UTC day, epoch second."""
+    """The UTC day of that commit, epoch second."""
     mark: tuple[int, int, int] | None = None
-    """``(sequence, stored, duplicate)`` as the database has it; None: none, or it keeps no marks."""
+    """``(sequence, stored, duplicate)`` from the database; None if there is none, or it keeps no marks."""
     spooled: int = 0
-    """Batches in the spool as the account has it."""
+    """Batches in the spool according to the account."""
     in_spool: int = 0
-    """Batches that are in the spool."""
+    """Batches that are really in the spool."""
     drained: Mapping[str, int] = field(default_factory=dict)
-    """The step for a group that left the spool and that the account does not know of."""
+    """The step for a group that left the spool without the account knowing."""
 
     @property
     def asks_for_mark(self) -> bool:
-        """Whether a commit is in doubt, so that the database has to be asked for its mark."""
+        """Whether a commit is in doubt, so that the mark must be read from the database."""
         in_hand = self.group_end.messages > self.settled or self.ring.messages <= self.ring_base
         return self.intended_sequence > self.settled_sequence and in_hand
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSettlement:
-    """What the next writer does first."""
+    """What the next writer has to do first."""
 
     death: Death
     begin: Place
-    """Where it takes from."""
+    """From where it takes messages."""
     changes: Mapping[str, int] = field(default_factory=dict)
-    """What it adds to the account's figures, in one step."""
+    """Changes of the account's figures, applied in one step."""
     group_size: int = 0
-    """Messages that it takes as one group, which is settled in part; 0: as many as there are."""
+    """Number of messages to take as one group, which is partly settled; 0 for as many as there are."""
     settled_before: int = 0
-    """How many messages of that group are settled."""
+    """Number of settled messages in that group,"""
     settled_days_end: int = 0
-    """They are of days before this one (epoch second)."""
+    """all of them of days before this one (epoch second)."""
 
 
 def settle(evidence: Evidence) -> GroupSettlement:
-    """Decide what became of the group; ``changes`` bring the account up to it."""
+    """Decide what happened to the group; the result's ``changes`` update the account accordingly."""
     lacks = evidence.group_end.messages - evidence.settled
     spooled = evidence.spooled + evidence.drained.get("spooled", 0)
     spool_changes, newly_spooled = spool_agreement(spooled, evidence.in_spool, lacks)
@@ -152,7 +152,7 @@ def _death(evidence: Evidence, commit_changes: Mapping[str, int], newly_spooled:
 
 
 def _commit_in_doubt(evidence: Evidence) -> dict[str, int]:
-    """The step of a commit that happened and is not in the account."""
+    """The step of a commit that happened but is not in the account."""
     mark = evidence.mark
     if mark is None or not evidence.asks_for_mark or mark[0] != evidence.intended_sequence:
         return {}
@@ -164,10 +164,10 @@ def _commit_in_doubt(evidence: Evidence) -> dict[str, int]:
 
 
 def spool_agreement(spooled: int, in_spool: int, group_lacks: int) -> tuple[dict[str, int], int]:
-    """The step that makes an account agree with its spool, and how much of it is the group's in hand.
+    """The step that makes an account agree with its spool, and how much of it belongs to the current group.
 
-    ``spooled`` is what the account says, ``in_spool`` what is there, ``group_lacks`` how many messages of
-    the group in hand are not settled.
+    ``spooled`` is the account's figure, ``in_spool`` the real number, ``group_lacks`` how many messages of
+    the current group are not settled.
     """
     more = in_spool - spooled
     if more == 0:
@@ -184,7 +184,7 @@ def _move(ring: Place, to: Place) -> dict[str, int]:
 
 
 def _sum(*changes: Mapping[str, int]) -> dict[str, int]:
-    """Several changes as one; what comes to nothing is left out."""
+    """Several changes combined; zeros are left out."""
     names = {name for one in changes for name in one}
     sums = {name: sum(one.get(name, 0) for one in changes) for name in names}
     return {name: amount for name, amount in sums.items() if amount}

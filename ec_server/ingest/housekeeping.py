@@ -1,4 +1,4 @@
-"""A writer's periodic work: live figures, devices on record, silent minutes, the database's health."""
+"""A writer's periodic work: live figures, recording devices, idle minutes, the database's health."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from utilities.log import RateLimit
 
 _INTERVAL_S = 1.0
 _MOST_KNOWN = 2 * MOST_DEVICES
-"""Device ids that are remembered as heard; with more they are forgotten and looked up again."""
+"""Device ids that are remembered as known; beyond this, all are forgotten and looked up again."""
 _MOST_TOLD = 50
-"""Newcomers of one interval that are looked up, to be logged; invented ids may come by the thousand."""
+"""New devices per interval that are looked up and logged; there may be thousands of invented ids."""
 
 _log = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """One thread at a time."""
+    """Not thread-safe."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Housekeeping:
         self._spooling = spooling
         self._next_s = 0.0
         self._known: set[str] = set()
-        """Devices that this process has heard before."""
+        """Devices from which this process has received before."""
         self._newcomers = RateLimit(burst=20)
 
     def is_due(self, now_s: float) -> bool:
@@ -49,12 +49,12 @@ class Housekeeping:
         return now_s >= self._next_s
 
     def do(self, now_s: float) -> None:
-        """Called once per second; a database that is unavailable is reported, and tried again next time."""
+        """Called once per second; an unavailable database is reported, and tried again the next time."""
         self._next_s = now_s + _INTERVAL_S
         seen = self._live.write_when_due(now_s)
         self._minutes.end_idle(now_s)
         if self._spooling is not None and self._spooling.engaged:
-            self._troubles.say("health", "")  # the drainer tells what the database says
+            self._troubles.say("health", "")  # the drainer reports the state of the database
             return
         try:
             store = self._handle.store()
@@ -66,7 +66,7 @@ class Housekeeping:
             self._troubles.say("health", str(error))
 
     def _tell_newcomers(self, store: Store, seen: Iterable[str]) -> None:
-        """Log the first contact of each device that is not on record, at a limited rate."""
+        """Log the first contact of each unknown device, at a limited rate."""
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
         newcomers = sorted(set(seen) - self._known)

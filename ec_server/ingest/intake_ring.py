@@ -1,23 +1,22 @@
-"""The bounded queue between the SIP process and its writer process: a mapped file that outlives both.
+"""The bounded queue between the SIP process and its writer process: a mapped file that survives both.
 
 Rules:
 
-1. One process puts, one takes. A message is there once it is counted: ``put`` writes its record
-   first and then raises the page's ``received``, a single store. So every message that is counted
-   can be read, whoever dies when.
-2. What was taken leaves the ring only when it is settled: ``ring_position`` and ``ring_count`` are
-   figures of the page and change in one step with the account. A writer that takes over begins
-   exactly where the account ends.
-3. Nothing is dropped: a full ring blocks ``put``, and with it the SIP stack. Only ``close`` ends such
-   a wait, and ``put`` says so.
-4. The file belongs to one boot of the machine: after a power cut its pages are not to be trusted.
-   What was in it then is lost, by number when its writer begins.
-5. Positions count bytes since the file was made; a record stands at its position modulo the size.
-   Each carries its number, so that a record that is not the expected one is never taken for it.
-6. A ring that cannot be read is set aside (renamed), what was in it counts as lost, and the start goes on.
-   Damage that the writer meets while the receiver runs ends the receiver, and so leads to a new start.
+1. One process puts, one takes. A message is in the ring once it is counted: ``put`` first writes the record,
+   then increases the page's ``received``, with a single store to memory. So every counted message can be
+   read, whichever process dies at any point.
+2. A message leaves the ring only when it is settled: ``ring_position`` and ``ring_count`` are figures of the
+   page, and change in the same step as the account. A new writer begins exactly where the account ends.
+3. Nothing is dropped: while the ring is full, ``put`` waits, and with it the SIP port. Only ``close`` ends
+   this wait, and ``put`` then returns False.
+4. The file is valid for one boot of the machine, as its pages cannot be trusted after a power failure. What
+   was in it is then lost, and counted as lost when the writer begins.
+5. Positions count bytes since the file was made; a record is at its position modulo the size. Each record
+   contains its number, so that a wrong one is always recognised.
+6. A ring that cannot be read is set aside (renamed), its messages count as lost, and the start continues. If
+   the writer finds damage while the receiver runs, the receiver ends, which leads to a new start.
 
-The layout of the file is ring_file.py's.
+ring_file.py defines the layout of the file.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ from utilities.model import RawMessage
 
 
 class IntakeRing(RingFile):
-    """The SIP process's side; one thread puts. Times are of CLOCK_MONOTONIC."""
+    """The SIP process's side; used by one thread. Times are those of CLOCK_MONOTONIC."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class IntakeRing(RingFile):
         on_wait: Callable[[], None] = lambda: None,
         wait_interval_s: float = 0.5,
     ) -> None:
-        """Use the file at ``path``, or make it for ``most`` messages where it does not fit this account.
+        """Use the file at ``path``; if it does not match the account, make a new one for ``most`` messages.
 
         ``on_wait`` is called every ``wait_interval_s`` while ``put`` waits for room.
         """
@@ -90,7 +89,7 @@ class IntakeRing(RingFile):
         self._cells[READY] = 0
 
     def _use(self, path: Path, page: WorkerPage, most: int) -> None:
-        """Map the file, or a new one, and find where the next message goes."""
+        """Map the file, or a new one, and find the position of the next message."""
         if not is_usable(path, page, most):
             if is_marked_damaged(path):
                 set_aside(path, "the writer could not read it")
@@ -101,28 +100,28 @@ class IntakeRing(RingFile):
         self._count = figures["received"]
         self._head = figures["ring_position"]
         first = figures["ring_count"]
-        if first <= self._cells[BASE_COUNT]:  # the file is new, and its writer has not begun
+        if first <= self._cells[BASE_COUNT]:  # the file is new, and its writer has not begun yet
             first, self._head = self._cells[BASE_COUNT], 0
         for number in range(first, self._count):
             self._head, header = self._read(self._head, number)
             self._head += header[0]
 
     def wakes(self, descriptor: int) -> None:
-        """Write a byte there when the taking process sleeps; it must not block."""
+        """Write a byte to this descriptor when the taking process sleeps; it must be non-blocking."""
         os.set_blocking(descriptor, False)
         self._wake = descriptor
 
     def wakes_nobody(self) -> None:
-        """The taking process is gone; its descriptor must not be written to any more."""
+        """Stop writing to the descriptor, as the taking process is gone."""
         self._wake = None
 
     def put(self, message: RawMessage) -> bool:
-        """Append and count; waits while the ring is full. False: it was closed, nothing was counted."""
+        """Append and count; waits while the ring is full. False if it was closed: nothing was counted."""
         body, sender, name = message.body, message.sender.encode(), message.peer_name.encode()
         length = RECORD.size + len(body) + len(sender) + len(name)
         length += -length % ALIGN
         at = self._head % self._size
-        fits = self._size - at >= length + ALIGN  # a skip mark always fits behind a record
+        fits = self._size - at >= length + ALIGN  # so that a skip mark always fits after a record
         length_with_skip = length if fits else self._size - at + length
         cells = self._cells
         if (cells[CLOSED] or not self._has_room(length_with_skip)) and not self._wait_for_room(
@@ -146,40 +145,40 @@ class IntakeRing(RingFile):
         return True
 
     def close(self) -> None:
-        """Take no more; a wait for room ends. What is in the ring can still be taken."""
+        """Accept no more, and end a wait for room. What is in the ring can still be taken."""
         self._cells[CLOSED] = 1
         self._wake_taker()
 
     @property
     def trouble(self) -> str:
-        """What keeps the writer from storing; "" if nothing does."""
+        """What prevents the writer from storing; "" if nothing does."""
         (length,) = struct.unpack_from("=I", self._map, TROUBLE_AT)
         raw = self._map[TROUBLE_AT + 4 : TROUBLE_AT + 4 + min(length, TROUBLE_BYTES - 4)]
         return raw.decode("utf-8", "replace")
 
     @property
     def is_damaged(self) -> bool:
-        """Whether the writer met a record that it could not read."""
+        """Whether the writer has found a record that it could not read."""
         return bool(self._cells[DAMAGED])
 
     @property
     def writer_is_ready(self) -> bool:
-        """Whether the writer of now has opened what it needs."""
+        """Whether the present writer has opened what it needs."""
         return bool(self._cells[READY])
 
     def writer_silent_for_s(self) -> float:
-        """Seconds since the writer last went round."""
+        """Seconds since the writer's last heartbeat."""
         return (time.monotonic_ns() - self._cells[BEAT_NS]) / 1e9
 
     def expect_writer(self) -> None:
-        """A new writer is being started: not ready, and its silence counts from now."""
+        """Note that a new writer is being started: it is not ready, and its silence counts from now."""
         self._cells[READY] = 0
         self._cells[BEAT_NS] = time.monotonic_ns()
 
     def _wake_taker(self) -> None:
         self._cells[WAKE_AT] = NOBODY
         if self._wake is not None:
-            with suppress(BlockingIOError, BrokenPipeError):  # woken already, or dead and soon replaced
+            with suppress(BlockingIOError, BrokenPipeError):  # awake already, or dead and soon replaced
                 os.write(self._wake, b"w")
 
     def _has_room(self, length: int) -> bool:
@@ -201,13 +200,13 @@ class IntakeRing(RingFile):
 
 
 class Taker(RingFile):
-    """The writer process's side: one thread takes, one settles what was taken.
+    """The writer process's side: one thread takes messages, one settles them.
 
-    Beats and troubles are for the SIP process to see.
+    The SIP process reads its heartbeats and troubles.
     """
 
     def __init__(self, path: Path, page: WorkerPage, wake: int | None = None) -> None:
-        """``wake`` is the descriptor that ``IntakeRing`` writes to. Nothing is taken before ``begin``.
+        """``wake`` is the other end of what ``IntakeRing`` writes to. Call ``begin`` before ``take``.
 
         Raises OSError or ValueError if there is no ring at ``path``.
         """
@@ -218,16 +217,16 @@ class Taker(RingFile):
 
     @property
     def closed(self) -> bool:
-        """Whether no more will come: closed, or the SIP process is gone."""
+        """Whether no more messages will come: closed, or the SIP process is gone."""
         return bool(self._cells[CLOSED]) or self._parent_gone
 
     @property
     def parent_is_gone(self) -> bool:
-        """Whether the SIP process has ended: another one will take over, with a writer of its own."""
+        """Whether the SIP process has ended: another one will take over, with its own writer."""
         return self._parent_gone
 
     def evidence(self) -> Evidence:
-        """What page and ring say of the writer before; the mark and the spool are for others to add."""
+        """What the page and the ring tell about the previous writer; without the mark and the spool."""
         figures = self._page.figures()
         return Evidence(
             settled=settled(figures),
@@ -241,7 +240,7 @@ class Taker(RingFile):
         )
 
     def begin(self, settlement: GroupSettlement) -> None:
-        """Bring the account up to what became of the group before, and take from there."""
+        """Update the account by what happened to the previous group, and take from there."""
         self._page.apply(settlement.changes)
         self._place = settlement.begin
         self._give_room_back()
@@ -249,10 +248,10 @@ class Taker(RingFile):
     def take(
         self, limit: int, timeout_s: float, gather_s: float = 0.0, enough: int | None = None
     ) -> list[RawMessage]:
-        """Up to ``limit`` messages after those that are settled; [] where none came in time.
+        """Up to ``limit`` messages after those taken before; [] if none arrived in time.
 
-        After the first it waits up to ``gather_s`` more for ``enough`` of them (None: ``limit``). They
-        stay in the ring until the account's next step has passed them.
+        After the first one it waits for up to ``gather_s`` until there are ``enough`` (None: ``limit``). They
+        stay in the ring until a step of the account has passed them.
         """
         self._give_room_back()
         if self._sleep(1, timeout_s) and gather_s > 0:
@@ -281,11 +280,11 @@ class Taker(RingFile):
 
     @property
     def place(self) -> Place:
-        """Where the messages end that were taken last."""
+        """The end of the messages taken last."""
         return self._place
 
     def moved_to(self, place: Place) -> dict[str, int]:
-        """The change of the account's figures that says: the ring goes on there, all before it is settled."""
+        """The change of the account's figures that advances the ring to ``place``."""
         figures = self._page.figures()
         return {
             "ring_position": place.position - figures["ring_position"],
@@ -293,40 +292,40 @@ class Taker(RingFile):
         }
 
     def note_group_end(self, end: Place) -> None:
-        """Note where the group ends that is about to be committed, for whoever may have to take over."""
+        """Note the end of the group that is about to be committed, for a possible successor."""
         self._cells[TAKEN], self._cells[TAKEN_COUNT] = end
 
     def beat(self, trouble: str | None = None) -> None:
-        """The writer goes round; ``trouble``, where given, is what keeps it from storing."""
+        """The writer's heartbeat; ``trouble``, if given, says what prevents it from storing."""
         self._cells[BEAT_NS] = time.monotonic_ns()
         if trouble is not None:
             raw = trouble.encode("utf-8", "replace")[: TROUBLE_BYTES - 4]
             self._map[TROUBLE_AT : TROUBLE_AT + 4 + len(raw)] = struct.pack("=I", len(raw)) + raw
 
     def tell_damage(self, why: str) -> None:
-        """The ring cannot be read: the SIP process ends, and the next start sets the ring aside."""
+        """Report that the ring cannot be read: the SIP process ends, the next start sets the ring aside."""
         self.beat(why)
         self._cells[DAMAGED] = 1
 
     def expect_no_more(self) -> None:
-        """The SIP process will not come back: what is there is all."""
+        """Note that the SIP process will not come back, so that nothing is added."""
         self._cells[CLOSED] = 1
 
     def set_ready(self) -> None:
-        """The database is open: messages may come."""
+        """Report that the database is open and messages may come."""
         self._cells[READY] = 1
 
     def _received(self) -> int:
         return self._page.received()
 
     def _give_room_back(self) -> None:
-        """What is settled may be written over."""
+        """Allow settled messages to be overwritten."""
         figures = self._page.figures()
         self._cells[TAIL] = figures["ring_position"]
         self._cells[TAIL_COUNT] = figures["ring_count"]
 
     def _sleep(self, wanted: int, timeout_s: float) -> bool:
-        """Wait for ``wanted`` messages; whether there are any."""
+        """Wait for ``wanted`` messages; True if there are any."""
         until_s = time.monotonic() + timeout_s
         while self._received() - self._place.messages < wanted and not self.closed:
             self._cells[WAKE_AT] = self._place.messages + wanted

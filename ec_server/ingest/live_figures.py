@@ -1,11 +1,11 @@
-"""What each device sends now, written beside the worker's page for the status server.
+"""What each device is sending now, written beside the worker's page for the status server.
 
 ``<storage.path>/run/<worker>.devices.json``: ``{"written": epoch_s, "devices": {device_id:
 {"last_seen": epoch_s, "samples_per_second": rate}}}``, with the devices of the last minute.
 
-Bounded: at most ``most`` devices are listed, those that sent the most samples in the window; of others that
-come in one interval, at most as many again are counted. So invented ids cost no more than that, and never
-push out a device that keeps sending.
+Memory is bounded: at most ``most`` devices are listed, those that sent the most samples in the window; of
+other devices in an interval, at most as many again are counted. So invented ids cost no more than that, and
+never push out a device that keeps sending.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from utilities.model import Batch
 
 MOST_DEVICES = 10_000
 _WINDOW = 5
-"""Intervals over which a rate is taken."""
+"""Intervals over which a rate is averaged."""
 _KEEP_S = 60.0
 
 
 class LiveFigures:
-    """Counts samples by device and writes the file every ``interval_s``; one thread.
+    """Counts samples by device and writes the file every ``interval_s``. Not thread-safe.
 
-    Times are of the wall clock, epoch seconds, but intervals are measured by ``now_s`` of a steady one.
+    Times are epoch seconds of the wall clock, but intervals are measured with the monotonic ``now_s``.
     """
 
     def __init__(self, path: Path, now_s: float, interval_s: float = 2.0, most: int = MOST_DEVICES) -> None:
@@ -39,11 +39,11 @@ class LiveFigures:
         self._samples: dict[str, int] = {}
         self._intervals: deque[tuple[float, dict[str, int]]] = deque()
         self._totals: dict[str, int] = {}
-        """Samples of each device in all intervals."""
+        """Samples of each device, over all intervals of the window."""
         self._last_seen_s: dict[str, float] = {}
 
     def count(self, batches: Iterable[Batch]) -> None:
-        """These were received just now."""
+        """Count batches that were received just now."""
         samples = self._samples
         for batch in batches:
             device_id = batch.device_id
@@ -53,9 +53,9 @@ class LiveFigures:
                 samples[device_id] = batch.count
 
     def write_when_due(self, now_s: float) -> dict[str, float] | None:
-        """Write the file once an interval; returns the devices seen in it, with their moment.
+        """Write the file once per interval; returns the devices seen in it, and when; None if not due.
 
-        A disk that does not take the file is left alone: figures are not data.
+        If the file cannot be written, this is ignored: figures are not data.
         """
         length_s = now_s - self._began_s
         if length_s < self._interval_s:

@@ -1,4 +1,4 @@
-"""A worker's page for two threads of one process: the one that commits and the one that drains the spool."""
+"""A worker's page shared by two threads: the one that commits and the one that drains the spool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ec_server.account.worker_page import WorkerPage
 
 
 class LockedPage:
-    """``apply`` from any thread."""
+    """``apply`` may be called from any thread."""
 
     def __init__(self, page: WorkerPage) -> None:
         self.page = page

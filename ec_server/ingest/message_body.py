@@ -1,17 +1,16 @@
-"""Parses the body of a message to a batch, or to the reason for its rejection; pure. Rules: docs/protocol.md.
+"""Parses the body of a message into a batch, or a reason for its rejection; pure. See docs/protocol.md.
 
     device_id|epoch_seconds|SAMPLES||
 
-1. What is accepted becomes canonical text: the SAMPLES exactly as sent for a text body, C's
-   ``"%06d,%.9g"`` joined by ``;`` for a binary one.
-2. Whatever the bytes are, ``parse`` returns; it never raises. The first rule that is broken, in the
-   order of ``parse``, gives the reason.
-3. This is the hot path. What is right is decided by few calls that each see the whole text; which
-   sample is wrong is looked for only once something is.
+1. Accepted samples become canonical text: for a text body the SAMPLES exactly as sent, for a binary body each
+   sample printed by C with ``"%06d,%.9g"``, joined by ``;``.
+2. For any bytes, ``parse`` returns; it never raises. The first violated rule, in the order of ``parse``,
+   gives the reason.
+3. This is the hot path. A few calls that each process the whole text decide whether it is valid; only if it
+   is not, the wrong sample is searched for.
 
-Text and binary need no mark to be told apart: SAMPLES of only ``0-9 + - . e E , ;`` is text. A body
-cut anywhere cannot pass as a shorter binary one: where the stride of nine bytes would have to hold
-the end mark, it holds ``;``.
+No mark is needed to distinguish text from binary: SAMPLES of only ``0-9 + - . e E , ;`` is text. A truncated
+body is never mistaken for a shorter binary one: at the place of the end mark it would have ``;``.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _END_MARK = b"||"
 _IGNORED_AT_END = b" \r\n"
 _TEXT_BYTES = b"0123456789+-.eE,;"
 STRIDE = 9
-"""Bytes of a binary sample, the ``;`` behind it included."""
+"""Bytes of a binary sample, including the ``;`` after it."""
 _DEVICE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-# Twenty digits hold every 64-bit second; more are no time, and int() has a limit of its own.
+# Twenty digits can hold every 64-bit second; more cannot be a time, and int() has a limit, too.
 _TIME = re.compile(rb"[0-9]{1,20}")
-# Values that no double can overflow on: what these leave out is decided one sample at a time. The
-# first is what devices send, at half the cost of the second.
+# Values that cannot overflow a double; all others are decided one sample at a time. The first pattern matches
+# what devices send, at half the cost of the second.
 _PLAIN_TEXT = re.compile(r"(?:;[0-9]{6},[+-]?[0-9]{1,200}+\.?[0-9]{0,100}+)++")
 _SURELY_FINITE = r"[+-]?(?:[0-9]{1,200}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,2}+)?"
 _TEXT = re.compile(rf"(?:;[0-9]{{6}},{_SURELY_FINITE})++")
@@ -56,7 +55,7 @@ US_END = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a deployment sets: how far a message's second may be from now, and its size."""
+    """Configurable limits: how far a message's second may be from now, and its number of samples."""
 
     max_ahead_s: int = 86_400
     max_back_s: int = 400 * 86_400
@@ -64,7 +63,7 @@ class Limits:
 
 
 class _RefusedError(Exception):
-    """A broken rule on its way to ``parse``."""
+    """A violated rule; caught by ``parse``."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
         super().__init__(detail)
@@ -73,10 +72,10 @@ class _RefusedError(Exception):
 
 
 def parse(body: bytes, limits: Limits, now_s: int, *, cut: bool = False) -> Batch | Rejection:
-    """The batch of one message's body, or why it is none.
+    """The batch in a message's body, or why it is rejected.
 
-    ``now_s`` is the receiver's clock. ``cut`` says that the SIP message arrived shorter than its
-    Content-Length; a cut body that still ends in the end mark lost nothing but ignored bytes.
+    ``now_s`` is the receiver's clock. ``cut`` means that the SIP message was shorter than its
+    Content-Length; a cut body that still ends with the end mark has lost only bytes that are ignored.
     Never raises. ``Rejection.device_id`` is set only if the body names a well-formed one.
     """
     device_id = ""
@@ -144,7 +143,7 @@ def _fields(content: bytes, limits: Limits, now_s: int) -> tuple[str, int, bytes
 
 
 def device_id_of(body: bytes) -> str:
-    """The device that a body names, whatever else is in it; "" if it names none."""
+    """The device id in a body, whatever else is in it; "" if there is none."""
     device_id, bar, _ = body.partition(b"|")
     return device_id.decode("ascii") if bar and _DEVICE_ID.fullmatch(device_id) else ""
 
@@ -153,7 +152,7 @@ def device_id_of(body: bytes) -> str:
 
 
 def _from_text(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
-    """(canonical text, start_us, end_us, count) of SAMPLES that hold nothing but the text's bytes."""
+    """(canonical text, start_us, end_us, count) of SAMPLES that consist of bytes allowed in text."""
     count = samples.count(b";") + 1
     if count > max_samples:
         raise _too_many(count, max_samples)
@@ -168,7 +167,7 @@ def _from_text(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
 
 
 def _check_each(text: str) -> None:
-    """Find the first sample that is none, or find them all right; looks closely at that one alone."""
+    """Raise _RefusedError for the first wrong sample; returns if all are valid."""
     match = _WELL_FORMED.match(";" + text)
     well_formed = match.group() if match else ""
     samples, first = text.split(";"), well_formed.count(";")
@@ -201,12 +200,12 @@ def _check_each(text: str) -> None:
 
 @lru_cache(maxsize=256)
 def _layout(count: int) -> tuple[struct.Struct, str]:
-    """How ``count`` binary samples are unpacked, and printed as canonical text."""
+    """The formats to unpack ``count`` binary samples, and to print them as canonical text."""
     return struct.Struct("<if" + "xif" * (count - 1)), ";".join(["%06d,%.9g"] * count)
 
 
 def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
-    """(canonical text, start_us, end_us, count) of SAMPLES in the original devices' form."""
+    """(canonical text, start_us, end_us, count) of SAMPLES in the original devices' binary format."""
     count, odd = divmod(len(samples) + 1, STRIDE)
     if odd or samples[STRIDE - 1 :: STRIDE] != b";" * (count - 1):
         raise _fault_of_a_text(samples) or _neither_text_nor_binary(samples)
@@ -219,14 +218,14 @@ def _from_binary(samples: bytes, max_samples: int) -> tuple[str, int, int, int]:
         microseconds[0] >= 0 and microseconds[-1] < US_END and all(map(lt, microseconds, microseconds[1:]))
     ):
         raise _fault_of_a_text(samples) or _out_of_range(microseconds) or _not_ascending(microseconds)
-    # Single precision cannot overflow this sum of doubles; a NaN or an infinity stays in it.
+    # A sum of single-precision values cannot overflow a double; NaN and infinity propagate to it.
     if not math.isfinite(sum(numbers[1::2])):
         raise _not_finite(numbers[1::2])
     return form % numbers, microseconds[0], microseconds[-1], count
 
 
 def _fault_of_a_text(samples: bytes) -> _RefusedError | None:
-    """What is wrong with SAMPLES that were meant as text, but hold bytes that no text body has."""
+    """What is wrong with SAMPLES that were meant as text, but have bytes that are not allowed in text."""
     if _INTENDED_AS_TEXT.fullmatch(samples):
         try:
             _check_each(samples.decode("ascii"))
@@ -272,5 +271,5 @@ def _too_many(count: int, max_samples: int) -> _RefusedError:
 
 
 def _show(raw: bytes) -> str:
-    """Bytes for a log line: printable, and short."""
+    """Bytes as short printable text, for the log."""
     return repr(raw[:_SHOWN])[1:] + ("..." if len(raw) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""From messages to batches: admitted and parsed, or rejected with reason, count and a line in the log."""
+"""Turns messages into batches; rejected ones are counted by reason and logged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class MessageCheck:
-    """One thread."""
+    """Not thread-safe."""
 
     def __init__(self, limits: Limits, admits: Admits, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
@@ -28,7 +28,7 @@ class MessageCheck:
         self._log_limit = RateLimit()
 
     def check(self, messages: Sequence[RawMessage]) -> tuple[list[Batch], Counter[str]]:
-        """The batches in the messages' order, and the figures of what was rejected."""
+        """The batches in the order of the messages, and the figures of rejected messages."""
         batches: list[Batch] = []
         rejected: Counter[str] = Counter()
         for message, found in zip(messages, self._parser.parse(messages, int(time.time()))):

@@ -1,11 +1,11 @@
-"""Many message bodies at once: what ``message_body.parse`` says of each, for a fraction of the cost; pure.
+"""Parses many message bodies at once, with the results of ``message_body.parse`` at a lower cost; pure.
 
-The result is that of ``parse``, message by message, always. What stands here only finds, for a whole
-group, the messages that are surely good: seconds in range, and samples of which `text_group` or
-`binary_group` is sure. Every other message goes to ``parse`` itself.
+The result for each message is always that of ``parse``. This module only finds those messages of a group that
+are certainly valid: their second is in range, and `text_group` or `binary_group` is certain about their
+samples. Every other message is passed to ``parse``.
 
-Admission comes first: a message that names a device and may not come in its name is refused before
-anything else of it is looked at. Nothing is remembered from one group to the next.
+Admission comes first: a message from a peer that may not send for the device is refused before anything else
+of it is checked. Nothing is remembered from one group to the next.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ec_server.ingest.message_body import STRIDE, Limits, device_id_of, parse
 from utilities.model import Batch, RawMessage, Rejection
 
 _WORTH_IT = 8
-"""Messages from which on the arrays cost less than they save."""
+"""From this many messages on, the arrays save more than they cost."""
 
 Admits = Callable[[str, RawMessage], Rejection | None]
-"""Whether a message may come in the name of a device id: None, or why not."""
+"""Whether a message may be sent for a device id: None, or why not."""
 
 _Candidate = tuple[int, str, int, bytes]
-"""A message's place in the group, device id, second, SAMPLES."""
+"""A message's index in the group, device id, second, SAMPLES."""
 
 
 class GroupParser:
@@ -35,7 +35,7 @@ class GroupParser:
         self._admits = admits
 
     def parse(self, messages: Sequence[RawMessage], now_s: int) -> list[Batch | Rejection]:
-        """The batch of each message, or why it is none; ``now_s`` is the receiver's clock."""
+        """The batch of each message, or its rejection; ``now_s`` is the receiver's clock."""
         found: list[Batch | Rejection | None] = [None] * len(messages)
         if len(messages) >= _WORTH_IT:
             self._find_good(messages, now_s, found)
@@ -52,7 +52,7 @@ class GroupParser:
     def _find_good(
         self, messages: Sequence[RawMessage], now_s: int, found: list[Batch | Rejection | None]
     ) -> None:
-        """Fill in the messages that are surely good, and those that are refused before they are parsed."""
+        """Fill in the results of messages that are certainly valid, or are not admitted."""
         texts, binaries = self._candidates(messages, now_s, found)
         md5, max_samples = hashlib.md5, self._limits.max_samples
         for kind, candidates in ((text_group, texts), (binary_group, binaries)):
@@ -69,7 +69,7 @@ class GroupParser:
     def _candidates(
         self, messages: Sequence[RawMessage], now_s: int, found: list[Batch | Rejection | None]
     ) -> tuple[list[_Candidate], list[_Candidate]]:
-        """Messages of which all but SAMPLES is good: those that look like text, and surely binary ones."""
+        """Messages that are valid except perhaps SAMPLES: those that look like text, and binary ones."""
         earliest, latest = now_s - self._limits.max_back_s, now_s + self._limits.max_ahead_s
         device_ids, seconds = dict[bytes, str](), dict[bytes, int]()
         texts: list[_Candidate] = []
@@ -100,7 +100,7 @@ class GroupParser:
 
 
 def _portions(candidates: Sequence[_Candidate], room_bytes: int) -> Iterator[Sequence[_Candidate]]:
-    """Some at a time, which take about so many bytes."""
+    """Portions of the candidates, of about ``room_bytes`` each."""
     if candidates:
         average = sum(len(samples) for *_, samples in candidates) // len(candidates) + 1
         at_once = max(1, room_bytes // average)

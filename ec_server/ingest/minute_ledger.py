@@ -1,17 +1,16 @@
-"""Maintains digests while batches are committed, so that rows need not be read again; pure.
+"""Computes digests while batches are committed, so that rows need not be read again; pure.
 
 Rules:
 
-1. Only batches that changed stored data are added, in the order in which they were committed. A
-   minute is followed only if its first committed batch was this ledger's (``opened``): a ledger that
-   came too late would publish a digest of a part.
-2. What the ledger says is right or it says nothing: samples that came too late for the hash that
-   has run on, or that overlap, make their second silent, and the rows are asked instead. Whether
-   another process wrote to the minute is not known here: the store checks that when it publishes.
-3. A group is added as a whole before any minute ends: it may hold batches of several minutes in
-   any order, and a minute that ended halfway through would be published without the rest.
-4. Constant memory a device: a second in progress holds a hash and the last few batches (they may
-   still change places), a second that is over its digest. Two minutes of a device are open at most.
+1. Only batches that changed stored data are added, in the order of their commit. A minute is followed only if
+   its first committed batch went through this ledger (``opened``); otherwise the digest would be of a part.
+2. The ledger returns a correct digest or none. If samples arrive too late for the running hash, or overlap,
+   the ledger has no digest of their second, and it is computed from the rows instead. Whether another
+   process wrote to the minute is not known here: the store checks that when digests are published.
+3. A group is added as a whole before any minute ends: it may hold batches of several minutes in any order,
+   and a minute that ended halfway through would be published without the rest.
+4. Constant memory per device: a second in progress has a hash and the last few batches (which may still be
+   reordered), a finished second its digest. At most two minutes of a device are open.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from utilities.model import Batch, Digest
 from utilities.utc import minute_of
 
 _WAITING: Final = 16
-"""Batches of a second that may still change places: UDP swaps neighbours, not halves of a second."""
+"""Batches of a second that may still be reordered: UDP swaps neighbours, not halves of a second."""
 _LINGER_S: Final = 2
-"""Seconds of the device's own time for which a second stays open after a later one began."""
+"""For how many seconds of device time a second stays open after a later one began."""
 
 
 class _SecondHash:
-    """One second in progress: what is hashed, and the batches that wait for their place."""
+    """A second in progress: the running hash, and the batches that wait to be hashed in order."""
 
     __slots__ = ("_hash", "_hashed_through_us", "_waiting", "count", "is_exact")
 
@@ -45,7 +44,7 @@ class _SecondHash:
         self._waiting: list[tuple[int, int, str]] = []
 
     def add(self, batch: Batch) -> None:
-        """One more batch; one that begins before what is hashed makes the second inexact."""
+        """Add a batch; if it begins before what is hashed already, the second has no exact digest."""
         waiting = self._waiting
         item = (batch.start_us, batch.end_us, batch.values)
         if batch.start_us <= self._hashed_through_us:
@@ -71,14 +70,14 @@ class _SecondHash:
         self._hashed_through_us = through_us
 
     def digest(self) -> Digest | None:
-        """The second's digest; None if it cannot be computed without the rows. Ends the second."""
+        """End the second; returns its digest, None if it can be computed only from the rows."""
         if self._waiting:
             self._hash_first(len(self._waiting))
         return Digest(self.count, self._hash.hexdigest()) if self.is_exact else None
 
 
 class _OpenMinute:
-    """One minute of one device from its first batch on."""
+    """A minute of a device, from its first batch on."""
 
     __slots__ = ("_in_progress", "_newest", "_over", "device_id", "minute", "touched_s")
 
@@ -91,7 +90,7 @@ class _OpenMinute:
         self._over: dict[int, Digest | None] = {}
 
     def add(self, second: int, batches: Sequence[Batch]) -> None:
-        """More committed batches of one of the minute's seconds."""
+        """Add committed batches of one of the minute's seconds."""
         if second > self._newest:
             self._newest = second
             for old in [s for s in self._in_progress if s < second - _LINGER_S]:
@@ -106,23 +105,23 @@ class _OpenMinute:
             state.add(batch)
 
     def finished(self) -> FinishedMinute:
-        """What is known of the minute; ends it."""
+        """End the minute; returns what is known of it."""
         digests = self._over | {second: s.digest() for second, s in self._in_progress.items()}
         exact = tuple((s, d) for s, d in sorted(digests.items()) if d is not None)
         return FinishedMinute(self.device_id, self.minute, exact, len(exact) == len(digests))
 
 
 class MinuteLedger:
-    """The open minutes of every device that one writer serves; one thread.
+    """The open minutes of every device that one writer serves. Not thread-safe.
 
-    Times ``now_s`` are of any steady clock, in seconds.
+    ``now_s`` is a monotonic clock, in seconds.
     """
 
     def __init__(self, max_minutes: int = 20_000, idle_s: float = 15.0) -> None:
         """A minute without a batch for ``idle_s`` is over.
 
-        Beyond ``max_minutes`` open ones, that of the device that was silent longest is given up: its
-        rows know.
+        Beyond ``max_minutes`` open ones, the minute of the device that has been silent for longest is given
+        up: its digest is computed from the rows.
         """
         self._max_minutes = max_minutes
         self._idle_s = idle_s
@@ -130,15 +129,15 @@ class MinuteLedger:
         self._count = 0
 
     def __len__(self) -> int:
-        """Open minutes."""
+        """Number of open minutes."""
         return self._count
 
     def add(
         self, batches: Iterable[Batch], opened: Collection[tuple[str, int]], now_s: float
     ) -> list[FinishedMinute]:
-        """Take committed batches that changed stored data, and the minutes that their write began.
+        """Add committed batches that changed stored data, and the minutes that their write began.
 
-        Returns the minutes that are over by their device's own time, for ``Store.publish``.
+        Returns the minutes that are over according to their device's time, for ``Store.publish``.
         """
         for device_id, minute in opened:
             self._begin(device_id, minute)
@@ -162,7 +161,7 @@ class MinuteLedger:
         ]
 
     def idle(self, now_s: float) -> list[FinishedMinute]:
-        """End the minutes that nothing has been added to for a while; to be asked now and then."""
+        """End the minutes to which nothing was added for a while; call this now and then."""
         finished: list[FinishedMinute] = []
         for device_id, minutes in list(self._devices.items()):
             over = [m for m, entry in minutes.items() if now_s - entry.touched_s >= self._idle_s]
@@ -170,11 +169,11 @@ class MinuteLedger:
         return finished
 
     def end_all(self) -> list[FinishedMinute]:
-        """End every minute: the writer stops, and another one writes to them next."""
+        """End every minute, as the writer stops and another one will write to them."""
         return [f for device_id in list(self._devices) for f in self._end(device_id, None)]
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
-        """Follow these ``(device, minute)`` no longer: it is not known what of them was committed."""
+        """Stop following these ``(device, minute)``, as it is not known what was committed."""
         for device_id, minute in keys:
             self._end(device_id, [minute])
 

@@ -16,26 +16,26 @@ _log = logging.getLogger(__name__)
 
 
 class PublishedMinutes:
-    """One thread at a time. Digests are a cache: where they cannot be written, the rows say the same."""
+    """Not thread-safe. If digests cannot be written, nothing is lost: they are computed from the rows."""
 
     def __init__(self, handle: StoreHandle) -> None:
         self._handle = handle
         self._ledger = MinuteLedger()
 
     def add(self, changed: Sequence[Batch], opened: Collection[tuple[str, int]], now_s: float) -> None:
-        """These were committed, and changed something; ``opened`` are minutes that they began."""
+        """Add committed batches that changed something; ``opened`` are minutes that they began."""
         self._publish(self._ledger.add(changed, opened, now_s))
 
     def forget(self, batches: Sequence[Batch]) -> None:
-        """It is not known whether these were committed: their minutes are not followed any longer."""
+        """Stop following the minutes of these batches, as it is not known whether they were committed."""
         self._ledger.forget({(batch.device_id, minute_of(batch.second)) for batch in batches})
 
     def end_idle(self, now_s: float) -> None:
-        """Publish the minutes that nothing came for lately."""
+        """Publish the minutes for which nothing has arrived lately."""
         self._publish(self._ledger.idle(now_s))
 
     def end_all(self) -> None:
-        """Publish all of them: the writer stops."""
+        """Publish all minutes, as the writer stops."""
         self._publish(self._ledger.end_all())
 
     def _publish(self, finished: Sequence[FinishedMinute]) -> None:

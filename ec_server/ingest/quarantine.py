@@ -1,12 +1,12 @@
-"""The bounded file of messages whose time was too far off, so that their time can be corrected later.
+"""A bounded file for messages whose time is too far off, so that it can be corrected later.
 
 ``<storage.path>/quarantine.jsonl``, one JSON object per line: ``received`` (ISO-8601 UTC), ``sender``,
 ``reason``, ``body`` (base64 of the exact bytes). Rules:
 
-1. The file never grows beyond its bound. When the next line would, the file takes no more; nothing
-   is removed from it. Whoever has repaired its messages moves the file away, and it takes again.
-2. Several receivers append to it, one at a time (a lock on the file), so lines stay whole.
-3. It is a courtesy, not storage: a full disk or a missing folder is logged once, and stops nothing.
+1. The file never exceeds its limit: once the next line would, no more is appended, and nothing is removed.
+   An operator who has processed its messages moves the file away, and a new one is begun.
+2. Several receivers append to it, one at a time (a lock on the file), so that lines stay intact.
+3. It is a convenience, not storage: a full disk or a missing folder is logged once, and stops nothing.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """Appends messages to the file at ``path`` while it has less than ``limit_bytes``; one thread."""
+    """Appends messages to the file at ``path``, up to ``limit_bytes``. Not thread-safe."""
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
-        """Nothing is opened or made before the first message; a limit of 0 keeps none."""
+        """Opens or creates nothing before the first message; a limit of 0 keeps none."""
         self._path = path
         self._limit_bytes = limit_bytes
         self._said = ""
 
     def keep(self, message: RawMessage, reason: RejectReason) -> bool:
-        """Append one message; whether the file took it. Never raises for what the disk says."""
+        """Append a message; True if it was written. Never raises because of the disk."""
         line = _line(message, reason)
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -59,12 +59,12 @@ class Quarantine:
             )
             return False
         if before and os.pread(descriptor, 1, before - 1) != b"\n":
-            line = b"\n" + line  # the disk filled up within the line before; it must not spoil this one
+            line = b"\n" + line  # the previous line was cut by a full disk and must not spoil this one
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(f"only {written} of {len(line)} bytes could be written")
         if before < self._limit_bytes // 2:
-            self._said = ""  # it was moved away, or the disk has room again
+            self._said = ""  # the file was moved away, or the disk has space again
         return True
 
     def _say_once(self, text: str) -> None:

@@ -1,7 +1,7 @@
-"""One SIP process per receiver number: a lock that the kernel releases when its holder ends.
+"""Ensures one SIP process per receiver number, with a lock that the kernel releases when its holder ends.
 
-Two processes that put into the same ring would overwrite each other's messages. The lock is beside
-the ring, not on it, because a ring that does not fit is replaced by another file.
+Two processes that put into the same ring would overwrite each other's messages. The lock is a separate file,
+because a ring that does not match the account is replaced by another file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from utilities.errors import EcServerError
 
 
 def lock_receiver(run_folder: Path, name: str) -> int:
-    """Hold the lock of receiver ``name`` as long as the returned descriptor is open (it is not inherited).
+    """Lock receiver ``name`` for as long as the returned descriptor is open (it is not inherited).
 
     Raises EcServerError if another process holds it, OSError if the file cannot be used.
     """

@@ -1,8 +1,8 @@
-"""The ring's file as both sides see it: its layout, its making, and what is done with a damaged one.
+"""The file of the ring, for both sides: its layout, creating it, and setting aside a damaged one.
 
-A header page with the cells, then the records. A record: its header, body, sender, peer name, padded to
-eight bytes; at the end of the file a skip mark where the next one does not fit. Cells are native signed
-64-bit integers, each written by one side only.
+It has a header page with the cells, then the records. A record consists of a header, body, sender and peer
+name, padded to eight bytes. If the next record does not fit at the end of the file, there is a skip mark.
+Cells are native signed 64-bit integers, each written by only one side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGEST_RECORD = 1 << 16
 ALIGN = 8
 NOBODY = 1 << 62
 
-# Length with padding, number, received_us, lengths of body, sender and name, whether it was cut.
+# Length with padding, number, received_us, lengths of body, sender and name, whether the message was cut.
 RECORD = struct.Struct("=IqqIHHB")
 SKIP_MARK = struct.pack("=I", 0xFFFFFFFF)
 
@@ -39,16 +39,16 @@ _log = logging.getLogger(__name__)
 
 
 def ring_path(run_folder: Path, worker: str) -> Path:
-    """Where a worker's ring stands."""
+    """The path of a worker's ring."""
     return run_folder / f"{worker}.ring"
 
 
 class RingError(Exception):
-    """The file does not hold what the account says: it was changed by somebody else."""
+    """The file does not match the account: it was changed by another program, or is damaged."""
 
 
 class RingFile:
-    """The mapped file, as both sides see it."""
+    """The mapped file, for both sides."""
 
     def __init__(self, path: Path, page: WorkerPage) -> None:
         self.path = path
@@ -62,19 +62,19 @@ class RingFile:
         self._size = self._cells[SIZE]
 
     def __len__(self) -> int:
-        """Messages that are counted and not settled."""
+        """Number of messages that are counted and not settled."""
         figures = self._page.figures()
         return figures["received"] - settled(figures)
 
     def unmap(self) -> None:
-        """Let go of the file; it stays."""
+        """Unmap the file, which stays."""
         self._cells.release()
         self._map.close()
 
     def _read(self, position: int, number: int) -> tuple[int, tuple[int, ...]]:
-        """``(position, header)`` of the record with this number; a skip may stand before it.
+        """``(position, header)`` of the record with this number; there may be a skip mark before it.
 
-        Raises RingError where something else stands there.
+        Raises RingError if something else is there.
         """
         at = position % self._size
         if self._map[HEADER_BYTES + at : HEADER_BYTES + at + 4] == SKIP_MARK:
@@ -92,7 +92,7 @@ class RingFile:
 
 
 def _boot() -> bytes:
-    """What tells one boot of the machine from another."""
+    """Identifies the present boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
@@ -101,9 +101,9 @@ def _size_for(most: int) -> int:
 
 
 def is_usable(path: Path, page: WorkerPage, most: int | None = None) -> bool:
-    """Whether the file is of this boot, whole, and agrees with the account.
+    """Whether the file is of this boot, intact, and matches the account.
 
-    One that is not for ``most`` messages (None: any) is used as long as something waits in it.
+    A file of another size than for ``most`` messages (None: any) is usable while messages wait in it.
     """
     try:
         with path.open("rb") as file:
@@ -126,7 +126,7 @@ def is_usable(path: Path, page: WorkerPage, most: int | None = None) -> bool:
 
 
 def is_marked_damaged(path: Path) -> bool:
-    """Whether the writer said of the file that it cannot be read."""
+    """Whether the writer has marked the file as unreadable."""
     try:
         with path.open("rb") as file:
             head = file.read(HEADER_BYTES)
@@ -136,14 +136,14 @@ def is_marked_damaged(path: Path) -> bool:
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename a ring that cannot be read; the one that was set aside before is overwritten."""
+    """Rename a ring that cannot be read; an earlier one that was set aside is overwritten."""
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     _log.error("the ring is damaged, set aside as %s, and what was in it is counted as lost: %s", aside, why)
 
 
 def write_off(path: Path, page: WorkerPage, why: str) -> None:
-    """Set a ring aside that nobody will go on with, and count as lost what was in it."""
+    """Set aside a ring that nobody will continue, and count its messages as lost."""
     set_aside(path, why)
     figures = page.figures()
     page.apply(
@@ -156,7 +156,7 @@ def write_off(path: Path, page: WorkerPage, why: str) -> None:
 
 
 def make(path: Path, page: WorkerPage, most: int) -> None:
-    """An empty ring for ``most`` messages; what was received before it and is not settled is lost."""
+    """Create an empty ring for ``most`` messages; messages received before and not settled are lost."""
     size = _size_for(most)
     header = bytearray(HEADER_BYTES)
     header[: len(_MAGIC)] = _MAGIC
@@ -168,7 +168,7 @@ def make(path: Path, page: WorkerPage, most: int) -> None:
         struct.pack_into("=q", header, _CELLS_AT + 8 * cell, value)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     with temporary.open("wb") as file:
-        # Every page has its block: a mapped page without one would end the process on a full disk.
+        # Allocate every page: on a full disk, a mapped page without a disk block would end the process.
         os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
         file.write(header)
     temporary.replace(path)

@@ -1,20 +1,20 @@
-"""The local queue on disk for batches that the database does not accept at the moment.
+"""A local queue on disk for batches that the database does not accept at the moment.
 
 Rules:
 
-1. What ``append`` returned for is on this disk: a SQLite file per worker, WAL with FULL, so that it
-   outlives the process and a power cut. It holds until ``remove`` or ``set_aside``; nothing else
-   deletes anything.
-2. Groups come out as they went in, oldest first, each with the moment of insertion that it was given
-   at first and its ranks. Written again with these, a group that was stored already changes nothing, and one
-   that waited for hours never wins over a repair made meanwhile. So a group is removed only after it
-   was committed, and a death between the two costs a repeated write, never a batch or a copy.
-3. The spool has a bound in bytes. A group that would exceed it is refused with
-   RetryableStorageError: its writer keeps it, waits, and so slows the senders down.
-4. A row that the database refuses for itself is set aside, in a table of its own, with the reason;
-   it is counted, stays for people to look at, and does not hold up what comes after it.
-5. What became of the group that left last is noted as it leaves, so that a death before the account knows
-   of it costs no figure.
+1. When ``append`` returns, the group is on disk: a SQLite file per worker, WAL with synchronous FULL, which
+   survives the death of the process and a power failure. It stays until ``remove``; nothing else deletes
+   anything.
+2. Groups leave in the order in which they came, each with its first insert time and ranks. Written with
+   these, a group that was stored already changes nothing, and one that has waited for hours does not win
+   over a repair made meanwhile. A group is removed only after its commit: if the process dies in between, a
+   write is repeated, but no batch is lost or duplicated.
+3. The spool's size is limited. A group that would exceed it is refused with RetryableStorageError: its
+   writer keeps it and waits, which slows the senders down.
+4. A row that the database itself refuses is moved to a separate table, with the reason. It is counted, kept
+   for inspection, and does not block the rows after it.
+5. The outcome of the last group that left is stored as it leaves, so that the figures stay right if the
+   process dies before the account is updated.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ SPOOL_FOLDER = "spool"
 
 @dataclass(frozen=True, slots=True)
 class SpooledGroup:
-    """One group as it was appended; ``token`` is what ``remove`` wants."""
+    """One group as it was appended; ``token`` is for ``remove``."""
 
     token: int
     inserted_us: int
@@ -77,14 +77,14 @@ class SpooledGroup:
     first_rank: int
 
     def rows(self) -> list[StoredRow]:
-        """The batches as they are stored: with the first moment, in the order in which they came."""
+        """The batches as rows, with their first insert time, in the order of arrival."""
         ranks = range(self.first_rank, self.first_rank + len(self.batches))
         return [StoredRow(batch, self.inserted_us, rank) for batch, rank in zip(self.batches, ranks)]
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What became of one group that left the spool: batches by outcome."""
+    """The outcome of one group that left the spool, in numbers of batches."""
 
     stored: int
     duplicate: int
@@ -92,7 +92,7 @@ class Drained:
     samples_stored: int
 
     def figures(self) -> dict[str, int]:
-        """The step of the account."""
+        """The corresponding step of the account."""
         return {
             "spooled": -(self.stored + self.duplicate + self.set_aside),
             "stored": self.stored,
@@ -103,10 +103,10 @@ class Drained:
 
 
 class Spool:
-    """One worker's spool; one thread, one process at a time."""
+    """The spool of one worker; used by one process, and one thread at a time."""
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
-        """Open or make the file at ``path``; what an earlier run left in it is there.
+        """Open or create the file at ``path``; groups of an earlier run are still in it.
 
         Raises RetryableStorageError or PermanentStorageError if the file cannot be used.
         """
@@ -128,35 +128,35 @@ class Spool:
             self._aside = int(the_value(self._db.execute("SELECT count(*) FROM set_aside")))
 
     def __len__(self) -> int:
-        """Batches that wait."""
+        """Number of waiting batches."""
         return self._count
 
     @property
     def bytes(self) -> int:
-        """Bytes of the batches that wait; the file may be larger until it is emptied."""
+        """Size of the waiting batches; the file may be larger until it is empty."""
         return self._bytes
 
     @property
     def set_aside_count(self) -> int:
-        """Batches that were ever set aside and are still kept."""
+        """Number of batches that were set aside and are still kept."""
         return self._aside
 
     @property
     def last_drained(self) -> tuple[int, Drained] | None:
-        """The token of the group that left last, and what became of it; None if that is not on record."""
+        """The token of the last group that left, and its outcome; None if it is not known."""
         with translated("reading the spool", self._path):
             found = self._db.execute("SELECT * FROM last_drained").fetchone()
         return (found[0], Drained(*found[1:])) if found else None
 
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
-        """Keep a group of batches of one UTC day; on disk when this returns.
+        """Store a group of batches of one UTC day; it is on disk when this returns.
 
-        Raises RetryableStorageError if the bound or the disk is full: the group is not kept.
+        Raises RetryableStorageError if the spool or the disk is full: the group is not stored.
         """
         if not batches:
             return
         text = _encode(batches)
-        first_rank = max(inserted_us, self._next_rank)  # ascending, whatever the clock does
+        first_rank = max(inserted_us, self._next_rank)  # ascending even if the clock is set back
         size = len(text) + _ROW_OVERHEAD_BYTES
         if self._bytes + size > self.limit_bytes:
             raise RetryableStorageError(
@@ -173,7 +173,7 @@ class Spool:
         self._bytes += size
 
     def peek(self) -> SpooledGroup | None:
-        """The oldest group, or None; it stays until it is removed."""
+        """The oldest group, or None; it stays in the spool."""
         with translated("reading the spool", self._path):
             found = self._db.execute(
                 "SELECT position, inserted_us, batches, coalesce(first_rank, inserted_us) FROM spooled"
@@ -182,9 +182,9 @@ class Spool:
         return SpooledGroup(found[0], found[1], _decode(found[2]), found[3]) if found else None
 
     def remove(self, token: int, drained: Drained, poison: Sequence[Batch] = (), reason: str = "") -> None:
-        """Forget a group of which all but ``poison`` is committed; keep ``poison`` aside, with the reason.
+        """Remove a group of which all but ``poison`` is committed; set ``poison`` aside, with the reason.
 
-        KeyError if it is not there.
+        KeyError if there is no such group.
         """
         now = iso(time.time_ns() // 1000)
         with translated("writing the spool", self._path), transaction(self._db) as cursor:
@@ -199,7 +199,7 @@ class Spool:
         self._after_removal(count, size)
 
     def close(self) -> None:
-        """Let go of the file; what waits in it stays."""
+        """Close the file; waiting groups stay in it."""
         self._db.close()
 
     def _take(self, cursor: apsw.Cursor, token: int) -> tuple[int, int, int]:
@@ -215,7 +215,7 @@ class Spool:
         self._bytes -= size
         with translated("reading the spool", self._path):
             self._aside = int(the_value(self._db.execute("SELECT count(*) FROM set_aside")))
-            if not self._count:  # give the space back: nothing is left to be copied
+            if not self._count:  # return the space, which is cheap while the spool is empty
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -232,7 +232,7 @@ def _decode(text: str) -> tuple[Batch, ...]:
 
 
 def drained_unnoticed(known_position: int, last: tuple[int, Drained] | None) -> dict[str, int]:
-    """The step that an account lacks which knows the groups up to ``known_position``; {} for none."""
+    """The step that is missing in an account that knows groups up to ``known_position``; {} if none is."""
     if last is None or last[0] == known_position:
         return {}
     position, drained = last

@@ -1,17 +1,17 @@
-"""Between writer and database while the database is unavailable: everything goes to the spool.
+"""Uses the spool while the database is unavailable, and drains it afterwards.
 
 Rules:
 
-1. From the first group that the database did not take until the spool is empty again, every group
-   goes to the spool: so they reach the database in the order in which they came.
-2. Spools are drained by a thread with a store of its own, oldest first. A group leaves its spool
-   after it was committed, so a death in between repeats a write and loses nothing.
-3. A row that the database refuses for itself (it takes its neighbours) is set aside and counted.
-4. ``append`` may raise where the spool is full; the writer then holds the group, and the senders wait.
-5. Spools of workers that no longer exist are drained where they are, whenever the own one is empty, and
-   settled in those workers' own accounts: nothing is moved, so nothing can be half moved.
+1. From the first group that the database does not accept until the spool is empty again, every group goes to
+   the spool, so that groups reach the database in the order in which they came.
+2. Spools are drained by a thread with its own store, oldest group first. A group leaves the spool after its
+   commit: if the process dies in between, the write is repeated and nothing is lost.
+3. A row that the database itself refuses (while it accepts other rows) is set aside and counted.
+4. If the spool is full, ``append`` raises; the writer then keeps the group, and the senders wait.
+5. Spools of workers that are no longer configured are drained in place, whenever the worker's own spool is
+   empty, and counted in those workers' own accounts. Nothing is moved, so nothing can be left half moved.
 
-The writer's thread calls ``append`` and ``engaged``, the drainer's thread ``run``, any thread ``stop``.
+The writer thread calls ``append`` and ``engaged``, the drainer thread ``run``, any thread ``stop``.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _LONGEST_WAIT_S = 5.0
 
 
 class AccountedSpool:
-    """A spool with the account that it belongs to; two threads may share it.
+    """A spool with its account; two threads may share it.
 
-    ``position`` is the account's ``spool_position``, before or after it agrees with the spool.
+    ``position`` is the account's ``spool_position``, whether or not it agrees with the spool already.
     """
 
     def __init__(self, spool: Spool, account: Callable[[Mapping[str, int]], None], position: int = 0) -> None:
@@ -58,11 +58,11 @@ class AccountedSpool:
 
     @property
     def is_done_with(self) -> bool:
-        """Whether nothing waits and nothing was set aside."""
+        """Whether no batch is waiting and none was set aside."""
         return not len(self._spool) and not self._spool.set_aside_count
 
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
-        """As ``Spool.append``; the caller accounts for it."""
+        """``Spool.append``; the caller updates the account."""
         with self._lock:
             self._spool.append(batches, inserted_us)
 
@@ -74,20 +74,20 @@ class AccountedSpool:
     def remove(
         self, group: SpooledGroup, drained: Drained, poison: Sequence[Batch] = (), why: str = ""
     ) -> None:
-        """Forget a group that is committed, but keep ``poison`` aside, and account for it."""
+        """Remove a committed group, set ``poison`` aside, and update the account."""
         with self._lock:
             self._spool.remove(group.token, drained, poison, why)
         self._account({**drained.figures(), "spool_position": group.token - self._position})
         self._position = group.token
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._spool.close()
 
 
 class LeftSpool:
-    """The spool of a worker that is not configured any more, with that worker's page."""
+    """The spool of a worker that is no longer configured, with that worker's page."""
 
     def __init__(self, path: Path, run_folder: Path, limit_bytes: int) -> None:
         self._path = path
@@ -97,7 +97,7 @@ class LeftSpool:
         self._page: WorkerPage | None = None
 
     def open(self) -> AccountedSpool | None:
-        """Its groups, once its account agrees with them; None if a process of that worker still lives.
+        """The spool, after its account was made to agree; None if a process of that worker is still alive.
 
         Raises StorageError if the file cannot be used.
         """
@@ -121,7 +121,7 @@ class LeftSpool:
         return AccountedSpool(spool, page.apply, page.figures()["spool_position"])
 
     def close(self, spool: AccountedSpool) -> None:
-        """Let go of everything; a file that holds nothing goes."""
+        """Close everything; delete the file if it is empty."""
         spool.close()
         if self._page is not None:
             self._page.close()
@@ -133,7 +133,7 @@ class LeftSpool:
 
 
 class Spooling:
-    """One worker's spool with the thread that drains it, and those that others left."""
+    """A worker's spool with the thread that drains it, and spools that former workers left."""
 
     def __init__(
         self,
@@ -155,21 +155,21 @@ class Spooling:
 
     @property
     def engaged(self) -> bool:
-        """Whether batches wait in the spool, so that new ones have to wait behind them."""
+        """Whether batches wait in the spool, so that new ones must queue after them."""
         return len(self._own) > 0
 
     def append(self, batches: Sequence[Batch], inserted_us: int) -> None:
-        """Keep batches of one UTC day on disk. RetryableStorageError if the spool is full."""
+        """Store batches of one UTC day in the spool. RetryableStorageError if it is full."""
         self._own.append(batches, inserted_us)
         self._wake.set()
 
     def stop(self) -> None:
-        """End the drainer's thread after the group in its hands; what waits stays on disk."""
+        """End the drainer thread after its current group; waiting groups stay on disk."""
         self._stop.set()
         self._wake.set()
 
     def run(self) -> None:
-        """Drain whenever something waits, until stopped. The drainer thread's body."""
+        """The drainer thread: drain whenever something is waiting, until stopped."""
         wait_s = _FIRST_WAIT_S
         try:
             while not self._stop.is_set():
@@ -177,7 +177,7 @@ class Spooling:
                 try:
                     self._drain()
                 except StorageError as error:
-                    self._wake.set()  # what was not taken waits, though nothing new may ever come
+                    self._wake.set()  # groups are still waiting, even if no new one ever comes
                     self._say(
                         f"the database takes nothing, {len(self._own)} batches wait in the spool: {error}"
                     )
@@ -192,7 +192,7 @@ class Spooling:
             self._own.close()
 
     def _drain(self) -> None:
-        """Everything that waits, group by group; raises where the database does not take it."""
+        """Store all waiting groups; raises if the database does not accept one."""
         began_s, drained = time.monotonic(), 0
         while not self._stop.is_set():
             self._wake.clear()
@@ -210,7 +210,7 @@ class Spooling:
             self._say("")
 
     def _next(self) -> tuple[AccountedSpool, SpooledGroup] | None:
-        """The own spool's oldest group, else one of those that others left."""
+        """The oldest group of the worker's own spool, else of one that a former worker left."""
         if group := self._own.peek():
             return self._own, group
         while True:
@@ -243,7 +243,7 @@ class Spooling:
 
 
 def _move(store: Store, spool: AccountedSpool, group: SpooledGroup) -> None:
-    """Store a group, then take it from its spool."""
+    """Store a group, then remove it from its spool."""
     try:
         result = store.replay(group.rows())
     except RetryableStorageError:
@@ -258,7 +258,7 @@ def _move(store: Store, spool: AccountedSpool, group: SpooledGroup) -> None:
 def _move_singly(
     store: Store, spool: AccountedSpool, group: SpooledGroup, first: PermanentStorageError
 ) -> None:
-    """Find the rows that are refused for themselves; raises where every one is."""
+    """Store rows one by one, to find those that are refused; raises if all are."""
     stored = duplicate = samples = 0
     poison: list[Batch] = []
     for row in group.rows():
@@ -271,7 +271,7 @@ def _move_singly(
         duplicate += result.duplicate
         samples += row.batch.count * result.stored
     if len(poison) == len(group.batches) > 1:
-        raise first  # it is not the rows
+        raise first  # the rows are not the reason
     spool.remove(group, Drained(stored, duplicate, len(poison), samples), poison, str(first))
     for batch in poison:
         _log.error("set aside: %s", first, extra={"device": batch.device_id})

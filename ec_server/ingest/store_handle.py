@@ -1,4 +1,4 @@
-"""The writer's store: opened when it is needed, and again after a permanent error."""
+"""The writer's store: opened when needed, and again after a permanent error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ec_server.storage.contract import Store
 
 
 class StoreHandle:
-    """One thread at a time."""
+    """Not thread-safe."""
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
@@ -16,17 +16,17 @@ class StoreHandle:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a store at the moment."""
+        """Whether the store is open."""
         return self._store is not None
 
     def store(self) -> Store:
-        """The store. Raises StorageError if it has to be opened and cannot."""
+        """The store. Raises StorageError if it is not open and cannot be opened."""
         if self._store is None:
             self._store = self._open_store()
         return self._store
 
     def close(self) -> None:
-        """Let go of it; the next ``store`` opens it again."""
+        """Close it; the next ``store`` opens it again."""
         if self._store is not None:
             self._store.close()
             self._store = None

@@ -1,10 +1,10 @@
-"""Which of many text bodies are surely good; pure.
+"""Which of many text bodies are certainly valid; pure.
 
-Decided on the bytes between the digits. Of all samples of all bodies, joined and each ended by ``;``, only
-the bytes that are no digits are kept. Each such byte, the one before it, and how far it stands behind that
-one must be a step of a table; together the steps leave nothing but ``UUUUUU,VALUE;`` again and again.
+Only the bytes between the digits are examined. All samples of all bodies are joined, each ended by ``;``, and
+all bytes that are not digits are selected. Each of them, together with the one before it and the distance
+between the two, must be a step in a table. These steps allow only a sequence of ``UUUUUU,VALUE;``.
 
-Two tables. The first is for what devices send, VALUE being ``[+-]?digits(.digits)?``::
+There are two tables. The first is for what devices send, where VALUE is ``[+-]?digits(.digits)?``::
 
     before  byte    digits between
     ;       ,       6
@@ -12,8 +12,8 @@ Two tables. The first is for what devices send, VALUE being ``[+-]?digits(.digit
     , + -   .       1 or more
     , + - . ;       1 or more
 
-Bodies of which it is not sure meet the second, which has every form of a number: exponents, ``.5`` and
-``5.``. Of what is left (anything wrong, samples of more than 200 bytes) this says nothing.
+Bodies that do not match it are checked with the second table, which has every form of a number: exponents,
+``.5`` and ``5.``. About the rest (anything wrong, samples of more than 200 bytes) nothing is decided here.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ import numpy as np
 import numpy.typing as npt
 
 BYTES_AT_ONCE = 88 << 10
-"""What is best checked in one go: with more, the arrays no longer fit into the processor's cache."""
+"""The best amount to check at once: with more, the arrays no longer fit into the processor's cache."""
 
 Canonical = tuple[bytes, int, int, int]
 """Canonical text, number of samples, first and last microsecond."""
 
 _LONGEST_SAMPLE = 200
-"""Bytes; no plain number of so few digits is beyond a double."""
+"""Bytes; a number of so few digits without exponent is in the range of a double."""
 
 _Numbers = npt.NDArray[np.int64]
 
 _Bytes = npt.NDArray[np.uint8]
 
 _FAR = 15
-"""A distance to the byte before; this or more is one."""
+"""Distances to the previous byte from this on are treated alike."""
 _ANY = _FAR
 _Step = tuple[int, int, int, int]
-"""Class of the byte before, class of the byte, least and largest distance."""
+"""Class of the previous byte, class of the byte, smallest and largest distance."""
 
 
 def _wrong(classes: int, steps: Sequence[_Step]) -> npt.NDArray[np.bool_]:
-    """By class before, class and distance: whether that is no step."""
+    """By class of the previous byte, class and distance: whether this is not a step."""
     wrong = np.ones((classes, classes, _FAR + 1), dtype=np.bool_)
     for before, byte, least, most in steps:
         wrong[before, byte, least : most + 1] = False
@@ -53,7 +53,7 @@ def _wrong(classes: int, steps: Sequence[_Step]) -> npt.NDArray[np.bool_]:
 
 
 def _class_of(**classes: int) -> _Bytes:
-    """By byte: its class; 0 is any byte that no number has."""
+    """The class of each byte; 0 for bytes that cannot be in a number."""
     table = np.zeros(256, dtype=np.uint8)
     for text, number in classes.items():
         table[[ord(_BYTES[name]) for name in text.split("_")]] = number
@@ -81,7 +81,7 @@ _WRONG = _wrong(
 
 
 def _wrong_in_plain(_joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers, _Numbers]:
-    """Where a step is wrong, and where samples end."""
+    """The places of wrong steps, and of the ends of samples."""
     classes = _CLASS.take(raw.take(marks))
     steps = classes[:-1] * np.uint8(5) + classes[1:]
     distances = np.minimum(marks[1:] - marks[:-1], _FAR)
@@ -95,7 +95,7 @@ _PLUS, _MINUS, _DOT, _STOP, _EXPONENT, _LEADING_DOT, _EXPONENT_PLUS, _EXPONENT_M
 _FULL_CLASS = _class_of(comma=_COMMA, plus=_PLUS, minus=_MINUS, point=_DOT, end=_STOP, e_E=_EXPONENT)
 _BEFORE_DIGITS = (_COMMA, _PLUS, _MINUS)
 _SURE_DIGITS = 3
-"""Distance to the end with which an exponent is below 100: with so few digits no double overflows."""
+"""Up to this distance to the end, an exponent is below 100: with so few digits a double cannot overflow."""
 _SURE_POWER = 308
 _FULL_WRONG = _wrong(
     10,
@@ -116,7 +116,7 @@ _FULL_WRONG = _wrong(
 
 
 def _wrong_in_any(joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers, _Numbers]:
-    """As ``_wrong_in_plain``; numbers with a large exponent are looked at one by one."""
+    """As ``_wrong_in_plain``; numbers with a large exponent are checked one by one."""
     classes = _FULL_CLASS.take(raw.take(marks))
     distances = np.minimum(marks[1:] - marks[:-1], _FAR)
     before, byte = classes[:-1], classes[1:]
@@ -137,10 +137,10 @@ def _wrong_in_any(joined: bytes, raw: _Bytes, marks: _Numbers) -> tuple[_Numbers
 def _infinite(
     joined: bytes, raw: _Bytes, marks: _Numbers, large: _Numbers, sample_ends: _Numbers
 ) -> _Numbers:
-    """Ends of samples that no double holds, of those whose ends are the ``large`` ones of the marks.
+    """The ends of samples that overflow a double, among those at the indices ``large`` of the marks.
 
-    A number of n digits before its exponent is below 10 ** (n + exponent), and a double holds what is below
-    10 ** 308. What that does not decide is looked at one by one.
+    A number of n digits before its exponent is below 10 ** (n + exponent), and a double can hold everything
+    below 10 ** 308. What that does not decide is checked one by one.
     """
     if not len(large):
         return large
@@ -160,7 +160,7 @@ def _infinite(
 
 
 def _value(text: str) -> float:
-    """The number; NaN where it is none."""
+    """The number; NaN if it is not one."""
     try:
         return float(text)
     except ValueError:
@@ -171,7 +171,7 @@ def _value(text: str) -> float:
 
 
 def canonical_texts(bodies: Sequence[bytes]) -> list[Canonical | None]:
-    """Each body as it came, with what is known of it; None if it is not sure."""
+    """Each body as it came, with its properties; None if it is not certainly valid."""
     found = _checked(bodies, _wrong_in_plain)
     odd = [place for place, one in enumerate(found) if one is None]
     if odd:
@@ -187,12 +187,12 @@ def _checked(
     joined = b";" + b";".join(bodies) + b";" + bytes(8)
     raw = np.frombuffer(joined, dtype=np.uint8)[: len(joined) - 8]
     ends = np.cumsum(np.fromiter(map(len, bodies), dtype=np.int64, count=len(bodies)) + 1)
-    marks = np.flatnonzero((raw - 48) >= 10)  # bytes that are no digits (unsigned, so below "0" too)
+    marks = np.flatnonzero((raw - 48) >= 10)  # bytes that are not digits (unsigned, so also those below "0")
     wrong, sample_ends = wrong_in(joined, raw, marks)
 
     starts = sample_ends[:-1] + 1
     wrong_samples = starts[sample_ends[1:] - sample_ends[:-1] > _LONGEST_SAMPLE]
-    # The eight bytes at each sample's start, as one number that ranks as its first six do.
+    # The eight bytes at the start of each sample, as one number that orders like the first six.
     eight = np.ndarray((len(joined) - 7,), dtype=">u8", buffer=joined, strides=(1,))
     rank = eight[starts].astype(np.uint64) >> np.uint64(16)
     last = sample_ends.searchsorted(ends) - 1  # index of each body's last sample
@@ -220,7 +220,7 @@ def _six_digits(raw: _Bytes, at: _Numbers) -> list[int]:
 
 
 def _digits(raw: _Bytes, at: _Numbers, count: int) -> _Numbers:
-    """The number that ``count`` digits from each place on are."""
+    """The number that ``count`` digits from each place form."""
     number = np.zeros(len(at), dtype=np.int64)
     for offset in range(count):
         number = number * 10 + (raw[np.minimum(at + offset, len(raw) - 1)] - np.uint8(48))

@@ -1,6 +1,6 @@
-"""What prevents a writer from storing, by cause: reported to the SIP process, and logged when it changes.
+"""What prevents a writer from storing, by cause: reported to the SIP process, and logged on changes.
 
-Causes are independent: the end of one does not hide another. Threads may share it.
+Causes are independent: the end of one does not hide another. Thread-safe.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import threading
 from collections.abc import Callable
 
 CAUSES = ("database", "spool", "slow", "health")
-"""In the order in which they are reported: database and spool refuse, a call takes long, the disk is full."""
+"""In the order of reporting: database and spool refuse, a call takes long, the disk is full."""
 
 _log = logging.getLogger(__name__)
 
 
 class Troubles:
-    """The troubles of the moment."""
+    """The present troubles."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        """``tell`` is given the text whenever it changes, "" once all is well; at first, too."""
+        """``tell`` is called with the text at first and whenever it changes; "" if there is no trouble."""
         self._tell = tell
         self._texts = dict.fromkeys(CAUSES, "")
         self._told: str | None = None
         self._lock = threading.Lock()
 
     def say(self, cause: str, text: str) -> None:
-        """What ``cause``, one of CAUSES, is at the moment; "" if nothing is wrong."""
+        """Set the trouble of ``cause``, one of CAUSES; "" if there is none."""
         with self._lock:
             self._texts[cause] = text
             now = "; ".join(filter(None, self._texts.values()))

@@ -1,4 +1,4 @@
-"""One thread for calls that may wait for a disk or a database; the caller stays alive meanwhile."""
+"""A thread for calls that may wait for a disk or a database, while the caller continues its heartbeat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOOK_INTERVAL_S = 0.5
 
 
 class WatchedCalls:
-    """``begin`` a call, ``end`` it; one at a time, from one thread."""
+    """``begin`` a call, then ``end`` it; one at a time, from one thread."""
 
     def __init__(self, beat: Callable[[], None], troubles: Troubles) -> None:
-        """``beat`` is called about twice a second while a call is waited for that is not stuck."""
+        """``beat`` is called about twice a second while waiting for a call, unless it is stuck."""
         self._beat = beat
         self._troubles = troubles
         self._pool = ThreadPoolExecutor(1, "write")
@@ -27,11 +27,11 @@ class WatchedCalls:
         self._steps = 0
 
     def count_step(self) -> None:
-        """Report progress of the current call: it waits for a database that is known to be unavailable."""
+        """Report progress of the current call, such as waiting for a database known to be unavailable."""
         self._steps += 1
 
     def begin(self, call: Callable[[], None]) -> None:
-        """Have ``call`` run; the one before has ended."""
+        """Start ``call``; the previous one must have ended."""
         self._began_s = time.monotonic()
         self._under_way = self._pool.submit(self._run, call)
 
@@ -40,7 +40,7 @@ class WatchedCalls:
         call()
 
     def end(self) -> None:
-        """Wait for the call that was begun, if there is one; raises what it raised."""
+        """Wait for the current call, if there is one; raises what it raised."""
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return
@@ -63,5 +63,5 @@ class WatchedCalls:
         self.end()
 
     def close(self) -> None:
-        """Wait for the call under way; take no more."""
+        """Wait for the current call, and accept no more."""
         self._pool.shutdown()

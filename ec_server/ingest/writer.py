@@ -1,13 +1,13 @@
-"""The loop between the intake ring and the database: takes, checks, commits, counts.
+"""The loop that takes messages from the ring, checks, commits and counts them.
 
 Rules:
 
-1. What was taken from the ring is stored, rejected and counted, in the spool, or still in the ring.
-   While a group is being committed at most one more is taken and checked; then the ring fills, and the
-   SIP process waits: that is the back-pressure.
-2. A writer that takes over first settles the group that the one before had in hand (group_settlement.py).
-3. It beats while it goes round and while a write is slow; it stops beating where a write is stuck
-   (call_watch.py), and is then replaced.
+1. Every message taken from the ring is stored, rejected and counted, in the spool, or still in the ring.
+   While a group is being committed, at most one more is taken and checked; then the ring fills, and the SIP
+   process waits. That is the back-pressure.
+2. A new writer first settles the group that its predecessor was processing (group_settlement.py).
+3. Its heartbeat continues while a write is slow, but stops if a write is stuck (call_watch.py); the process
+   is then replaced.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from utilities.errors import StorageError
 
 _IDLE_TAKE_S = 0.25
 _GATHER_SHARE = 0.6
-"""Of ``commit_ms``, the time for which a group is gathered; the rest is for checking and committing."""
+"""The part of ``commit_ms`` for which a group is gathered; the rest is for checking and committing."""
 _DRAINER_END_S = 5.0
 _MOST_MEANWHILE = 4
-"""Times ``commit_batches``: what came while the group before was being written is one group."""
+"""The largest group, in ``commit_batches``: what arrives while a group is written is the next group."""
 _MARK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """What the configuration says of committing; times in the unit of the name."""
+    """The options for committing; units are in the names."""
 
     worker: str
     run_folder: Path
@@ -60,7 +60,7 @@ class WriterSettings:
 
 
 class Writer:
-    """``run`` is the thread's body; ``abandon`` may be called from any thread."""
+    """``run`` is called by one thread; ``abandon`` may be called from any thread."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Writer:
         spool: Spool | None = None,
         left_spools: Sequence[LeftSpool] = (),
     ) -> None:
-        """``tell_trouble`` is called with what prevents writing, "" once nothing does, from any thread.
+        """``tell_trouble`` is called, from any thread, with what prevents writing; "" once nothing does.
 
-        With a ``spool``, what the database does not accept waits there, and the writer continues;
-        ``left_spools``, those of workers that no longer exist, are drained beside it.
+        With a ``spool``, what the database does not accept waits there, and the writer continues.
+        ``left_spools``, those of workers that are no longer configured, are drained as well.
         """
         self._settings = settings
         self._taker = taker
@@ -110,11 +110,11 @@ class Writer:
         self._housekeeping = Housekeeping(self._handle, self._minutes, live, self._troubles, self._spooling)
 
     def abandon(self) -> None:
-        """Give up what cannot be written: the deadline has come. Any thread may call."""
+        """Give up what cannot be written, as the deadline has passed. Thread-safe."""
         self._abandon.set()
 
     def run(self) -> None:
-        """Run until the queue is closed and empty, or ``abandon`` is called; then release everything."""
+        """Run until the ring is closed and empty, or ``abandon`` is called; then release everything."""
         drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
         try:
             settlement = self._settle_group_before()
@@ -134,7 +134,7 @@ class Writer:
             self._spooling.run()
 
     def _settle_group_before(self) -> GroupSettlement:
-        """Settle what the writer before had in hand, as far as the account goes."""
+        """Settle the group that the previous writer was processing, in the account."""
         evidence = self._taker.evidence()
         if self._spool is None:
             evidence = replace(evidence, in_spool=evidence.spooled)
@@ -150,7 +150,7 @@ class Writer:
         return settlement
 
     def _with_mark(self, evidence: Evidence) -> Evidence:
-        """Ask the database; one with a spool beside it may be unavailable for long, and keeps no marks."""
+        """Add the database's mark; with a spool the database may be unavailable, and keeps no marks."""
         day, _ = self._page.intent()
         while not self._abandon.is_set():
             try:
@@ -187,5 +187,5 @@ class Writer:
             elif group is None and self._taker.closed:
                 break
             if self._taker.parent_is_gone:
-                break  # the next SIP process brings a writer of its own; the ring waits for it
+                break  # the next SIP process has its own writer, which continues with the ring
         self._calls.end()

@@ -1,8 +1,9 @@
-"""A receiver's writer process, as the SIP process sees it: started, watched, replaced, ended.
+"""Starts, watches, replaces and ends a receiver's writer process; runs in the SIP process.
 
-It may die at any moment: what it had in hand is still in the ring, and its replacement continues where
-the account ends. The pipe to it wakes it when it sleeps, and tells it when this process is gone. When it
-is started again, and when it counts as hung, is decided by the supervisor's rules (restart_policy.py).
+The writer may die at any moment: the messages that it was processing are still in the ring, and its
+replacement continues where the account ends. The pipe to it wakes it when it sleeps, and tells it when this
+process is gone. The supervisor's rules (restart_policy.py) decide when it is restarted, and when it counts as
+hung.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, text_of
 _ROOT = Path(__file__).resolve().parents[2]
 _LIMITS = Limits(silent_s=15.0)
 _SILENT_TOLD_S = 5.0
-"""Silence that is reported as a trouble, before the writer counts as hanging."""
+"""Silence that is reported as a trouble, before the writer counts as hung."""
 _UNREADY_TOLD_S = 3.0
-"""How long a replacement may take to be ready before that is reported as a trouble."""
+"""How long a replacement may take to become ready before that is reported as a trouble."""
 _LONGEST_PAUSE_S = 5.0
-"""Somebody may have mended the reason meanwhile, and messages wait."""
+"""The longest pause before a restart: the cause may have been fixed meanwhile, and messages wait."""
 
 _log = logging.getLogger(__name__)
 
 
 class WriterProcess:
-    """Everything is called by the SIP process's main thread."""
+    """All calls must come from the SIP process's main thread."""
 
     def __init__(self, ring: IntakeRing, number: int, configuration: Path | None) -> None:
         self._ring = ring
@@ -51,7 +52,7 @@ class WriterProcess:
         self._last_end = ""
 
     def start(self) -> None:
-        """Start it; it becomes ready by itself (``ring.writer_is_ready``)."""
+        """Start the writer without waiting until it is ready (``ring.writer_is_ready``)."""
         self._ring.expect_writer()
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._child = subprocess.Popen(
@@ -62,7 +63,7 @@ class WriterProcess:
         self._started_s, self._ready_s, self._was_killed = time.monotonic(), None, False
 
     def refusal(self) -> EcServerError | None:
-        """Why it ended before it was ready, where it says that starting it again is of no use."""
+        """Why it ended before it was ready, if its exit code says that a restart would not help."""
         code = self._child.poll() if self._child is not None else None
         reason = self._ring.trouble or "the writer cannot start; see the log"
         if code == EXIT_CONFIGURATION:
@@ -70,7 +71,7 @@ class WriterProcess:
         return EcServerError(reason) if code == EXIT_CANNOT_BOOT else None
 
     def look_after(self) -> None:
-        """Replace it where it died or hangs. To be called about twice a second."""
+        """Replace the writer if it has died or is hung. Call this about twice a second."""
         now_s = time.monotonic()
         if self._child is not None:
             self._watch(self._child, now_s)
@@ -78,7 +79,7 @@ class WriterProcess:
             self.start()
 
     def trouble(self) -> str:
-        """Why what comes in is not being written at the moment; "" if it is, or soon will be."""
+        """Why messages are not being written at the moment; "" if they are, or soon will be."""
         now_s = time.monotonic()
         why = f": {self._ring.trouble}" if self._ring.trouble else ""
         if self._ready_s is None:
@@ -103,7 +104,7 @@ class WriterProcess:
             hung = why_hung(state, self._ring.trouble, now_s - self._started_s, silent_s, _LIMITS)
             if hung:
                 _log.error("the writer (process %d) %s: killed", child.pid, hung)
-                child.kill()  # one that waits for a disk ends when the disk answers
+                child.kill()  # if it waits for a disk, it ends when the disk answers
                 self._was_killed = True
 
     def _bury(self, child: subprocess.Popen[bytes], code: int, now_s: float) -> None:
@@ -127,9 +128,9 @@ class WriterProcess:
         self._child = None
 
     def end(self, within_s: float, meanwhile: Callable[[], None]) -> bool:
-        """Wait until the closed ring is settled; killed after that time. Whether the writer ended by itself.
+        """Wait until the closed ring is settled, and kill the writer after ``within_s``; False if killed.
 
-        One that dies before is replaced: what came before the stop is stored.
+        A writer that dies before is replaced, so that everything received before the stop is stored.
         """
         until_s = time.monotonic() + within_s
         while time.monotonic() < until_s:

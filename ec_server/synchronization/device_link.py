@@ -32,7 +32,7 @@ class DeviceLink:
         monotonic: Callable[[], float],
         told: Callable[[Note, str], None],
     ) -> None:
-        """``oldest``: the first minute that the device offers. ``told`` is called with the Notes of rounds."""
+        """``oldest``: the first minute that the device offers. ``told`` is called with each round's Notes."""
         self.device_id, self.oldest = device_id, oldest
         self._peer, self._threads, self._memory, self._monotonic = peer, threads, memory, monotonic
         self._told = told
