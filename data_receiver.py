@@ -1,8 +1,8 @@
-"""One receiver: accepts SIP messages and stores them; started by ec_server_main.py, or alone.
+"""A receiver: accepts SIP messages and stores them; started by ec_server_main.py, or alone.
 
-Two processes. This one holds the SIP stack and puts what comes into the ring; the writer, started by
-it, takes from there to the database. Neither waits for the other's interpreter, and the ring
-outlives both, so that the death of either loses nothing that was counted.
+It consists of two processes. This one serves the SIP port and puts messages into the ring. The writer, which
+it starts, takes them from there and stores them in the database. Neither waits for the other's interpreter,
+and the ring survives both, so that the death of either loses no message that was counted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = logging.getLogger("data_receiver")
 
 
 def main() -> int:
-    """Read the command line and the configuration, then run; the exit code."""
+    """Read the command line and the configuration, then run; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", dest="file", type=Path, help="configuration file")
     parser.add_argument(
@@ -75,10 +75,10 @@ def main() -> int:
 
 
 def processor_fault(machine: str) -> str:
-    """Why this processor cannot run a receiver; "" if it can.
+    """Why a receiver cannot run on this processor; "" if it can.
 
-    The ring and the pages are read by one process while another writes them, without a lock: what was written
-    first has to be seen first. x86 promises that; others, such as aarch64, do not.
+    One process reads the ring and the pages while another writes them, without a lock, so stores to memory
+    must become visible in their order. x86 guarantees that; others, such as aarch64, do not.
     """
     if machine.lower() in _ORDERS_STORES:
         return ""
@@ -89,10 +89,10 @@ def processor_fault(machine: str) -> str:
 
 
 class Receiver:
-    """The SIP process: SIP stack, ring and writer process, and the page for launcher and status."""
+    """The SIP process: SIP port, ring, writer process, and the page for launcher and status server."""
 
     def __init__(self, settings: Settings, number: int, configuration: Path | None) -> None:
-        """Raises OSError if the run folder cannot be used, EcServerError if it runs already."""
+        """Raises OSError if the run folder cannot be used, EcServerError if this receiver runs already."""
         run_folder, name = settings.storage_path / RUN_FOLDER, receiver_name(number)
         run_folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_receiver(run_folder, name)
@@ -104,13 +104,13 @@ class Receiver:
         self._sip = SipReceiver(
             sip_options(settings, number), self._ring.put, _senders(settings.devices_file)
         )
-        self._port_shown = (self._page.figures()["sip_connections"], 0, 0, 0)  # of a process before
+        self._port_shown = (self._page.figures()["sip_connections"], 0, 0, 0)  # from a former process
         self._stop = threading.Event()
         self._stop_s = 0.0
         self._shown = ""
 
     def run(self) -> int:
-        """Until SIGTERM, SIGINT or the launcher's death; the exit code."""
+        """Run until SIGTERM, SIGINT or the launcher's death; returns the exit code."""
         self._page.beat()
         self._page.set_state("starting")
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,10 +126,10 @@ class Receiver:
         return self._end()
 
     def _start(self) -> None:
-        """Start the writer, then listen, so that messages can be written. Returns early when asked to stop.
+        """Start the writer, then listen, so that messages can be stored. Returns early if asked to stop.
 
-        A receiver that takes over from one that died does not let the senders wait long for its
-        writer: the ring takes what comes.
+        A receiver that replaces one that died does not wait long for its writer, as senders are waiting: the
+        ring holds what arrives.
         """
         self._writer.start()
         until_s = time.monotonic() + (_WRITER_BEHIND_S if len(self._ring) else float("inf"))
@@ -155,7 +155,7 @@ class Receiver:
     # --- between polls ----------------------------------------------------------------------
 
     def _tick(self) -> None:
-        """Beat while both processes go round; the writer's troubles are this worker's."""
+        """Heartbeat while both processes are alive; the writer's troubles are reported as this worker's."""
         self._page.beat()
         self._count_port()
         self._writer.look_after()
@@ -165,7 +165,7 @@ class Receiver:
             self._ask_to_stop()  # the next start sets the ring aside
 
     def _count_port(self) -> None:
-        """Put what has happened at the SIP port since the last time onto the page."""
+        """Add what has happened at the SIP port since the last call to the page."""
         now = self._sip.figures
         shown = (now.connections, now.evicted, now.refused, now.dropped)
         if shown != self._port_shown:
@@ -173,7 +173,7 @@ class Receiver:
             self._port_shown = shown
 
     def _while_full(self) -> None:
-        """The SIP port waits for room in the ring; after a request to stop, not for long."""
+        """Called while the SIP port waits for room in the ring; after a stop request, not for long."""
         self._tick()
         if self._stop.is_set() and time.monotonic() - self._stop_s > _FULL_RING_AT_STOP_S:
             self._ring.close()
@@ -192,7 +192,7 @@ class Receiver:
     # --- end --------------------------------------------------------------------------------
 
     def _end(self) -> int:
-        """Stop taking, let the writer settle what is there, each within its deadline."""
+        """Stop receiving, then let the writer settle the ring, each within its deadline."""
         self._page.set_state("stopping")
         self._sip.stop()
         self._ring.close()
@@ -207,7 +207,7 @@ class Receiver:
 
 
 def _senders(devices_file: Path | None) -> Senders:
-    """Who may send. A file that cannot be read is for the writer to refuse: that ends the start."""
+    """Who may send. If the file cannot be read, the writer refuses to start."""
     try:
         directory = DeviceDirectory.read(devices_file)
     except ConfigurationError:
@@ -216,7 +216,7 @@ def _senders(devices_file: Path | None) -> Senders:
 
 
 def sip_options(settings: Settings, number: int) -> SipOptions:
-    """What receiver ``number`` listens to; the first one alone registers, for all of them."""
+    """Where receiver ``number`` listens; only the first one registers, for all of them."""
     tls = None
     if settings.sip_tls_certificate and settings.sip_tls_key:
         tls = TlsFiles(settings.sip_tls_certificate, settings.sip_tls_key, settings.sip_tls_ca)

@@ -1,7 +1,7 @@
-"""Run the whole Energy Consumption Server: receivers, synchronization, status page.
+"""Runs the whole Energy Consumption Server: receivers, synchronization, status page.
 
-Starts each as a process of its own, keeps them running, and ends them in order on SIGTERM or SIGINT.
-docs/operations.md says what its log lines, signals and exit codes mean.
+Starts each as a separate process, keeps them running, and stops them in order on SIGTERM or SIGINT.
+docs/operations.md explains its log lines, signals and exit codes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code: 0 ended as asked, 1 not cleanly, 2 it must be set up otherwise."""
+    """The command; returns the exit code: 0 ended as requested, 1 not cleanly, 2 cannot start."""
     make_files_private()
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    """The commands that look at a server instead of being one."""
+    """The commands that query a server, or the configuration, instead of running one."""
     from ec_server.status.status_command import forget_device, report_status  # noqa: PLC0415 (for these alone)
 
     try:

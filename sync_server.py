@@ -1,7 +1,7 @@
-"""The synchronization process: proves that the database equals the meters; or requests an audit from it.
+"""The synchronization process, which proves what is stored against the meters; also requests audits from it.
 
-Started by ec_server_main.py, or alone: ``python sync_server.py [-c FILE]``. With ``--audit`` it asks
-the running one to compare a range of time again from the stored rows, waits and reports.
+Started by ec_server_main.py, or alone: ``python sync_server.py [-c FILE]``. With ``--audit`` it asks the
+running one to compare a time range again, from the stored rows, waits for the result and prints it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ EXIT_NOT_PROVEN = 1
 EXIT_USAGE = 2
 AUDIT_TIMEOUT_S = 300.0
 GIVE_WAY = 5
-"""How much nicer than the receivers this process is: what arrives now goes before what can be asked for."""
+"""Niceness above that of the receivers: live messages go before data that can be requested again."""
 _STORE_AGAIN_S = 1.0
 _SWITCH_S = 0.0005
-"""A thread at work lets go of the interpreter this soon, so that connections are answered meanwhile."""
+"""The interpreter's switch interval, short so that connections are answered while threads work."""
 
 _log = logging.getLogger("sync_server")
 
 
 def main() -> int:
-    """Read the command line and the configuration, then serve or ask; the exit code."""
+    """Read the command line and the configuration, then serve or request an audit; returns the exit code."""
     arguments = _parser().parse_args()
     make_files_private()
     log.set_up(SYNC_NAME)
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--from", dest="start", help="first minute, UTC", **moment)
     asking.add_argument("--to", dest="stop", help="end of the range, not included", **moment)
     asking.add_argument("--json", action="store_true", help="print the report as JSON")
-    patience = f"wait at most so long for the device ({AUDIT_TIMEOUT_S:g})"
+    patience = f"wait at most this long for the device ({AUDIT_TIMEOUT_S:g})"
     asking.add_argument("--timeout", type=_seconds, default=AUDIT_TIMEOUT_S, metavar="S", help=patience)
     return parser
 

@@ -1,1 +1,1 @@
-"""The parts of the three entry files: ingest, storage, synchronization, supervision, status."""
+"""The parts of the server's programs: ingest, storage, synchronization, supervision, status, and more."""

@@ -1,1 +1,1 @@
-"""What every process counts: one mapped page per worker, and the names of all figures."""
+"""The counters of every process: one mapped page per worker, and the names of all figures."""

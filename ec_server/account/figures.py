@@ -6,7 +6,7 @@ from ec_server.account.histograms import COMMIT_DURATION, NEWEST_SAMPLE_AGE, ROU
 from utilities.model import RejectReason
 
 REJECTED = {reason: f"rejected_{reason.value}" for reason in RejectReason}
-"""The figure that counts each reason."""
+"""The figure that counts each reason for a rejection."""
 
 PORT_FIGURES: tuple[str, ...] = (
     "sip_connections",  # gauge
@@ -14,12 +14,12 @@ PORT_FIGURES: tuple[str, ...] = (
     "requests_refused",
     "requests_dropped",
 )
-"""What the SIP process counts beside ``received``; see worker_page.py."""
+"""What the SIP process counts besides ``received``; see worker_page.py."""
 
 RECEIVER_FIGURES: tuple[str, ...] = (
     "stored",
     "duplicate",
-    "spooled",  # batches in the spool now: falls as they become stored or duplicate
+    "spooled",  # batches in the spool now: decreases as they become stored or duplicate
     "lost",
     "samples_stored",
     "commits",
@@ -78,12 +78,12 @@ STATUS_NAME = "status"
 
 
 def settled(figures: dict[str, int]) -> int:
-    """How many received messages a receiver's figures account for; the rest is queued."""
+    """How many received messages are settled in a receiver's figures; the rest is queued."""
     rejected = sum(figures[name] for name in REJECTED.values())
     parts = ("stored", "duplicate", "spooled", "lost")
     return rejected + sum(figures[name] for name in parts) - figures["taken_over"]
 
 
 def queued(figures: dict[str, int]) -> int:
-    """Received and not yet settled."""
+    """Messages received and not yet settled."""
     return figures["received"] - settled(figures)

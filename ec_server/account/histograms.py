@@ -1,7 +1,7 @@
-"""Distributions as figures of a worker's page: one figure per bucket, and one for the sum; pure.
+"""Histograms as figures of a worker's page: one figure per bucket, and one for the sum; pure.
 
-A page holds whole numbers that only grow, so a distribution survives its worker's death as every other
-figure does, and those of several workers add up.
+A page holds whole numbers that only increase, so a histogram survives its worker's death like every other
+figure, and those of several workers can be added.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """A distribution of times in seconds; ``name`` is the metric's, ``prefix`` the figures'."""
+    """A histogram of times in seconds; ``name`` is that of the metric, ``prefix`` that of the figures."""
 
     name: str
     prefix: str
     bounds_s: tuple[float, ...]
-    """Upper bounds, inclusive, ascending; beyond the last one lies one more bucket."""
+    """Upper bounds, inclusive, ascending; there is one more bucket above the last one."""
     help: str
 
     @property
@@ -27,13 +27,13 @@ class Histogram:
         return (*(f"{self.prefix}_{i}" for i in range(len(self.bounds_s) + 1)), f"{self.prefix}_ms")
 
     def noted(self, seconds: float) -> dict[str, int]:
-        """What one observation adds to the figures; one below 0 counts as 0."""
+        """What one observation adds to the figures; negative ones count as 0."""
         seconds = max(0.0, seconds)
         bucket = bisect_left(self.bounds_s, seconds)
         return {f"{self.prefix}_{bucket}": 1, f"{self.prefix}_ms": round(seconds * 1000)}
 
     def buckets(self, totals: Mapping[str, int]) -> list[tuple[str, int]]:
-        """``(le, cumulative count)`` as Prometheus has them, from figures summed over the pages."""
+        """``(le, cumulative count)`` as in Prometheus, from figures summed over the pages."""
         cumulative, found = 0, []
         for bound, figure in zip([*map("{:g}".format, self.bounds_s), "+Inf"], self.figures):
             cumulative += totals.get(figure, 0)

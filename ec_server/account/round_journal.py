@@ -1,6 +1,6 @@
-"""The journal of rounds, for the page: one JSON line per round with what it compared and repaired; bounded.
+"""The journal of rounds, for the status page: one JSON line per round, with its result; bounded.
 
-Written by the sync process alone; a journal that cannot be written or read costs no round and no page.
+Only the sync process writes it. If it cannot be written or read, rounds and pages still work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def note_round(run_folder: Path, line: Mapping[str, object]) -> None:
-    """Append a round; when the file is full it becomes ``.1`` and the one before that goes."""
+    """Append a round; a full file is renamed to ``.1``, replacing the previous one."""
     path = run_folder / FILE_NAME
     try:
         if path.exists() and path.stat().st_size > _MOST_BYTES:
@@ -31,7 +31,7 @@ def note_round(run_folder: Path, line: Mapping[str, object]) -> None:
 
 
 def latest_rounds(run_folder: Path, device_id: str, most: int) -> list[dict[str, object]]:
-    """A device's latest rounds, the newest first."""
+    """The latest rounds of a device, newest first."""
     found: list[dict[str, object]] = []
     for name in (FILE_NAME, f"{FILE_NAME}.1"):
         for line in _lines_from_the_end(run_folder / name):

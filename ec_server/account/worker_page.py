@@ -1,24 +1,23 @@
-"""One worker's figures in a small shared file, so that they survive the worker's death.
+"""The figures of one worker in a small shared file, so that they survive the worker's death.
 
 Rules:
 
-1. A page is a file under ``<storage.path>/run/`` named after the worker, mapped by the worker that
-   writes it, the launcher that accounts for its death, and the status server that reads it. What
-   was written before ``kill -9`` is there afterwards.
-2. Only the worker writes, or, once it is dead and before its replacement starts, the launcher. The
+1. A page is a file under ``<storage.path>/run/`` named after the worker. It is mapped by the worker, which
+   writes it, by the launcher, which marks the worker's death, and by the status server, which reads it. What
+   was written before ``kill -9`` is still there afterwards.
+2. Only the worker writes or, after its death and before its replacement starts, the launcher. The
    replacement continues with the same page: figures never decrease while the launcher lives.
-3. ``received`` is one cell of its own, raised by the receiving thread alone. All other figures
-   change together: ``apply`` writes the spare of two slots and raises one cell, the step, whose
-   parity says which slot is valid, so that a reader, or a successor after a kill, sees a complete step
-   or none of it. The step never repeats, so a reader knows when its slot was written over.
-4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` to the unit at every
-   moment, with ``queued`` being what is received and not yet settled.
+3. ``received`` is a separate cell, increased only by the receiving thread. All other figures change together:
+   ``apply`` writes the spare one of two slots, then increases one cell, the step, whose parity says which
+   slot is valid. So a reader, or a successor after a kill, sees a complete step or none of it. The step never
+   repeats, so a reader notices if its slot was overwritten.
+4. Hence ``received = stored + duplicate + rejected + spooled + lost + queued`` holds exactly at every moment,
+   where ``queued`` is what is received and not yet settled.
+5. A page of another layout (written by an earlier version, or by one with other figures) is created again
+   with its content: the figures that both have, ``received`` and the commit intent. So what waits in the ring
+   of a server that was killed before an upgrade is found and counted like anything else.
 
-5. A page of another shape (written by an earlier version, or by one with other figures) is made anew
-   with what it says: the figures that both know, ``received`` and the commit intent. What waits in the
-   ring of a server that was killed before an upgrade is then found and counted like anything else.
-
-Cells are native signed 64-bit integers; storing one is a single machine store.
+Cells are native signed 64-bit integers; each is written by a single machine instruction.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ from ec_server.account.figures import PORT_FIGURES
 
 _MAGIC = b"ECPAGE02"
 _CELLS_BYTES_OF = {b"ECPAGE01": 64, _MAGIC: 128}
-"""By layout; the first cells mean the same in both. Version 1.0 wrote the first, without PORT_FIGURES."""
+"""The headers of the layouts, whose first cells have the same meaning. Version 1.0 wrote the first one,
+without PORT_FIGURES."""
 _HEADER_BYTES = 4096
 _STATE_BYTES = 512
 _CELLS_BYTES = _CELLS_BYTES_OF[_MAGIC]
@@ -71,7 +71,7 @@ class WorkerPage:
 
     @classmethod
     def create(cls, path: Path, names: Sequence[str]) -> WorkerPage:
-        """Map the page at ``path``; made where it is absent, and made anew where it is of another shape."""
+        """Map the page at ``path``; created if it is missing, converted if it has another layout."""
         header = _MAGIC + json.dumps(list(names)).encode()
         if len(header) >= _HEADER_BYTES:
             raise ValueError(f"{path}: too many figures for one page")
@@ -88,13 +88,13 @@ class WorkerPage:
 
     @classmethod
     def renew(cls, path: Path) -> None:
-        """Bring a page of an earlier layout to the present one; any other file is left as it is."""
+        """Convert a page of an earlier layout to the present one; any other file is left as it is."""
         if (former := _Former.read(path)) and former.magic != _MAGIC:
             cls.create(path, former.names).close()
 
     @classmethod
     def open(cls, path: Path) -> WorkerPage:
-        """Map an existing page. Raises OSError if it is absent, ValueError if it is not a page."""
+        """Map an existing page. Raises OSError if there is none, ValueError if it is not a page."""
         descriptor = os.open(path, os.O_RDWR)
         try:
             size = os.fstat(descriptor).st_size
@@ -111,11 +111,11 @@ class WorkerPage:
     # --- figures --------------------------------------------------------------------------
 
     def count_received(self) -> None:
-        """One more message taken at the SIP port; called by the receiving thread alone."""
+        """Count a message taken at the SIP port; called only by the receiving thread."""
         self._cells[self._RECEIVED] += 1
 
     def add_port_figures(self, amounts: Sequence[int]) -> None:
-        """Add to PORT_FIGURES, in their order; called by the receiving thread alone."""
+        """Add to PORT_FIGURES, in their order; called only by the receiving thread."""
         for cell, amount in enumerate(amounts, self._PORT):
             self._cells[cell] += amount
 
@@ -141,7 +141,7 @@ class WorkerPage:
         self.apply({name: value - active[self._index[name]] for name, value in values.items()})
 
     def figures(self) -> dict[str, int]:
-        """One consistent step of every figure, ``received`` with them, read so that queued >= 0."""
+        """All figures of one consistent step, and ``received``, read so that queued >= 0."""
         while True:
             step = self._cells[self._STEP]
             values = self._slots[step % 2].tolist()
@@ -155,7 +155,7 @@ class WorkerPage:
                 }
 
     def _take_over(self, former: _Former) -> None:
-        """Say what a page of another shape said, as far as this one has a place for it."""
+        """Take the content of a page of another layout, as far as this one has it."""
         self._cells[self._RECEIVED] = former.cells[self._RECEIVED]
         self.intend(former.cells[self._INTENT_DAY], former.cells[self._INTENT_SEQUENCE])
         if former.magic == _MAGIC:
@@ -165,26 +165,26 @@ class WorkerPage:
     # --- commit intent --------------------------------------------------------------------
 
     def intend(self, day: int, sequence: int) -> None:
-        """Note, before a write call, which day and mark it is about to commit."""
+        """Note, before a write, which day and mark it is about to commit."""
         self._cells[self._INTENT_DAY] = day
         self._cells[self._INTENT_SEQUENCE] = sequence
 
     def intent(self) -> tuple[int, int]:
-        """The last noted ``(day, sequence)``; sequence 0: none yet."""
+        """The last noted ``(day, sequence)``; sequence 0 if there is none yet."""
         return self._cells[self._INTENT_DAY], self._cells[self._INTENT_SEQUENCE]
 
     # --- life -----------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Say that the worker still answers; CLOCK_MONOTONIC is shared by all processes."""
+        """The worker's heartbeat; CLOCK_MONOTONIC is the same in all processes."""
         self._cells[self._HEARTBEAT_NS] = time.monotonic_ns()
 
     def silent_for_s(self) -> float:
-        """Seconds since the last ``beat``."""
+        """Seconds since the last heartbeat."""
         return (time.monotonic_ns() - self._cells[self._HEARTBEAT_NS]) / 1e9
 
     def set_state(self, state: str, reason: str = "") -> None:
-        """One of STATES, and one line that says why (cut at 500 bytes)."""
+        """Set one of STATES, with one line that says why (cut at 500 bytes)."""
         raw = reason.encode("utf-8", "replace")[: _STATE_BYTES - 12]
         self._reason[:] = (struct.pack("=I", len(raw)) + raw).ljust(_STATE_BYTES, b"\0")
         self._cells[self._PID] = os.getpid()
@@ -197,7 +197,7 @@ class WorkerPage:
         return STATES[self._cells[self._STATE]], text
 
     def pid(self) -> int:
-        """Id of the process that set the state last; 0 if none did."""
+        """Id of the process that set the state last; 0 if none has."""
         return self._cells[self._PID]
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class WorkerPage:
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """The content of a page of any known layout."""
+    """The content of a page in any known layout."""
 
     magic: bytes
     names: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""Starting, watching and ending the server's processes."""
+"""Starts, watches and stops the server's processes."""

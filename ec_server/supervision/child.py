@@ -1,13 +1,13 @@
-"""One process of one worker: its start, its end, and what is known about it in between.
+"""One process of a worker, from its start to its end.
 
 Rules:
 
-1. The child leads a session of its own: a Ctrl-C in the terminal reaches the launcher alone, which
-   tells the children in the right order.
-2. The child's standard input is a pipe whose other end only the launcher holds. When the launcher
-   dies, however it dies, the child reads the end of file, drains and ends.
-3. The child starts as a new program; it inherits standard output and error, and the descriptors
-   named in ``keep_open``, nothing else.
+1. The child runs in a session of its own, so that Ctrl-C in the terminal reaches only the launcher, which
+   stops the children in the right order.
+2. The child's standard input is a pipe whose other end only the launcher holds. If the launcher dies for any
+   reason, the child reads end of file, drains and ends.
+3. The child starts as a new program; it inherits only standard output, standard error and the descriptors
+   in ``keep_open``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Outcome:
 
     pid: int
     code: int
-    """Exit code, or minus the number of the signal that killed it."""
+    """Exit code, or the negative number of the signal that killed it."""
     life: Life
     asked: bool
-    """It had been asked to stop."""
+    """Whether it had been asked to stop."""
 
     @property
     def text(self) -> str:
@@ -46,16 +46,16 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """It drained and ended; or it was asked to stop before it was ready, and had nothing to drain."""
+        """Whether it drained and ended, or was asked to stop before it was ready, with nothing to drain."""
         unready = self.life.ready_s is None and self.code == -signal.SIGTERM
         return self.code == 0 or (self.asked and unready)
 
 
 class Child:
-    """A started process. For one thread."""
+    """A started process. Not thread-safe."""
 
     def __init__(self, plan: ChildPlan, environ: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
-        """Start it. Raises OSError if the system refuses."""
+        """Start the process. Raises OSError if the system refuses."""
         self.plan = plan
         self.started_s = monotonic()
         self.ready_s: float | None = None
@@ -80,18 +80,18 @@ class Child:
             self.ready_s = now_s
 
     def ask_to_stop(self) -> None:
-        """Tell it once to stop taking, drain and end."""
+        """Ask it, once, to accept no more, drain and end."""
         if not self.asked:
             self.asked = True
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it now; its death is reported like any other."""
+        """Kill it; its death is reported like any other."""
         self.killed = True
         self._process.kill()
 
     def outcome(self) -> Outcome | None:
-        """How it ended, once it has; the process is then gone from the system. None while it lives."""
+        """How it ended, after reaping it; None while it is alive."""
         code = self._process.poll()
         if code is None:
             return None

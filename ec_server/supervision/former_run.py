@@ -1,7 +1,8 @@
-"""Cleans up after a former run: marks its pages as dead, and drains rings that nobody reads any more.
+"""Cleans up after a former run: marks its pages as dead, and drains rings that no receiver uses any more.
 
-For the launcher's start, when no worker is alive. A configured receiver continues with its own ring; one
-that is no longer configured (``sip.receivers`` was lowered) is drained by a writer process of its own.
+The launcher calls it at its start, when no worker is alive. A configured receiver continues with its own
+ring. The ring of one that is no longer configured (``sip.receivers`` was lowered) is drained by a separate
+writer process.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 def mark_dead(run_folder: Path) -> None:
-    """Every worker's page says that its process is gone. A file that is not a page is named and left alone.
+    """Mark every worker's page as that of a dead process. A file that is not a page is logged and left alone.
 
-    Pages of an earlier version are brought to the present layout first.
+    Pages of an earlier version are converted to the present layout first.
     """
     for path in sorted(run_folder.glob("*.page")):
         try:
@@ -38,7 +39,7 @@ def mark_dead(run_folder: Path) -> None:
 
 
 def drain_left_rings(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> None:
-    """Store what is in the rings of receivers that are no longer configured; what fails stays there."""
+    """Store what is in the rings of receivers that are no longer configured; on failure it stays there."""
     run_folder = settings.storage_path / RUN_FOLDER
     configured = {receiver_name(n) for n in range(settings.sip_receivers)}
     for ring in sorted(run_folder.glob("receiver-*.ring")):

@@ -1,9 +1,9 @@
-"""From settings to a running server: the steps of the start, each with its precondition.
+"""Starts the server, in steps, each of which checks a precondition.
 
 lock       no other server uses storage.path, and no process of a former run is left
-ports      all can be had
-former run its pages say that it ended; rings that nobody reads are drained
-workers    started, kept running, ended (supervisor.py)
+ports      all are available
+former run its pages are marked as dead; rings that no receiver uses any more are drained
+workers    started, kept running, stopped (supervisor.py)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _ready_to_run(
 
 
 def refuse(message: str) -> int:
-    """Log line by line why the start failed; returns the exit code."""
+    """Log, line by line, why the start failed; returns the exit code."""
     for line in message.splitlines():
         _log.critical("%s", line)
     return EXIT_CONFIGURATION

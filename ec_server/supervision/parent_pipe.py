@@ -1,8 +1,8 @@
-"""The pipe whose end of file tells a worker that its launcher died, in whatever way.
+"""The pipe whose end of file tells a worker that its launcher has died.
 
-The launcher holds the other end of a worker's standard input and never writes. The kernel closes
-that end with the launcher, also after ``kill -9``, so a worker needs no signal and no polling of
-process ids. A process that was started alone ignores its standard input.
+The launcher holds the other end of a worker's standard input and never writes to it. The kernel closes that
+end when the launcher dies, even by ``kill -9``, so a worker needs no signal and need not poll process ids. A
+process that was started alone ignores its standard input.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _STDIN = 0
 
 
 def watch_parent(environ: Mapping[str, str], on_death: Callable[[], None], descriptor: int = _STDIN) -> bool:
-    """Call ``on_death`` once, from a thread of its own, when the pipe ends; whether there is a launcher.
+    """Call ``on_death`` once, from a separate thread, when the pipe ends; False if there is no launcher.
 
-    ``descriptor`` belongs to the watching thread from then on. The thread keeps no process alive.
+    From then on only that thread may use ``descriptor``. It is a daemon thread.
     """
     if environ.get(SUPERVISED_VARIABLE) != "1":
         return False
@@ -33,5 +33,5 @@ def _wait_for_end(descriptor: int, on_death: Callable[[], None]) -> None:
         while os.read(descriptor, 4096):
             pass
     except OSError:
-        pass  # a pipe that cannot be read has no launcher behind it
+        pass  # if the pipe cannot be read, there is no launcher at its other end
     on_death()

@@ -1,7 +1,7 @@
 """The processes that the server consists of, and how each is started; pure.
 
-Each is a program of its own, started afresh: nothing is forked, so no thread, socket or database
-connection of one process is ever carried into another.
+Each is a program of its own, started without fork, so that no thread, socket or database connection is ever
+inherited from another process.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ec_server.supervision.sd_notify import WITHOUT
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """One worker: its name for good, and the program that does its work."""
+    """One worker: its fixed name, and the program that does its work."""
 
     name: str
     command: tuple[str, ...]
     page: Path
     figures: tuple[str, ...]
     receives: bool = False
-    """It receives messages, so it is stopped first."""
+    """Whether it receives messages, and so is stopped first."""
 
 
 def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[ChildPlan, ...]:
-    """The server's workers. ``config`` is handed on as it was given; ``root`` is the project's folder."""
+    """The server's workers. ``config`` is passed on as it was given; ``root`` is the project's folder."""
     run = settings.storage_path / RUN_FOLDER
     with_config = () if config is None else ("-c", str(config))
 
@@ -56,14 +56,14 @@ def server_plans(settings: Settings, config: Path | None, root: Path) -> tuple[C
 
 
 def child_environment(environ: Mapping[str, str], root: Path) -> dict[str, str]:
-    """What the workers' environment is: the launcher's, that they are supervised, and where the code is."""
+    """The environment of the workers: the launcher's, a mark that they are supervised, and PYTHONPATH."""
     path = os.pathsep.join(filter(None, (str(root), environ.get("PYTHONPATH", ""))))
     inherited = {name: value for name, value in environ.items() if name not in WITHOUT}
     return {**inherited, "EC_SUPERVISED": "1", "PYTHONPATH": path}
 
 
 def up_line(settings: Settings) -> str:
-    """One line for the log: what the server, now up, can be reached at and where it stores."""
+    """One line for the log: at which addresses the server, now up, is reached, and where it stores."""
     transports = ",".join(settings.sip_transports)
     stored = f"{settings.storage_engine} in {settings.storage_path}"
     if settings.storage_engine == "cassandra":

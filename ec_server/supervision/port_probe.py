@@ -1,8 +1,8 @@
-"""Finds out before the start whether the server's ports are available.
+"""Checks before the start whether the server's ports are available.
 
-Receivers share their port on purpose (SO_REUSEPORT), so two servers of one user would silently
-share it too, each getting a part of the messages. Hence the ports are bound once without that
-option, all at the same time, and released.
+Receivers share their port on purpose (SO_REUSEPORT). So two servers of one user would silently share it as
+well, and each would get a part of the messages. Hence all ports are bound once without that option, at the
+same time, and then released.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from utilities.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One socket that the server is going to bind, and the keys that decide where."""
+    """A socket that the server is going to bind, and the keys that configure its address."""
 
     use: str
     kind: socket.SocketKind
@@ -39,7 +39,7 @@ _WHAT_TO_DO = {
 
 
 def server_ports(settings: Settings) -> list[Port]:
-    """Every port of the configuration that is to be opened."""
+    """Every configured port that will be opened."""
     ports = [_sip_port(settings, transport) for transport in settings.sip_transports]
     ports.append(
         Port("synchronization", _STREAM, settings.sync_ip, settings.sync_port, "sync.ip", "sync.port")
@@ -59,9 +59,9 @@ def _sip_port(settings: Settings, transport: str) -> Port:
 
 
 def probe(ports: Sequence[Port]) -> None:
-    """Bind each port and let it go again.
+    """Bind each port, and release it again.
 
-    Raises ConfigurationError that names every port that cannot be had, and the key to change.
+    Raises ConfigurationError that names every port that is not available, and the key to change.
     """
     faults = []
     with ExitStack() as held:
@@ -81,7 +81,7 @@ def _bound(port: Port) -> socket.socket:
     opened = socket.socket(family, kind)
     try:
         if kind == _STREAM:
-            # As the servers do: what is left of a former run's connections does not matter.
+            # As the servers do: remaining connections of a former run do not matter.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
         if kind == _STREAM:

@@ -1,13 +1,13 @@
-"""Ensures one server per ``storage.path``, with a lock that lasts as long as any of its processes.
+"""Ensures one server per ``storage.path``, with a lock that is held until the last of its processes ends.
 
 Rules:
 
-1. The launcher holds a lock on ``<storage.path>/run/lock``, and each child inherits the open file.
-   So the lock is free only when the launcher *and* all its children are gone, however they ended.
-2. A second launcher ends at once while the first one lives.
-3. After a launcher was killed, its children notice and drain; the next launcher waits for them. One
-   that still exists when the wait is over hangs, and is killed: a process that holds this file open and
-   was started by a launcher is a child of the former one.
+1. The launcher holds a lock on ``<storage.path>/run/lock``, and each child inherits the open file. So the
+   lock is released only when the launcher *and* all its children have ended, however they ended.
+2. A second launcher ends at once while the first one is alive.
+3. After a launcher was killed, its children notice this and drain; the next launcher waits for them. Those
+   that still exist after the wait are considered hung and killed: processes that hold this file open and were
+   started by a launcher are children of the former one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from time import monotonic
 from utilities.errors import ConfigurationError
 
 ORPHANS_END_S = 25.0
-"""How long the children of a launcher that was killed may take to drain."""
+"""How long the children of a killed launcher may take to drain."""
 
 _log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """The held lock; ``descriptor`` is to be inherited by every child."""
+    """The held lock; every child must inherit ``descriptor``."""
 
     def __init__(self, descriptor: int) -> None:
         """Use ``acquire``."""
@@ -37,10 +37,10 @@ class RunLock:
 
     @classmethod
     def acquire(cls, path: Path, pause: Callable[[float], bool], wait_s: float = ORPHANS_END_S) -> RunLock:
-        """Lock ``path``, which is made where it is absent, and write this process's id into it.
+        """Lock ``path``, which is created if it is missing, and write this process's id into it.
 
-        ``pause(seconds)`` waits and returns whether to continue. Raises ConfigurationError if another
-        server lives on it, or where waiting for the remains of one was given up.
+        ``pause(seconds)`` waits and returns whether to continue. Raises ConfigurationError if another server
+        is running on it, or if waiting for the processes of a former one was given up.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -53,7 +53,7 @@ class RunLock:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let go; children that still live keep the lock."""
+        """Release it; children that are still alive keep the lock."""
         os.close(self.descriptor)
 
 
@@ -79,7 +79,7 @@ def _lock(descriptor: int, path: Path, pause: Callable[[float], bool], wait_s: f
 
 
 def holders(path: Path) -> list[int]:
-    """Ids of the other processes that hold ``path`` open, as far as this user may see (Linux)."""
+    """Ids of other processes that have ``path`` open, as far as this user may see them (Linux)."""
     wanted = path.stat()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -95,7 +95,7 @@ def _has_open(process: Path, wanted: tuple[int, int]) -> bool:
             if (status.st_dev, status.st_ino) == wanted:
                 return True
     except OSError:
-        pass  # It has ended meanwhile, or belongs to another user.
+        pass  # it has ended meanwhile, or belongs to another user
     return False
 
 

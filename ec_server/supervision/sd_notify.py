@@ -1,14 +1,14 @@
-"""Reports the state of the launcher to systemd: sd_notify(3), one datagram per message.
+"""Reports the launcher's state to systemd: sd_notify(3), one datagram per message.
 
 Rules:
 
-1. READY when every worker has been ready (or degraded) once; STOPPING when the stop begins.
-2. WATCHDOG from READY on, at most half the asked interval apart, from the supervisor's own loop: it says
-   that this loop goes round. What hangs below it is the supervisor's to kill.
-3. Nothing here ends or delays the server. Where systemd does not read, READY and STOPPING are sent
-   again in the next turn, and a WATCHDOG is dropped. Without systemd nothing is sent.
+1. READY is sent when every worker has been ready (or degraded) once, STOPPING when the stop begins.
+2. From READY on, WATCHDOG is sent at most half the requested interval apart, from the supervisor's own loop,
+   to show that this loop is running. The supervisor itself kills workers that hang.
+3. Nothing here ends or delays the server. If systemd does not read, READY and STOPPING are sent again in the
+   next iteration, and WATCHDOG is dropped. Without systemd nothing is sent.
 
-Workers do not get the socket (``WITHOUT``): only the launcher speaks for the service.
+Workers do not get the socket (``WITHOUT``): only the launcher reports for the service.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import socket
 from collections.abc import Callable, Mapping
 
 WITHOUT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""Variables of the environment that are for the launcher alone."""
+"""Environment variables that only the launcher gets."""
 
 
 class ServiceState:
-    """What was reported to systemd, and what still has to be; times are of time.monotonic."""
+    """What was reported to systemd, and what still has to be; times are those of time.monotonic."""
 
     def __init__(self, send: Callable[[str], bool] | None, watchdog_s: float | None = None) -> None:
-        """``send`` returns whether it was possible; None: no systemd. ``watchdog_s`` None: no watchdog."""
+        """``send`` returns whether it succeeded; None without systemd. ``watchdog_s``: None for none."""
         self._send = send
         self._every_s = watchdog_s / 2 if watchdog_s else None
         self._next_s = 0.0
@@ -34,22 +34,22 @@ class ServiceState:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], pid: int) -> ServiceState:
-        """As the service manager's variables say; a watchdog that is meant for another process is none."""
+        """From the service manager's variables; a watchdog that is meant for another process is ignored."""
         address = environ.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
             return cls(None)
         return cls(lambda text: _send(address, text), _watchdog_s(environ, pid))
 
     def ready(self, status: str) -> None:
-        """Every worker has been ready."""
+        """Report that every worker has been ready."""
         self._tell_once("READY=1", " ".join(status.split()))
 
     def stopping(self) -> None:
-        """The stop has begun."""
+        """Report that the stop has begun."""
         self._tell_once("STOPPING=1", "stopping; receivers drain first")
 
     def alive(self, now: float) -> None:
-        """The loop goes round; call it in each turn."""
+        """Report that the loop is running; call it in each iteration."""
         self._send_waiting()
         if self._send and self._every_s and "READY=1" in self._told and now >= self._next_s:
             self._next_s = now + self._every_s

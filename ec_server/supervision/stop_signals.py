@@ -1,8 +1,8 @@
 """Waits for a request to stop or for the death of a child, whichever comes first.
 
-SIGTERM and SIGINT ask for a stop. So does SIGHUP, when the terminal goes, unless the process was
-started with it ignored, which is what ``nohup`` does. Every signal, SIGCHLD too, ends the wait at
-once, by way of a pipe that the interpreter writes to: nothing is missed between look and wait.
+SIGTERM and SIGINT request a stop. So does SIGHUP, when the terminal closes, unless the process was started
+with SIGHUP ignored, as ``nohup`` does. Every signal, including SIGCHLD, ends the wait at once through a pipe
+to which the interpreter writes, so that no signal is missed between a check and the next wait.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from types import FrameType
 
 
 class StopSignals:
-    """Installed while in its ``with`` block; for the main thread only."""
+    """Handlers that are installed during the ``with`` block; for the main thread only."""
 
     def __init__(self) -> None:
         self.requests = 0
-        """How often a stop has been asked for."""
+        """How often a stop has been requested."""
         self.last = ""
-        """Name of the signal that asked last."""
+        """Name of the last signal that requested one."""
 
     def __enter__(self) -> StopSignals:
-        """Take over the signals; those of before come back at the end."""
+        """Install the handlers; the previous ones are restored at the end."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
@@ -35,7 +35,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         signal.set_wakeup_fd(self._former_fd)
         for number, handler in self._former.items():
             signal.signal(number, handler)
@@ -48,7 +48,7 @@ class StopSignals:
             os.read(self._read, 4096)
 
     def pause(self, timeout_s: float) -> bool:
-        """Like ``wait``; returns whether to continue, that is, whether no stop was requested."""
+        """Like ``wait``; returns whether to continue: True if no stop was requested."""
         self.wait(timeout_s)
         return self.requests == 0
 

@@ -1,16 +1,16 @@
 """Keeps the workers running until a stop is requested, then stops them in order.
 
-The loop looks, decides and waits; what it decides by is pure (restart_policy.py, stop_plan.py).
+The loop looks, decides and waits; the decisions are made by pure code (restart_policy.py, stop_plan.py).
 
 Rules:
 
-1. A worker is a name and a page for good; its processes come and go (child.py). Between a death and
-   the next start the page is the supervisor's: it says why it died.
-2. The start is over when every worker has been ready (or degraded) once. A worker that refuses to
-   boot before it ever was ready ends the server: everything is stopped, exit code 2.
-3. A worker that hangs is killed, and treated like one that died by itself.
-4. Nothing is judged by time during which the supervisor itself did not run: a machine that slept
-   does not wake up to find all its workers killed.
+1. A worker has a fixed name and page; its processes come and go (child.py). Between a death and the next
+   start, the supervisor writes the page, which then says why the process died.
+2. The start is complete when every worker has been ready (or degraded) once. If a worker fails to boot before
+   it ever was ready, the server ends: everything is stopped, exit code 2.
+3. A worker that hangs is killed, and treated like one that died.
+4. Time during which the supervisor itself did not run does not count, so that a machine that was suspended
+   does not kill all its workers when it wakes up.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from ec_server.supervision.stop_signals import StopSignals
 from utilities.exit_codes import EXIT_CONFIGURATION
 
 TICK_S = 0.5
-"""How often the pages are looked at while nothing happens; a death or a signal is seen at once."""
+"""How often the pages are checked while nothing happens; deaths and signals are noticed at once."""
 BOOT_TICK_S = 0.02
-"""The same while a worker is on its way to being ready."""
+"""The same while a worker is starting."""
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """A worker's name, page and history, and its process of the moment."""
+    """A worker's name, page and history, and its present process."""
 
     def __init__(self, plan: ChildPlan) -> None:
         self.plan = plan
@@ -53,7 +53,7 @@ class Worker:
         self.due_s = 0.0
         self.died_s: float | None = None
         self.was_ready = False
-        """One of its processes has been ready."""
+        """Whether one of its processes has been ready."""
         self._open_page()
 
     def _open_page(self) -> None:
@@ -61,7 +61,7 @@ class Worker:
         self._file = _identity(self.plan.page)
 
     def look_at_page(self) -> tuple[str, str]:
-        """State and reason, from the page that the process really writes, should it have made a new one."""
+        """State and reason, from the page that the process writes, even if it has made a new one."""
         if _identity(self.plan.page) not in {self._file, None}:
             former = self.page
             self.page, self._file = WorkerPage.open(self.plan.page), _identity(self.plan.page)
@@ -69,7 +69,7 @@ class Worker:
         return self.page.state()
 
     def prepare_page(self) -> None:
-        """Make the page that of a process about to start; only while there is none."""
+        """Prepare the page for a process about to start; only while there is none."""
         if _identity(self.plan.page) != self._file:
             former = self.page
             self._open_page()
@@ -92,7 +92,7 @@ class Supervisor:
         service: ServiceState | None = None,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
-        """Raises OSError if a page cannot be made."""
+        """Raises OSError if a page cannot be created."""
         self._workers = [Worker(plan) for plan in plans]
         self._environ, self._signals, self._keep_open = environ, signals, tuple(keep_open)
         self._up_line, self._limits = up_line, limits
@@ -104,9 +104,10 @@ class Supervisor:
         self._awake_since = self._last_look = monotonic()
 
     def run(self) -> int:
-        """Start everything and keep it running until the stop.
+        """Start everything, and keep it running until the stop.
 
-        0: every process ended cleanly. 1: one had to be killed or failed at its end. 2: the start failed.
+        Returns 0 if every process ended cleanly, 1 if one was killed or failed at its end, 2 if the start
+        failed.
         """
         while True:
             now = monotonic()
@@ -215,7 +216,7 @@ class Supervisor:
             _log.info("%s is back after %.2f s (process %d)", worker.plan.name, back_s, child.pid)
 
     def _bury(self, worker: Worker, outcome: Outcome, now: float) -> None:
-        """Note that a process is gone, and plan what comes after it."""
+        """Note that a process has ended, and plan what follows."""
         state, reason = worker.look_at_page()
         if outcome.life.ready_s is None and state in {"ready", "degraded"} and worker.child:
             self._note_ready(worker, worker.child, now)
@@ -238,7 +239,7 @@ class Supervisor:
             _log.error("%s (process %d) %s", worker.plan.name, outcome.pid, why)
 
     def _plan_restart(self, worker: Worker, life: Life, code: int, why: str) -> str:
-        """Note a death, and what follows from it; that is returned in words for the log."""
+        """Note a death and plan the restart; returns the plan in words, for the log."""
         worker.history = worker.history.after(life)
         if not worker.was_ready and cannot_boot(worker.history, code):
             _log.critical("the start failed: %s cannot start: %s", worker.plan.name, why)
@@ -267,7 +268,7 @@ class Supervisor:
 
 
 def _identity(path: os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells one file from another that took its name; None if there is none."""
+    """Distinguishes a file from one that has its name later; None if there is no file."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
