@@ -1,1 +1,1 @@
-"""The parts of the check tool test/test.py: it reads an hour of one device and shows it."""
+"""The parts of the check tool test/test.py, which reads and shows an hour of one device."""

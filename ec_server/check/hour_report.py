@@ -1,7 +1,7 @@
-"""Reads one UTC hour of one device from any store: what is stored, minute by minute, and what is proven.
+"""Reads one UTC hour of one device from any store: what is stored and proven, minute by minute.
 
-Only reads: with a read-only store nothing is created or changed, and the server may run meanwhile.
-Samples are counted by the digests, which count a microsecond once where rows overlap.
+It only reads: with a read-only store nothing is created or changed, and the server may run meanwhile.
+Samples are counted by the digests, which count a microsecond only once if rows overlap.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from utilities.model import UNPROVEN, Digest, MinuteRecord, MinuteState
 
 
 class CheckState(Enum):
-    """What is known of a minute, in one word: the states on record, and three for minutes without one."""
+    """What is known of a minute, in one word: the recorded states, and three for minutes without one."""
 
     PROVEN = MinuteState.PROVEN.value
     UNCONFIRMABLE = MinuteState.UNCONFIRMABLE.value
     UNRESOLVED = MinuteState.UNRESOLVED.value
     EMPTY = MinuteState.EMPTY.value
     UNPROVEN = UNPROVEN
-    """Compared earlier, and written to since: it will be compared again."""
+    """Compared before, but written to since: it will be compared again."""
     NOT_COMPARED = "not_compared"
     ABSENT = "absent"
-    """Nothing is stored and nothing is on record."""
+    """Nothing is stored or recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class SecondLine:
 
 @dataclass(frozen=True, slots=True)
 class Waveform:
-    """One second's samples: microseconds, ascending, and their values."""
+    """The samples of one second: microseconds, ascending, and their values."""
 
     second: int
     microseconds: tuple[int, ...]
@@ -68,7 +68,7 @@ class Waveform:
 
 @dataclass(frozen=True, slots=True)
 class HourReport:
-    """60 minutes, the 60 seconds of one of them, and the samples of a second where asked for."""
+    """60 minutes, the 60 seconds of one of them, and the samples of a second if requested."""
 
     device_id: str
     hour: int
@@ -92,10 +92,10 @@ class HourReport:
 def read_hour(
     store: Store, device_id: str, moment: int, rate: int, wave_second: int | None = None
 ) -> HourReport:
-    """The report of the UTC hour that contains epoch second ``moment``.
+    """The report on the UTC hour that contains epoch second ``moment``.
 
-    The seconds are those of the minute that contains ``moment``; ``wave_second`` is the epoch second
-    whose samples are wanted. Raises StorageError.
+    The seconds are those of the minute that contains ``moment``; ``wave_second`` is the epoch second whose
+    samples are included. Raises StorageError.
     """
     hour = moment - moment % utc.HOUR_S
     return HourReport(
@@ -138,7 +138,7 @@ def _minute(
 
 
 def check_state(record: MinuteRecord | None, *, stored: bool) -> CheckState:
-    """The word for a minute of which ``record`` is on record, and samples are stored or not."""
+    """The word for a minute with this ``record``, depending on whether samples are ``stored``."""
     if record and record.state:
         return CheckState(record.state.value)
     if not stored:

@@ -1,7 +1,7 @@
-"""Draws an hour's report as a picture. The only module that imports matplotlib.
+"""Draws the report on an hour. The only module that imports matplotlib.
 
-Complete, partial and empty minutes differ in colour (Okabe and Ito's, for every kind of colour vision), in
-pattern and in mark, so that the picture can be read in grey too.
+Complete, partial and empty minutes differ in colour (the Okabe-Ito palette, for every kind of colour vision),
+pattern and marker, so that the picture is readable in greyscale, too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from utilities import utc
 _COMPLETE, _PARTIAL, _EMPTY, _LINE = "#0072B2", "#E69F00", "#D55E00", "#000000"
 _GAP = "#FBEBCB"
 _GAP_FACTOR = 2.5
-"""Samples further apart than this many usual steps have a gap between them."""
+"""There is a gap between samples that are further apart than this many typical steps."""
 
 
 def write_plot(report: HourReport, path: Path) -> None:
-    """Write the picture; the ending of ``path`` names its format.
+    """Write the picture; the suffix of ``path`` determines its format.
 
     Raises OSError if the file cannot be written, ValueError for an unknown format.
     """
@@ -102,7 +102,7 @@ def _wave(axes: Any, wave: Waveform) -> None:
 
 
 def find_gaps(wave: Waveform) -> list[tuple[int, int]]:
-    """Where samples are missing: ``(last microsecond before, first after)``, the second's ends included."""
+    """Where samples are missing: ``(last microsecond before, first after)``, also at the second's ends."""
     inside = list(zip(wave.microseconds, wave.microseconds[1:]))
     if not inside:
         return [(0, 1_000_000)]

@@ -1,4 +1,4 @@
-"""Writes an hour's report: a table for terminals, plain text for pipes, JSON for programs."""
+"""Writes the report on an hour: a table for terminals, plain text for pipes, JSON for programs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _STATE_STYLES = {
 
 
 def write_tables(report: HourReport, stream: TextIO, source: str) -> None:
-    """The tables with colours on a terminal; otherwise plain columns, one line per minute or second.
+    """Write tables with colours to a terminal, otherwise plain columns, one line per minute or second.
 
-    Plain: fields are separated by two or more spaces, numbers have no separators, times are
+    In plain columns, fields are separated by two or more spaces, numbers have no separators, times are
     ``YYYYMMDDHHMM`` and ``YYYYMMDDHHMMSS``, an absent field is ``-``.
     """
     (_write_rich if stream.isatty() else _write_plain)(report, stream, source)
 
 
 def as_json(report: HourReport, source: str) -> str:
-    """The report as one JSON object; its shape is in docs/check-tool.md."""
+    """The report as a JSON object (docs/check-tool.md)."""
     document: dict[str, object] = {
         "device_id": report.device_id,
         "hour": utc.minute_text(report.hour)[:10],
@@ -158,7 +158,7 @@ def _fill_style(line: SecondLine) -> str:
 
 
 def _share(line: MinuteLine | SecondLine) -> float:
-    """Percent of what a complete one has, cut so that only a complete one shows 100.0."""
+    """Percentage of a complete minute or second, rounded down so that only a complete one shows 100.0."""
     return line.samples * 1000 // line.expected / 10
 
 

@@ -1,1 +1,1 @@
-"""Exports stored samples from any engine: as files, as streams, and as summaries."""
+"""Exports stored samples from any engine, as files, streams and summaries."""

@@ -26,7 +26,7 @@ _MOST_NAMED = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export; the exit code."""
+    """Export; returns the exit code."""
     parser = _parser()
     asked = parser.parse_args(arguments)
     span = Span(asked.device, asked.start, asked.stop)
@@ -84,7 +84,7 @@ def _nothing(store: Store, span: Span) -> str:
 
 @contextmanager
 def _progress_bar(span: Span) -> Iterator[Progress]:
-    """A bar on a terminal; nothing anywhere else."""
+    """A progress bar, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _second, _samples: None
         return

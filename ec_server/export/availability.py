@@ -1,9 +1,9 @@
-"""Where samples are stored, where they are proven, and the gaps, without reading complete seconds.
+"""Finds where samples are stored and proven, and the gaps, without reading complete seconds.
 
-A second's count is in its cached digest. Which counts belong to seconds without a gap is learnt from
-the samples of one second of each count; seconds of other counts are read, so lost messages show to the
-microsecond. At most ``MOST_READ_SECONDS`` are: beyond that, a second counts as stored from its beginning
-to its end, and the answer is not exact.
+The number of samples of a second is in its cached digest. For each number, one second is read to learn
+whether seconds of that number have no gaps. Seconds of other numbers are read, so that lost messages show to
+the microsecond. At most ``MOST_READ_SECONDS`` are read: after that, a second counts as stored from its
+beginning to its end, and the answer is not exact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_DAYS = 62
 
 @dataclass(slots=True)
 class Availability:
-    """Half-open spans in epoch microseconds; ``stored`` and ``gaps`` together are the whole range."""
+    """Half-open spans in epoch microseconds; ``stored`` and ``gaps`` together cover the whole range."""
 
     stored: Spans = field(default_factory=list)
     proven: Spans = field(default_factory=list)
@@ -32,7 +32,7 @@ class Availability:
 
 
 def find_availability(store: Store, span: Span, found: Availability) -> Iterator[None]:
-    """Fill ``found``; comes up for air after each minute."""
+    """Fill ``found``; yields after each minute, so that the caller can keep a connection alive."""
     coverage, seconds = Coverage(), _Seconds(store, span.device_id)
     spans: Spans = []
     for minute, _, _ in stored_minutes(store, span):
@@ -53,7 +53,7 @@ class _Seconds:
     def __init__(self, store: Store, device_id: str) -> None:
         self._store, self._device_id = store, device_id
         self._intervals_us: dict[int, int] = {}
-        """Samples in a second without a gap to their interval."""
+        """Number of samples of a second without a gap, to their interval."""
         self._left = MOST_READ_SECONDS
         self.exact = True
 
@@ -65,7 +65,7 @@ class _Seconds:
             return coverage.add_whole(second, SECOND_US // max(count, 1) or 1)
         self._left -= 1
         text = self._store.second_text(self._device_id, second)
-        if not text:  # gone since it was listed
+        if not text:  # removed since it was listed
             return []
         microseconds = microseconds_of(text)
         if interval_us := is_whole(second, microseconds):
@@ -81,7 +81,7 @@ def _proven_ranges(store: Store, span: Span) -> Iterator[tuple[int, int]]:
 
 
 def _within(spans: Spans, ranges: Iterator[tuple[int, int]]) -> Spans:
-    """What of ``spans`` lies in ``ranges``; both ascending, touching pieces made one."""
+    """The part of ``spans`` in ``ranges``; both ascending, adjacent parts merged."""
     pieces: Spans = []
     at = 0
     for begin, end in ranges:

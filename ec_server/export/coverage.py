@@ -1,10 +1,9 @@
 """Finds where samples are stored without interruption, to the microsecond; pure.
 
-A second's *interval* is the median distance of its samples; one with a single sample has that of the
-second before it, or one second where there is none. Two samples further apart than twice the interval
-(of the earlier one's second) have a gap between them; a span ends one interval after its last sample.
-So the 44
-samples of a lost message show as a gap of a millisecond, and the jitter of a clock does not.
+The *interval* of a second is the median distance of its samples. A second with a single sample has that of
+the previous second, or one second if there is none. There is a gap between two samples that are further apart
+than twice the interval (of the earlier one's second); a span ends one interval after its last sample. So the
+44 samples of a lost message show as a gap of a millisecond, and the jitter of a clock does not.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Spans = list[tuple[int, int]]
 
 
 class Coverage:
-    """Takes seconds in ascending order and gives back spans as soon as they are closed."""
+    """Takes seconds in ascending order, and returns spans as soon as they end."""
 
     def __init__(self) -> None:
         self._begin_us = self._last_us = 0
@@ -29,7 +28,7 @@ class Coverage:
         self._latest_interval_us = SECOND_US
 
     def add(self, second: int, microseconds: Microseconds) -> Spans:
-        """A second's samples; the spans that end before or in it."""
+        """Add the samples of a second; returns the spans that end before or in it."""
         if not len(microseconds):
             return []
         times = microseconds + second * SECOND_US
@@ -45,14 +44,14 @@ class Coverage:
         return closed
 
     def add_whole(self, second: int, interval_us: int) -> Spans:
-        """A second that is known to be without a gap, without its samples."""
+        """Add a second that is known to have no gap, without its samples."""
         closed = self._enter(second * SECOND_US)
         self._last_us = (second + 1) * SECOND_US - interval_us
         self._interval_us = self._latest_interval_us = interval_us
         return closed
 
     def finish(self) -> Spans:
-        """The span that is still open, if any."""
+        """End the open span, if any, and return it."""
         if not self._interval_us:
             return []
         last = (self._begin_us, self._last_us + self._interval_us)
@@ -72,7 +71,7 @@ class Coverage:
 
 
 def is_whole(second: int, microseconds: Microseconds) -> int:
-    """The interval in microseconds of a second that is filled from its beginning to its end, else 0."""
+    """The interval in microseconds if the second has no gap from its beginning to its end, else 0."""
     coverage = Coverage()
     spans = [*coverage.add(second, microseconds), *coverage.finish()]
     if len(spans) != 1 or len(microseconds) < 2:
@@ -84,7 +83,7 @@ def is_whole(second: int, microseconds: Microseconds) -> int:
 
 
 def gaps_between(spans: Iterable[tuple[int, int]], start_us: int, stop_us: int) -> Iterator[tuple[int, int]]:
-    """What of ``[start_us, stop_us)`` is in none of the spans."""
+    """The parts of ``[start_us, stop_us)`` that are in none of the spans."""
     at = start_us
     for begin, end in spans:
         if begin > at:
@@ -97,7 +96,7 @@ def gaps_between(spans: Iterable[tuple[int, int]], start_us: int, stop_us: int) 
 
 
 def clipped(spans: Iterable[tuple[int, int]], start_us: int, stop_us: int) -> Iterator[tuple[int, int]]:
-    """What of the spans is in ``[start_us, stop_us)``."""
+    """The parts of the spans that are in ``[start_us, stop_us)``."""
     for begin, end in spans:
         begin, end = max(begin, start_us), min(end, stop_us)  # noqa: PLW2901
         if begin < end:

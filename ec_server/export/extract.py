@@ -1,9 +1,8 @@
-"""One pass over a device's stored seconds: passes each on, and collects what the report needs.
+"""One pass over a device's stored seconds: yields each of them, and collects what the report needs.
 
-The report says what a reader of the samples must know: the state and digest of every minute, and the
-gaps. Digests are computed from the very text that is handed on, so a report whose digests are the
-device's proves the export. A minute whose cached digest is another one was written to meanwhile, and is
-reported as unproven.
+The report holds what a user of the samples must know: the state and digest of every minute, and the gaps.
+Digests are computed from exactly the text that is exported, so if they are equal to the device's digests, the
+export is proven. A minute whose cached digest differs was written to meanwhile, and is reported as unproven.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from utilities.model import UNPROVEN, Digest
 
 @dataclass(frozen=True, slots=True)
 class ExportedMinute:
-    """A minute with samples, or with a verdict; ``digest`` is None if it has no samples."""
+    """A minute with samples or a verdict; ``digest`` is None if it has no samples."""
 
     minute: int
     state: str
@@ -31,7 +30,7 @@ class ExportedMinute:
 
 @dataclass(slots=True)
 class Report:
-    """What was handed on, in total."""
+    """What was exported, in total."""
 
     samples: int = 0
     minutes: list[ExportedMinute] = field(default_factory=list)
@@ -40,10 +39,10 @@ class Report:
 def extract(
     store: Store, span: Span, note_gap: Callable[[int, int], None] | None, report: Report
 ) -> Iterator[tuple[int, str]]:
-    """``(second, canonical text)`` of each stored second; fills ``report`` meanwhile.
+    """Yields ``(second, canonical text)`` of each stored second, and fills ``report`` meanwhile.
 
-    ``note_gap`` is called with each gap, half-open in epoch microseconds, ascending; None if not needed:
-    then the minutes are not reported either, and only ``report.samples`` is filled.
+    ``note_gap`` is called with each gap, half-open in epoch microseconds, ascending. If it is None, minutes
+    are not reported either, and only ``report.samples`` is filled.
     """
     gaps = _Gaps(span, note_gap)
     for minute, _rows, _samples in stored_minutes(store, span):
@@ -63,7 +62,7 @@ def extract(
 
 
 def settled_without_samples(store: Store, span: Span, report: Report) -> None:
-    """Add the minutes that have a verdict and no samples, so that the report names them too."""
+    """Add the minutes that have a verdict but no samples, so that the report includes them."""
     reported = {one.minute for one in report.minutes}
     for record in store.minutes(span.device_id, utc.minute_of(span.start), span.stop):
         if record.state and record.minute not in reported:
@@ -72,7 +71,7 @@ def settled_without_samples(store: Store, span: Span, report: Report) -> None:
 
 
 def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[str, int, str]]) -> ExportedMinute:
-    """The minute's line; one that the span cuts has the digest of the whole minute, from the store."""
+    """The minute's line; if only a part of it is in the span, the digest is that of the whole minute."""
     stop = minute + utc.MINUTE_S
     if minute < span.start or stop > span.stop:
         stored = dict(store.minute_digests(span.device_id, minute, stop))
@@ -87,7 +86,7 @@ def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[str, int,
 
 
 class _Gaps:
-    """Turns stored seconds into the gaps between them."""
+    """Finds the gaps between stored seconds."""
 
     def __init__(self, span: Span, tell: Callable[[int, int], None] | None) -> None:
         self._tell = tell

@@ -1,10 +1,10 @@
-"""Writes an export: the file of samples, and beside it a JSON file that describes them.
+"""Writes an export: a file of samples, and a JSON file that describes them.
 
 Rules:
 
-1. Both files appear under their names only when they are complete; until then they are ``.part``
-   files beside them, which are removed whatever goes wrong.
-2. Memory does not grow with the samples: gaps are written as they are found.
+1. Both files get their names only when they are complete; until then they are ``.part`` files, which are
+   removed if anything goes wrong.
+2. Memory use does not depend on the number of samples: gaps are written as they are found.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ec_server.storage.contract import Store
 from utilities import utc
 
 Progress = Callable[[int, int], None]
-"""Told ``(second, samples so far)`` after each second."""
+"""Called with ``(second, samples so far)`` after each second."""
 
 
 def write_stream(store: Store, span: Span, out: BinaryIO) -> int:
-    """CSV to an open stream; the number of samples. Nothing is written where there are none."""
+    """Write CSV to a stream; returns the number of samples. Writes nothing if there are none."""
     encoder, report = CsvEncoder(), Report()
     for second, text in extract(store, span, None, report):
         if report.samples == text.count(";") + 1:
@@ -39,9 +39,9 @@ def write_stream(store: Store, span: Span, out: BinaryIO) -> int:
 
 
 def write_files(store: Store, span: Span, encoder: Encoder, path: Path, progress: Progress) -> int:
-    """The samples to ``path``, the report to ``path`` + ``.json``; the number of samples.
+    """Write the samples to ``path``, the report to ``path`` + ``.json``; returns the number of samples.
 
-    Where there are none, no file is made or changed. Raises OSError if a file cannot be written.
+    If there are none, no file is created or changed. Raises OSError if a file cannot be written.
     """
     beside = path.with_name(f"{path.name}.json")
     parts = [one.with_name(f".{one.name}.{os.getpid()}.part") for one in (path, beside)]

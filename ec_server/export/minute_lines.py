@@ -1,4 +1,4 @@
-"""What is known of each minute of a device: the lines of ``/api/devices/ID/minutes`` and of an export."""
+"""What is known of each minute of a device, for ``/api/devices/ID/minutes`` and for exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utilities.model import UNPROVEN, MinuteRecord
 
 @dataclass(frozen=True, slots=True)
 class MinuteLine:
-    """One minute; ``samples`` counts a microsecond once where the digest is cached, else as rows do."""
+    """One minute; ``samples`` is the digest's count if it is cached, else the sum of the rows' counts."""
 
     minute: int
     state: str
@@ -25,7 +25,7 @@ class MinuteLine:
     checked_us: int | None
 
     def as_object(self) -> dict[str, object]:
-        """The line as JSON has it (docs/status.md)."""
+        """The line as a JSON object (docs/status.md)."""
         return {
             "minute": utc.minute_text(self.minute),
             "state": self.state,
@@ -39,7 +39,7 @@ class MinuteLine:
 
 
 def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
-    """Every minute that the span touches, ascending, whether anything is known of it or not."""
+    """Every minute that overlaps the span, ascending, whether anything is known of it or not."""
     for day in days_of(span):
         start = utc.minute_of(day.start)
         records = {record.minute: record for record in store.minutes(day.device_id, start, day.stop)}
@@ -49,7 +49,7 @@ def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
 
 
 def state_word(record: MinuteRecord | None) -> str:
-    """The value of its `MinuteState`, or ``unproven``."""
+    """The value of the record's `MinuteState`, or ``unproven``."""
     return record.state.value if record and record.state else UNPROVEN
 
 

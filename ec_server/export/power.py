@@ -1,8 +1,8 @@
-"""Power over a span in few steps, for charts: the lowest, mean and highest value of each.
+"""Power over a span in a few steps, for charts: the lowest, mean and highest value of each step.
 
-Exact where the span has no more seconds with samples than ``most_seconds``. Beyond that, as many are
-read, evenly spread, and ``seconds_to_read`` says how many of how many: reading a month at 44,000 samples
-a second would take hours.
+Exact if the span has at most ``most_seconds`` seconds with samples. Otherwise that many are read, evenly
+distributed, and ``Reading`` says how many of how many: reading a month at 44,000 samples per second would
+take hours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ec_server.storage.contract import Store
 MOST_POINTS = 10_000
 DEFAULT_POINTS = 1_000
 MOST_SECONDS = 3_600
-"""Seconds of samples that one answer reads at most: an hour without a break."""
+"""The most seconds of samples that one answer reads: a complete hour."""
 
 
 class Step(NamedTuple):
@@ -34,27 +34,27 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Which seconds an answer reads: every ``stride``-th of those that may have samples."""
+    """Which seconds are read: every ``stride``-th of those that may have samples."""
 
     seconds: int
     stride: int
 
     @property
     def read(self) -> int:
-        """How many are read."""
+        """How many seconds are read."""
         return -(-self.seconds // self.stride)
 
 
 def reading_of(store: Store, span: Span, most_seconds: int) -> Reading:
-    """How a span is to be read so that at most ``most_seconds`` seconds are."""
+    """How to read a span so that at most ``most_seconds`` seconds are read."""
     seconds = sum(len(seconds_of(span, minute)) for minute, _, _ in stored_minutes(store, span))
     return Reading(seconds, max(1, -(-seconds // most_seconds)))
 
 
 def power_steps(store: Store, span: Span, points: int, reading: Reading) -> Iterator[Step | None]:
-    """At most ``points`` steps, ascending, those without samples left out.
+    """At most ``points`` steps, ascending, without those that have no samples.
 
-    Between them it yields ``None`` after each second read, so that the caller knows that it makes progress.
+    Between them, it yields ``None`` after each second read, so that the caller sees progress.
     """
     steps = _Steps(span, points)
     number = 0
@@ -69,7 +69,7 @@ def power_steps(store: Store, span: Span, points: int, reading: Reading) -> Iter
 
 
 class _Steps:
-    """Sums samples up by step; the last step stays open until one of a later step comes."""
+    """Aggregates samples by step; the last step stays open until a sample of a later step arrives."""
 
     def __init__(self, span: Span, points: int) -> None:
         self._start_us = span.start * SECOND_US

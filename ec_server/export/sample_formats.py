@@ -1,4 +1,4 @@
-"""The formats of exported samples, as encoders: seconds in, bytes out; no files, no sockets.
+"""The formats of exported samples, as encoders that turn seconds into bytes, without I/O.
 
 | format | content |
 |---|---|
@@ -6,8 +6,7 @@
 | parquet | ``time`` timestamp[us, UTC], ``value`` double; zstd |
 | npy | structured ``time`` int64 (epoch microseconds), ``value`` float64 |
 
-An encoder gives back what is to be written next, often nothing yet, so memory stays bounded by its
-row group.
+An encoder returns what is to be written next, often nothing yet; memory is bounded by the row group's size.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _ROW_GROUP_SAMPLES = 1 << 20
 
 
 class Encoder(Protocol):
-    """Turns seconds, ascending, into one file's bytes."""
+    """Turns seconds, ascending, into the bytes of a file."""
 
     media_type: str
 
@@ -37,16 +36,16 @@ class Encoder(Protocol):
         ...
 
     def add(self, second: int, text: str) -> bytes:
-        """A second's canonical text; what can be written now."""
+        """Add the canonical text of a second; returns what can be written now."""
         ...
 
     def finish(self) -> bytes:
-        """What is left."""
+        """The remaining bytes."""
         ...
 
 
 class CsvEncoder:
-    """Text to text: the values are not parsed at all."""
+    """Text to text: values are not parsed."""
 
     media_type = "text/csv; charset=utf-8; header=present"
 
@@ -60,7 +59,7 @@ class CsvEncoder:
         return f"{moment}{text.replace(',', 'Z,').replace(';', f'{chr(10)}{moment}')}\n".encode("ascii")
 
     def finish(self) -> bytes:
-        """Nothing: every line is written."""
+        """Nothing, as every line was returned already."""
         return b""
 
 
@@ -73,7 +72,7 @@ class NpyEncoder:
         self._count = 0
 
     def begin(self) -> bytes:
-        """A header of the final size, for no samples so far."""
+        """A header of the final size, for no samples yet."""
         return self.header()
 
     def add(self, second: int, text: str) -> bytes:
@@ -86,18 +85,18 @@ class NpyEncoder:
         return records.tobytes()
 
     def finish(self) -> bytes:
-        """Nothing; write ``header()`` over the first bytes."""
+        """Nothing; the caller overwrites the first bytes with ``header()``."""
         return b""
 
     def header(self) -> bytes:
-        """The header for what was added so far, always of the same length."""
+        """The header for the samples added so far, always of the same length."""
         described = f"{{'descr': {NPY_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({self._count},), }}"
         length = _NPY_HEADER_BYTES - 10
         return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{described:<{length - 1}}\n".encode()
 
 
 class ParquetEncoder:
-    """Row groups of about a million samples. Raises ConfigurationError where pyarrow is missing."""
+    """Row groups of about a million samples. Raises ConfigurationError if pyarrow is missing."""
 
     media_type = "application/vnd.apache.parquet"
 
@@ -152,7 +151,7 @@ class ParquetEncoder:
 
 
 class _Drained(io.RawIOBase):
-    """Collects what is written until it is taken."""
+    """Collects what is written until it is drained."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

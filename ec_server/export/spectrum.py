@@ -1,4 +1,4 @@
-"""Figures of a second's waveform: extremes, mean, RMS, and the harmonics of the mains; pure."""
+"""Figures of a second's waveform: extremes, mean, RMS, and harmonics of the mains; pure."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Waveform:
 
 
 def waveform_of(microseconds: Microseconds, values: Values) -> Waveform | None:
-    """The figures of one or more samples of a second; None for none.
+    """The figures of a second's samples; None if there are none.
 
-    The amplitude at a frequency is that of the Fourier sum over the samples' own moments, so uneven
-    sampling does not shift it; gaps lower it. Frequencies that the sampling cannot show are left out.
+    The amplitude at a frequency is that of the Fourier sum over the actual times of the samples, so uneven
+    sampling does not shift it; gaps reduce it. Frequencies above the Nyquist limit are left out.
     """
     if not len(values):
         return None

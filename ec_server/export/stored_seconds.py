@@ -1,11 +1,11 @@
-"""Reads a device's stored seconds in order, and turns their canonical text into arrays.
+"""Reads the stored seconds of a device in order, and turns their canonical text into arrays.
 
 Rules:
 
-1. Memory does not grow with the range: one second is held at a time.
-2. Only minutes that have rows are asked for their seconds, so an empty year costs one look per day.
-3. A value is the double nearest to its text, whichever way it was parsed. pyarrow parses at twice the
-   speed where it is installed; what it does not take (``+5``) is parsed by Python.
+1. Memory use does not depend on the range: one second is held at a time.
+2. Seconds are read only of minutes that have rows, so an empty year costs one query per day.
+3. A value is always the double nearest to its text. If pyarrow is installed, it parses at twice the speed;
+   what it does not accept (``+5``) is parsed by Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Microseconds = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 MOST_DAYS = 3660
-"""Longest range in days: each day costs a look into the database, also where it is empty."""
+"""The longest range in days: each day costs a query, even if it is empty."""
 
 _SEPARATOR = ord(";")
 _ZERO = ord("0")
@@ -34,7 +34,7 @@ _DIGITS = np.arange(6)
 
 
 class Span(NamedTuple):
-    """A device's half-open range ``[start, stop)`` in epoch seconds."""
+    """A device and a half-open range ``[start, stop)`` in epoch seconds."""
 
     device_id: str
     start: int
@@ -59,7 +59,7 @@ def check_span(span: Span, most_s: int = MOST_DAYS * utc.DAY_S) -> None:
 
 
 def length_text(seconds: int) -> str:
-    """A length of time in its largest whole unit: ``1 hour``, ``62 days``."""
+    """A duration in its largest whole unit: ``1 hour``, ``62 days``."""
     for name, unit_s in (("day", utc.DAY_S), ("hour", utc.HOUR_S), ("minute", utc.MINUTE_S)):
         if seconds % unit_s == 0:
             count = seconds // unit_s
@@ -68,7 +68,7 @@ def length_text(seconds: int) -> str:
 
 
 def days_of(span: Span) -> Iterator[Span]:
-    """The span cut at midnights."""
+    """The span, split at midnight."""
     start = span.start
     while start < span.stop:
         stop = min(span.stop, utc.day_of(start) + utc.DAY_S)
@@ -77,7 +77,7 @@ def days_of(span: Span) -> Iterator[Span]:
 
 
 def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
-    """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
+    """``(minute, rows, sum of the rows' sample counts)`` of minutes with rows that overlap the span."""
     for day in days_of(span):
         yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
 
@@ -105,13 +105,13 @@ def arrays_of(text: str) -> tuple[Microseconds, Values]:
     fields = text.replace(";", ",").split(",")
     try:
         return microseconds_of(text), np.array(fields[1::2], np.float64)
-    except (ValueError, IndexError):  # another program's hand: what is not a sample is left out
+    except (ValueError, IndexError):  # changed by another program: ignore what is not a sample
         samples = parse_canonical(text)
         return np.array(list(samples), np.int64), np.array(list(map(float, samples.values())), np.float64)
 
 
 class _Arrow:
-    """pyarrow's CSV reader as a parser of canonical text, on the calling thread alone."""
+    """pyarrow's CSV reader as a parser of canonical text, without other threads."""
 
     def __init__(self, arrow: Any, csv: Any) -> None:
         self._arrow, self._csv = arrow, csv

@@ -1,1 +1,1 @@
-"""What the server reports about itself: counters, health, metrics, the page."""
+"""What the server reports about itself: counters, health, metrics, the status page."""

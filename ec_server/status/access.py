@@ -1,12 +1,12 @@
-"""Who may see what on the status port, decided before any page is built; no secret is ever written.
+"""Decides who may see what on the status port, before any page is built; never outputs a secret.
 
 Rules:
 
-1. Where ``status.token`` is set, everything but ``/healthz`` and ``/readyz`` needs it: as
-   ``Authorization: Bearer TOKEN``, or as the password of Basic with any name (what a browser asks for).
+1. If ``status.token`` is set, everything except ``/healthz`` and ``/readyz`` requires it, as
+   ``Authorization: Bearer TOKEN`` or as the password of Basic with any user name (as browsers ask for it).
    It is compared in constant time.
-2. Where it is empty and the port is open beyond loopback, samples and power are refused: they are what
-   a household does.
+2. If it is empty and the port is reachable beyond loopback, samples and power are refused, as they show what
+   a household is doing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHALLENGE = {"www-authenticate": 'Basic realm="Energy Consumption Server", char
 
 
 def with_token(app: ASGIApp, token: str) -> ASGIApp:
-    """The application behind a token; itself where there is none."""
+    """The application protected by the token; ``app`` itself if the token is empty."""
     if not token:
         return app
     expected = token.encode("utf-8")

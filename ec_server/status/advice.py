@@ -1,4 +1,4 @@
-"""What an operator can do about a reason in health; pure. Matches words of health.py and the workers."""
+"""What an operator can do about a reason in health; pure. Matches words from health.py and the workers."""
 
 from __future__ import annotations
 

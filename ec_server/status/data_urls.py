@@ -1,6 +1,6 @@
 """``/api/devices/ID/...``: one device's minutes, availability, samples and power, streamed.
 
-Wrong parameters are refused with 400 and what is allowed, an unknown device with 404.
+Wrong parameters are answered with 400 and what is allowed, unknown devices with 404.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def data_routes(data: StoredData, *, serve_samples: bool) -> list[Route]:
-    """The routes over a device's stored data; without ``serve_samples`` two of them refuse with 403."""
+    """The routes for a device's stored data; without ``serve_samples``, two of them answer 403."""
 
     async def minutes(request: Request) -> Response:
         span = _span(request, MOST_MINUTES_S)
@@ -91,7 +91,7 @@ def _refused(_endpoint: Endpoint) -> Endpoint:
 
 
 def _span(request: Request, most_s: int, *others: str) -> Span:
-    """The device and range asked for; 400 where a parameter is missing, wrong or unknown."""
+    """The requested device and range; 400 if a parameter is missing, wrong or unknown."""
     given: Mapping[str, str] = request.query_params
     allowed = ("from", "to", *others)
     if unknown := sorted(set(given) - set(allowed)):
@@ -121,7 +121,7 @@ def _bad(text: str) -> HTTPException:
 
 
 def _known(store: Store, span: Span) -> Store:
-    # A device is put on record a moment after its first rows: those count as well.
+    # A device is recorded a moment after its first rows, so rows count as well.
     if store.device(span.device_id) is None and store.earliest_minute(span.device_id) is None:
         raise NoSuchDeviceError(f"device {span.device_id} is unknown: see /api/devices")
     return store
@@ -135,7 +135,7 @@ def _minutes(store: Store, span: Span) -> Iterator[bytes]:
 
 
 def _array(items: Iterator[str]) -> Iterator[bytes]:
-    """A JSON array, a few hundred items a piece."""
+    """A JSON array, in pieces of a few hundred items."""
     held, opened = [], False
     for item in items:
         held.append(item)
@@ -150,7 +150,7 @@ def _availability(store: Store, span: Span) -> Iterator[bytes]:
     yield b" "
     found = availability.Availability()
     for _ in availability.find_availability(store, span, found):
-        yield b" "  # blanks before JSON mean nothing to a parser, and to the connection that it lives
+        yield b" "  # blanks before JSON are ignored by parsers, and keep the connection alive
     answer = {
         "device_id": span.device_id,
         "from": utc.second_text(span.start),

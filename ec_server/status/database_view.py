@@ -1,12 +1,12 @@
-"""Reads devices and health from the database, at most once per second, without ever blocking a page.
+"""Reads devices and health from the database, at most once per second, without blocking any page.
 
 Rules:
 
-1. The store lives on one daemon thread, which opens it when first asked. Whoever asks waits for
-   that thread at most ``patience_s``; a database that hangs makes an answer with ``error``.
-2. One question at a time: callers that come while it runs share its answer, and those that come
-   within ``max_age_s`` of an answer get it again, so that scraping costs little.
-3. After an error the store is closed and opened anew at the next question.
+1. A daemon thread owns the store, and opens it on the first query. Callers wait for that thread for at most
+   ``patience_s``; if the database hangs, the answer has an ``error``.
+2. One query at a time: callers that arrive while it runs share its answer, and those within ``max_age_s`` of
+   an answer get the same one, so that frequent scraping costs little.
+3. After an error the store is closed, and opened again for the next query.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """What the database said, or the ``error`` that kept it from saying it."""
+    """The database's answer, or the ``error`` that prevented it."""
 
     devices: tuple[DeviceRecord, ...] = ()
     health: StorageHealth | None = None
@@ -40,7 +40,7 @@ Question = tuple[asyncio.AbstractEventLoop, "asyncio.Future[DatabaseState]"]
 
 
 class DatabaseView:
-    """The database as seen from one event loop; call ``state`` from that loop only."""
+    """The database for one event loop; call ``state`` only from that loop."""
 
     def __init__(
         self, open_store: Callable[[], Store], max_age_s: float = 1.0, patience_s: float = 4.0
@@ -54,7 +54,7 @@ class DatabaseView:
         self._answered_at = -1e9
 
     async def state(self) -> DatabaseState:
-        """The latest answer, at most ``max_age_s`` old; an error in it where there is none in time."""
+        """The latest answer, at most ``max_age_s`` old; with an ``error`` if there is none in time."""
         if time.monotonic() - self._answered_at < self._max_age_s:
             return self._latest
         if self._pending is None or self._pending.done():
@@ -67,7 +67,7 @@ class DatabaseView:
         return self._latest
 
     def close(self) -> None:
-        """Let the thread close its store; one that hangs in the database ends with the process."""
+        """Let the thread close its store; a hanging thread ends with the process."""
         self._questions.put(None)
         if self._thread:
             self._thread.join(timeout=1.0)
@@ -89,7 +89,7 @@ class DatabaseView:
                 store = store or self._open_store()
                 state = DatabaseState(tuple(store.devices()), store.health())
             except Exception as error:
-                # Whatever it is, the thread must live: pages that wait for it would get no reason.
+                # The thread must survive any error: pages that wait for it would never get an answer.
                 if not isinstance(error, EcServerError):
                     _log.exception("asking the database")
                 _close(store)
@@ -104,6 +104,6 @@ def _answer(future: asyncio.Future[DatabaseState], state: DatabaseState) -> None
 
 
 def _close(store: Store | None) -> None:
-    with contextlib.suppress(Exception):  # it failed already; the next question opens it anew
+    with contextlib.suppress(Exception):  # it has failed already; the next query opens it again
         if store:
             store.close()

@@ -1,6 +1,6 @@
-"""Which devices a page lists: search, order, pages; pure.
+"""Which devices a page lists: search, sorting, paging; pure.
 
-The default order is by urgency: devices that need attention come first.
+By default, devices that need attention come first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGE_SIZE = 50
 
 @dataclass(frozen=True, slots=True)
 class ListedDevice:
-    """A device with the words that the page needs."""
+    """A device with the texts that the page shows."""
 
     status: DeviceStatus
     name: str
@@ -32,7 +32,7 @@ class ListedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the reader asked for; anything unknown means the default."""
+    """What the user asked for; anything unknown means the default."""
 
     search: str = ""
     order: str = "urgency"
@@ -40,7 +40,7 @@ class Query:
 
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> Query:
-        """From the query string, never failing: a page shows something whatever it is asked."""
+        """From the query string; never fails, so that a page shows something for any query."""
         order = parameters.get("sort", "urgency")
         page = parameters.get("page", "1")
         return cls(
@@ -65,7 +65,7 @@ def _through(device: ListedDevice) -> int:
 
 
 ORDERS: Mapping[str, Callable[[ListedDevice], Any]] = {
-    "urgency": lambda device: 0,  # they come in that order
+    "urgency": lambda device: 0,  # they are in this order already
     "id": lambda device: device.device_id,
     "name": lambda device: (device.name.casefold() or "\uffff", device.device_id),
     "rate": lambda device: -device.status.samples_per_second,
@@ -73,13 +73,13 @@ ORDERS: Mapping[str, Callable[[ListedDevice], Any]] = {
     "through": _through,
     "unresolved": lambda device: -device.status.record.unresolved_minutes,
 }
-"""By what the list may be ordered."""
+"""The possible sort keys."""
 
 
 def device_page(
     devices: Sequence[DeviceStatus], names: Mapping[str, str], query: Query, now: float, allowed_s: float
 ) -> DevicePage:
-    """The page of the list that ``query`` asks for; a page beyond the last is the last."""
+    """The page of the list that ``query`` asks for; the last one if it is beyond the end."""
     wanted = query.search.casefold()
     graded = [(standing(device, now, allowed_s), device) for device in devices]
     if query.order == "urgency":

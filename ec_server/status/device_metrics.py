@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from ec_server.status.live_devices import DeviceStatus
 from ec_server.status.verdict import Standing, standing
 
-# Metric, kind, help, and the value; None: the device has none yet.
+# Metric, kind, help, and the value; None if the device has none yet.
 _FAMILIES: tuple[tuple[str, str, str, Callable[[DeviceStatus], float | None]], ...] = (
     (
         "ec_device_samples_per_second",
@@ -61,10 +61,10 @@ def device_families(
 
 
 def by_urgency(devices: Sequence[DeviceStatus], now: float, allowed_s: float) -> list[DeviceStatus]:
-    """Those that need attention first; equal ones in the order given."""
+    """Devices that need attention first; otherwise in the given order."""
     return sorted(devices, key=lambda device: urgency(standing(device, now, allowed_s)))
 
 
 def urgency(how: Standing) -> int:
-    """The smaller, the more a device with this standing needs attention."""
+    """A sort key: the smaller, the more a device with this standing needs attention."""
     return _URGENCY.get(how, 2)

@@ -1,7 +1,7 @@
-"""Devices that an operator has given up: left out of every list until they send again.
+"""Devices that an operator has forgotten: left out of every list until they send again.
 
-``<storage.path>/run/forgotten.json`` holds ``{device id: epoch microseconds}``, the moment of
-``--forget``. A device heard later than that is known again by itself; its data never changes.
+``<storage.path>/run/forgotten.json`` holds ``{device id: epoch microseconds}``, the time of ``--forget``. A
+device that sends after that is listed again; its data never changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILE_NAME = "forgotten.json"
 
 
 def read_forgotten(run_folder: Path) -> dict[str, int]:
-    """Device id to the moment it was forgotten; a file that cannot be read forgets nothing."""
+    """Device id to the time it was forgotten; empty if the file cannot be read."""
     try:
         listed = json.loads((run_folder / FILE_NAME).read_bytes())
         return {str(device_id): int(moment_us) for device_id, moment_us in listed.items()}
@@ -35,5 +35,5 @@ def forget(run_folder: Path, device_id: str, moment_us: int) -> None:
 
 
 def without_forgotten(devices: Iterable[DeviceStatus], forgotten: Mapping[str, int]) -> list[DeviceStatus]:
-    """The devices that are not forgotten, or were heard since."""
+    """The devices that are not forgotten, or have sent since."""
     return [d for d in devices if d.record.last_seen_us > forgotten.get(d.record.device_id, -1)]

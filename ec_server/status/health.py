@@ -1,9 +1,8 @@
-"""Derives "healthy?" and "ready?", with reasons, from the state of workers and database; pure.
+"""Derives health and readiness, with reasons, from the state of the workers and the database; pure.
 
-Healthy: every worker answers and works, the database takes writes, and nothing stored is known to be
-damaged. Ready: every worker answers and works, the database takes writes, and no worker is on its way
-out, so every receiver listens and the sync server is up. Each reason names the worker (or ``storage``)
-and says what is wrong.
+Healthy: every worker answers and works, the database accepts writes, and no damage to stored data is known.
+Ready: every worker answers and works, the database accepts writes, and no worker is stopping, so every
+receiver listens and the sync server is up. Each reason names the worker (or ``storage``) and what is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ec_server.status.database_view import DatabaseState
 from ec_server.status.worker_view import WorkerView
 
 SILENT_S = 10.0
-"""A worker that has not beaten for longer does not answer; the launcher restarts it then."""
+"""A worker without a heartbeat for longer counts as not answering; the launcher then restarts it."""
 
 _STATE_FAULTS = {
     "starting": "is starting",
@@ -26,7 +25,7 @@ _STATE_FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Good where ``reasons`` is empty."""
+    """Good if ``reasons`` is empty."""
 
     reasons: tuple[str, ...]
 
@@ -37,7 +36,7 @@ class Health:
 
 
 def worker_fault(worker: WorkerView) -> str:
-    """What is wrong with a worker, in one line that names it; "" for nothing."""
+    """What is wrong with a worker, in one line that names it; "" if nothing is."""
     if worker.fault:
         return f"{worker.name}: {worker.fault}"
     if worker.state in _STATE_FAULTS:
@@ -50,7 +49,7 @@ def worker_fault(worker: WorkerView) -> str:
 
 
 def storage_fault(database: DatabaseState) -> str:
-    """What is wrong with the database, in one line; "" for nothing."""
+    """What is wrong with the database, in one line; "" if nothing is."""
     if database.error:
         return f"storage: {database.error}"
     if database.health and not database.health.writable:
@@ -59,13 +58,13 @@ def storage_fault(database: DatabaseState) -> str:
 
 
 def damage(database: DatabaseState) -> tuple[str, ...]:
-    """What of the stored data is damaged, one line each, with the file's name."""
+    """Damage of stored data, one line each, with the file's name."""
     found = database.health.damage if database.health else ()
     return tuple(f"storage is damaged: {line}" for line in found)
 
 
 def working(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
-    """Whether messages are received and stored; workers that no configuration asks for are left out."""
+    """Whether messages are received and stored; ignores workers that are not configured."""
     faults = [worker_fault(worker) for worker in workers if worker.expected]
     return Health(tuple(filter(None, [*faults, storage_fault(database)])))
 
@@ -76,7 +75,7 @@ def healthy(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
 
 
 def ready(workers: Iterable[WorkerView], database: DatabaseState) -> Health:
-    """The verdict of ``/readyz``: what does not work, and workers that are stopping."""
+    """The verdict of ``/readyz``: not good if anything does not work, or a worker is stopping."""
     listed = list(workers)
     leaving = [
         f"{worker.name} is stopping" + _because(worker.reason)

@@ -1,6 +1,6 @@
-"""Completeness as a table of cells: a month by the hour, a day by the minute, a minute by the second; pure.
+"""Completeness as a table of cells: the hours of a month, minutes of a day, seconds of a minute; pure.
 
-A cell has the state of the worst minute in it, so that nothing hides behind what is well.
+A cell has the state of its worst minute, so that no problem is hidden.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEANINGS: Mapping[str, str] = {
     "before": "before the device was first heard",
     "future": "not over yet",
 }
-"""What each state of a cell means; the worst first."""
+"""What each state of a cell means, worst first."""
 
 STATES = tuple(MEANINGS)
 
@@ -35,7 +35,7 @@ _TITLES = {"month": "%B %Y", "day": "%Y-%m-%d", "minute": "%Y-%m-%d %H:%M", "sec
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: ``key`` is what it zooms to (empty: nothing), ``label`` says it in words."""
+    """One cell: ``key`` is the view that it zooms to (empty for none), ``label`` describes it."""
 
     state: str
     label: str
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row with its heading; ``key`` is what the heading zooms to."""
+    """One row with its heading; ``key`` is the view that the heading zooms to."""
 
     heading: str
     key: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the page of a device shows: a level and the span ``[start, stop)`` in epoch seconds."""
+    """What a device's page shows: a level, and the span ``[start, stop)`` in epoch seconds."""
 
     level: str
     start: int
@@ -73,9 +73,9 @@ class View:
 
 
 def view_of(key: str, default_s: int) -> View:
-    """The view that a key names: ``YYYYMM``, ``YYYYMMDD``, ``YYYYMMDDHHMM`` or with seconds.
+    """The view that a key names: ``YYYYMM``, ``YYYYMMDD``, ``YYYYMMDDHHMM`` or ``YYYYMMDDHHMMSS``.
 
-    Anything else is the day of epoch second ``default_s``.
+    For any other key, the day of epoch second ``default_s``.
     """
     makers: Mapping[int, Callable[[str], View]] = {6: _month, 8: _day, 12: _minute, 14: _second}
     try:

@@ -2,11 +2,11 @@
 
 Rules:
 
-1. A connection must finish a request, and take each piece of its answer, within ``DEADLINE_S`` of being
-   made or of the piece before; otherwise it is cut. uvicorn itself waits for ever for a first request's
-   bytes, and for a client that does not read.
-2. At most ``MOST_CONNECTIONS`` are served at once; a newcomer beyond that is cut at once.
-3. Request heads are bounded (16 KiB); bodies are not read.
+1. A client must complete a request, and accept each piece of its answer, within ``DEADLINE_S`` of connecting
+   or of the previous piece; otherwise the connection is aborted. uvicorn itself waits indefinitely for the
+   bytes of a first request, and for a client that does not read.
+2. At most ``MOST_CONNECTIONS`` are served at once; further connections are aborted immediately.
+3. The size of request heads is limited (16 KiB); bodies are not read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _ImpatientProtocol(H11Protocol):
 
 
 class _WatchedTransport:
-    """A transport that tells when something is written: the piece before it was taken by then."""
+    """A transport that reports each write: by then, the client has accepted the previous piece."""
 
     def __init__(self, transport: asyncio.Transport, written: Callable[[], None]) -> None:
         self._transport, self._written = transport, written
@@ -72,7 +72,7 @@ class _WatchedTransport:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError if the address is taken or is not this machine's."""
+    """A listening socket. Raises OSError if the address is in use or not one of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -86,9 +86,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: ASGIApp, listener: socket.socket, beat: Callable[[], None], *, until_eof: bool) -> None:
-    """Answer until SIGTERM, SIGINT or, with ``until_eof``, the end of stdin.
+    """Serve until SIGTERM, SIGINT or, with ``until_eof``, the end of stdin.
 
-    Main thread only; ``beat`` is called twice a second from the loop that answers.
+    Main thread only; ``beat`` is called twice a second from the serving loop.
     """
     config = uvicorn.Config(
         app,
@@ -105,8 +105,8 @@ def serve(app: ASGIApp, listener: socket.socket, beat: Callable[[], None], *, un
         h11_max_incomplete_event_size=_HEAD_BYTES,
     )
     server = uvicorn.Server(config)
-    # uvicorn has handlers of its own while it serves, and raises at its end the signal that stopped
-    # it: before and after, a signal asks for the end and does not kill.
+    # uvicorn has its own handlers while it serves, and at its end raises the signal that stopped it again.
+    # Before and after, a signal must request the end rather than kill.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: setattr(server, "should_exit", True))
     asyncio.run(_serve(server, listener, beat, until_eof))

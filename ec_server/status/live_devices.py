@@ -1,4 +1,4 @@
-"""Joins what the receivers report about devices now with what the database knows about them."""
+"""Joins the receivers' live figures of devices with the database's records."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from utilities.model import DeviceRecord
 
 LIVE_SUFFIX = ".devices.json"
 FRESH_S = 10.0
-"""A file older than this is a dead receiver's: its rates no longer count."""
+"""A file older than this is from a dead receiver; its rates are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveDevice:
-    """One device over all receivers: when it was last heard (epoch seconds), and how much now."""
+    """One device over all receivers: when it last sent (epoch seconds), and its present rate."""
 
     last_seen: float
     samples_per_second: float
@@ -25,11 +25,11 @@ class LiveDevice:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device as the status server shows it: its record, with the live figures joined."""
+    """One device as the status server shows it: its record and its live figures."""
 
     record: DeviceRecord
     samples_per_second: float
-    """Live; 0 when it is silent."""
+    """The present rate; 0 if it is silent."""
 
     @property
     def last_seen_s(self) -> int:
@@ -38,9 +38,9 @@ class DeviceStatus:
 
 
 def read_live(run_folder: Path, now: float) -> dict[str, LiveDevice]:
-    """Every device in the receivers' files; a file that cannot be read says nothing.
+    """Every device in the receivers' files; a file that cannot be read is ignored.
 
-    A device whose messages reach several receivers has the sum of their rates.
+    For a device whose messages reach several receivers, the rates are added.
     """
     merged: dict[str, LiveDevice] = {}
     for path in sorted(run_folder.glob(f"*{LIVE_SUFFIX}")):

@@ -1,7 +1,7 @@
-"""A snapshot as Prometheus text: a table of names, and a collector that walks through it.
+"""A snapshot as Prometheus text: a table of metrics, and a collector that reads it.
 
-Counters end in ``_total``; every value that is whole is written as an integer, so that the account
-can be added up by a script without rounding.
+Counters end in ``_total``. Whole values are written as integers, so that a script can add up the account
+without rounding errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from utilities.model import RejectReason
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Metric (without _total), the figure that is summed over all pages, help.
+# Metric (without _total), the figure to sum over all pages, help.
 _COUNTERS = (
     ("ec_messages_received", "received", "Messages taken at the SIP port."),
     ("ec_batches_stored", "stored", "Batches committed that changed stored data."),
@@ -66,18 +66,18 @@ _GAUGES = (
 
 @dataclass(frozen=True, slots=True)
 class SnapshotCollector(Collector):
-    """The families of one snapshot; make one per scrape."""
+    """The metric families of one snapshot; create one per scrape."""
 
     snapshot: Snapshot
     version: str
     allowed_s: float = 0.0
-    """How old a device's proof may be before it is behind."""
+    """How old a device's proof may be before the device counts as behind."""
     most_devices: int = 0
     queue_capacity: int = 0
-    """Messages that all receivers' rings hold."""
+    """How many messages the rings of all receivers can hold."""
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, the contract's first."""
+        """Every metric family, those of the specification first."""
         yield from self._account()
         yield from map(self._histogram, HISTOGRAMS)
         yield from self._storage()
@@ -159,12 +159,12 @@ class SnapshotCollector(Collector):
 def exposition(
     snapshot: Snapshot, version: str, allowed_s: float = 0.0, most_devices: int = 0, queue_capacity: int = 0
 ) -> bytes:
-    """The body of ``/metrics``; with single metrics for ``most_devices`` of them."""
+    """The body of ``/metrics``; with metrics per device for ``most_devices`` of them."""
     collector = SnapshotCollector(snapshot, version, allowed_s, most_devices, queue_capacity)
     return _WHOLE.sub(_as_integer, generate_latest(collector))
 
 
-# A sample's value as the library may write it where it is whole: 12.0, 1e+06, 1.2345678e+07.
+# A whole value as the library may write it: 12.0, 1e+06, 1.2345678e+07.
 _WHOLE = re.compile(rb"(?m)^([^#].* )(\d[\d.e+]*)$")
 
 

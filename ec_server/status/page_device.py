@@ -1,6 +1,6 @@
-"""A device's page: completeness from a month down to a second, power, the waveform, rounds.
+"""The page of a device: completeness from a month down to a second, power, waveform, rounds.
 
-Everything but the charts is HTML from here, so it is readable without JavaScript.
+Everything except the charts is HTML from here, so that it is readable without JavaScript.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _CORNERS = {"month": "Day", "day": "Hour", "minute": "Second"}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What the database says for one view."""
+    """What is read from the database for one view."""
 
     rows: tuple[Row, ...]
     minute: str
-    """The minute's line in words; empty for longer views."""
+    """A description of the minute; empty for longer views."""
     waveform: Waveform | None
     existed_from: int
-    """The minute from which on the device is known, by its messages or by its stored data."""
+    """The first minute in which the device is known, from its messages or its stored data."""
 
 
 def view_for(key: str, device: DeviceStatus) -> View:
-    """The view that was asked for; without a valid one, the day on which the device was last heard."""
+    """The requested view; if it is not valid, the day on which the device last sent."""
     return view_of(key, device.last_seen_s)
 
 
@@ -163,7 +163,7 @@ def _wave_figures(wave: Waveform | None) -> list[tuple[str, str]]:
 
 
 def _neighbours(view: View) -> list[tuple[str, Any]]:
-    """Where one can go from here: up, before, after."""
+    """Links from here: up, earlier, later."""
     key_of: Mapping[str, Callable[[int], str]] = {
         "month": lambda second: utc.ec_date(second)[:6],
         "day": utc.ec_date,

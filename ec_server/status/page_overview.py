@@ -1,10 +1,10 @@
-"""The overview page: its parts as HTML, complete at first, later only those that have changed.
+"""The overview page, in parts: at first complete, later only the parts that have changed.
 
 Rules:
 
-1. Every part and every row of the list has an id and a hash of its HTML. The page asks with the hashes
-   it has, and gets the HTML of those it lacks; so 2,000 devices that do nothing cost a few hundred bytes.
-2. A part changes only when what it says changes: ages are counted in the browser.
+1. Every part and every row of the list has an id and a hash of its HTML. The page sends the hashes that it
+   has, and gets the HTML of parts that differ, so that 2,000 idle devices cost a few hundred bytes.
+2. A part changes only if its content changes: the browser computes ages.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _HASH_LENGTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of the page that is exchanged as a whole."""
+    """A part of the page that is replaced as a whole."""
 
     id: str
     html: Markup
 
     @property
     def hash(self) -> str:
-        """What tells this HTML in this place from another."""
+        """Identifies this HTML in this place."""
         return hashlib.blake2s(f"{self.id} {self.html}".encode(), digest_size=_HASH_LENGTH // 2).hexdigest()
 
 
@@ -65,14 +65,14 @@ class Overview:
         query: Query,
         first_meter: str,
     ) -> None:
-        """``first_meter`` is the command that connects a meter, shown while there is none."""
+        """``first_meter`` is a command that connects a meter, shown while there is none."""
         self._now, self._health, self._history = now, health, history
         self._allowed_s, self._query, self._first_meter = allowed_s, query, first_meter
         self._listing = device_page(now.devices, names, query, now.now, allowed_s)
         self._macros: Any = TEMPLATES.get_template("parts.html").module
 
     def whole(self) -> str:
-        """The page as a browser gets it first, and without JavaScript each time."""
+        """The complete page, for the first request of a browser, or for each one without JavaScript."""
         return render(
             "overview.html",
             title=self._title,
@@ -87,7 +87,7 @@ class Overview:
         )
 
     def changes(self, have: frozenset[str]) -> dict[str, object]:
-        """What the page needs to become current, given the hashes it has."""
+        """What the page needs to become up to date, given the hashes that it has."""
         pieces = [*self.parts, *self.rows]
         return {
             "title": self._title,
@@ -103,7 +103,7 @@ class Overview:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Every part but the rows."""
+        """Every part except the rows."""
         headline, tone, explanation = self._verdict
         macros = self._macros
         return (
@@ -135,7 +135,7 @@ class Overview:
                 "What is proven cannot be said until it does.",
             )
         verdict = judge(self._now.devices, self._now.now, self._allowed_s)
-        # Complete or not, a server that is not well is not shown in the colour of all being well.
+        # A server that is not healthy is never shown in the colour for "all is well".
         tone = verdict.tone if self._health.good else Tone.ATTENTION
         return verdict.headline, tone.value, verdict.explanation
 

@@ -1,4 +1,4 @@
-"""The URLs of the pages and of the files that they load; starlette routes."""
+"""The routes of the pages and of the files that they load."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from utilities.errors import EcServerError
 
 MOST_ROUNDS = 20
 _FILES = {"page.css": "text/css", "overview.js": "text/javascript", "device.js": "text/javascript"}
-# The charting library writes styles of its own; scripts stay limited to files from here.
+# The charting library sets inline styles; scripts are still limited to files from here.
 _CHARTS_POLICY = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
@@ -39,7 +39,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def page_routes(observer: Observer, data: StoredData, site: Site, history: History) -> list[Route]:
-    """The routes; ``history`` is the last hour that the process has seen."""
+    """The routes; ``history`` has the last hour of this process."""
 
     async def overview_of(request: Request) -> Overview:
         now = await observer.snapshot()
@@ -65,7 +65,7 @@ def page_routes(observer: Observer, data: StoredData, site: Site, history: Histo
         device_id = request.path_params["device"]
         found = next((one for one in now.devices if one.record.device_id == device_id), None)
         if found is None:
-            text = now.database.error or f"No device {device_id} is on record."
+            text = now.database.error or f"There is no device {device_id}."
             return _message("Not here", text, 503 if now.database.error else 404)
         view = view_for(request.query_params.get("at", ""), found)
 
@@ -100,8 +100,8 @@ def page_routes(observer: Observer, data: StoredData, site: Site, history: Histo
 
 
 def plotly_path() -> Path:
-    """The charting library, as it comes inside its Python package."""
-    found = find_spec("plotly")  # not imported: one file of it is served
+    """The charting library, from inside its Python package."""
+    found = find_spec("plotly")  # not imported: only one file of it is served
     assert found
     assert found.origin
     return Path(found.origin).parent / "package_data" / "plotly.min.js"

@@ -10,29 +10,29 @@ from pathlib import Path
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-# In the fields of /proc/PID/stat behind the name.
+# Indices of the fields in /proc/PID/stat after the name.
 _TIMES, _TIMES_OF_ENDED_CHILDREN = (11, 12), (13, 14)
 _PAGES = 21
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """Resident memory in bytes, processor time in seconds."""
+    """Resident memory in bytes and processor time in seconds."""
 
     resident_bytes: int
     cpu_s: float
 
 
 def read_usage(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
-    """One process's use, or None if it is gone or the system has no /proc."""
+    """The usage of one process; None if it is gone or the system has no /proc."""
     fields = _fields(pid, proc)
     return None if fields is None else _usage(fields, _TIMES)
 
 
 def read_usage_with_children(pid: int, proc: Path = Path("/proc")) -> ProcessUsage | None:
-    """The same with the processes that it started: a receiver's writer is one.
+    """The usage of a process and of those that it started, such as a receiver's writer.
 
-    Processor time counts on when a child has ended and another one was started.
+    Processor time of children that have ended is included.
     """
     fields = _fields(pid, proc)
     if fields is None:
@@ -50,9 +50,9 @@ def _usage(fields: list[int], times: tuple[int, ...]) -> ProcessUsage:
 
 
 def _fields(pid: int, proc: Path) -> list[int] | None:
-    """The fields behind the name; that of the state is 0."""
+    """The fields after the name; index 0 is the state."""
     try:
-        # The name in field 2 may hold spaces and brackets: count from its last bracket.
+        # The name in field 2 may contain spaces and brackets: count from the last bracket.
         fields = (proc / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
         return [0, *(int(field) for field in fields[1 : _PAGES + 1])] if len(fields) > _PAGES else None
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def _fields(pid: int, proc: Path) -> list[int] | None:
 
 
 def _children(pid: int, proc: Path) -> list[int]:
-    """Processes that any thread of it started; none where the kernel does not tell."""
+    """Processes that any of its threads started; empty if the kernel does not report them."""
     found: list[int] = []
     with suppress(OSError, ValueError):
         for task in (proc / str(pid) / "task").iterdir():

@@ -1,4 +1,4 @@
-"""What the status application needs to know about the server besides its figures."""
+"""Settings of the server that the status pages need."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One server's settings as far as its pages need them."""
+    """The settings of one server, as far as its pages need them."""
 
     version: str
     allowed_s: float
-    """How old a device's proof may be before it is behind."""
+    """How old a device's proof may be before the device counts as behind."""
     run_folder: Path
     first_meter: str = ""
     """The command that connects a meter to this server."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Device id to the name that devices.file gives it."""
+    """Device id to its name in devices.file."""
     token: str = field(default="", repr=False)
     serve_samples: bool = True
     max_device_metrics: int = 1000
     queue_capacity: int = 0
-    """Messages that all receivers hold together before they make senders wait."""
+    """How many messages all receivers together hold before senders have to wait."""

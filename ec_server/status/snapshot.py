@@ -1,4 +1,4 @@
-"""Gathers everything that the status server shows, at one moment, without changing anything."""
+"""Collects everything that the status server shows, at one moment, without changing anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ec_server.status.worker_view import WorkerView, read_workers
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where every received message is: received is the sum of all the others, to the unit."""
+    """Where every received message is: ``received`` is exactly the sum of all the others."""
 
     received: int
     stored: int
@@ -28,7 +28,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One moment: the workers' pages, each read once, the database's answer, the devices joined."""
+    """One moment: the workers' pages, each read once, the database's answer, and the devices."""
 
     now: float
     workers: tuple[WorkerView, ...]
@@ -40,7 +40,7 @@ class Snapshot:
         return sum(worker.figures.get(figure, 0) for worker in self.workers)
 
     def account(self) -> Account:
-        """The account over all receivers, their deaths included."""
+        """The account over all receivers, across their restarts."""
         return Account(
             received=self.total("received"),
             stored=self.total("stored"),
@@ -53,10 +53,10 @@ class Snapshot:
 
 
 class Observer:
-    """Takes snapshots; belongs to the event loop of its ``DatabaseView``.
+    """Takes snapshots; used from the event loop of its ``DatabaseView``.
 
-    Thousands of devices are joined anew only when the database or a file has something new to say, or
-    a second has passed: three browsers cost little more than one.
+    Devices, of which there may be thousands, are joined again only if the database or a file has changed or a
+    second has passed, so that three browsers cost little more than one.
     """
 
     def __init__(self, run_folder: Path, expected: tuple[str, ...], database: DatabaseView) -> None:
@@ -65,7 +65,7 @@ class Observer:
         self._joined_from: tuple[object, ...] = ()
 
     async def snapshot(self) -> Snapshot:
-        """Everything, now. Raises nothing: what cannot be read says so in the snapshot."""
+        """A new snapshot. Never raises: what cannot be read is reported in the snapshot."""
         database = await self._database.state()
         now = time.time()
         return Snapshot(
@@ -93,5 +93,5 @@ def _changed_ns(path: Path) -> tuple[str, int, int]:
 
 
 def is_receiver(worker: WorkerView) -> bool:
-    """Whether the page has an account: it counts what it stored of what it received."""
+    """Whether the page is that of a receiver, which has an account."""
     return "stored" in worker.figures

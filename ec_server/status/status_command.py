@@ -1,4 +1,4 @@
-"""``ec_server_main.py --status`` and ``--forget``: asks the running server, and gives a device up."""
+"""``ec_server_main.py --status`` and ``--forget``: queries the running server, and forgets a device."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WELL_STATES = frozenset(("proven", "waiting"))
 
 
 class NoAnswerError(EcServerError):
-    """No server answers where the configuration says that one does."""
+    """No server answers at the configured address."""
 
 
 def report_status(settings: Settings, *, as_json: bool) -> tuple[int, str]:
-    """Exit code (0 well, 1 needs attention, 2 no answer) and what to print."""
+    """Exit code (0: well, 1: needs attention, 2: no answer) and what to print."""
     try:
         overview, devices = _ask(settings, "/api/overview"), _ask(settings, "/api/devices")
     except NoAnswerError as error:
@@ -39,7 +39,7 @@ def report_status(settings: Settings, *, as_json: bool) -> tuple[int, str]:
 
 
 def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
-    """Exit code (0 forgotten, 1 unknown or sending now, 2 impossible) and what to print."""
+    """Exit code (0: forgotten, 1: unknown or sending now, 2: not possible) and what to print."""
     run_folder, now = settings.storage_path / RUN_FOLDER, time.time()
     try:
         if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():

@@ -1,12 +1,12 @@
-"""Answers that are made from the database piece by piece, on threads, while the client takes them.
+"""Answers that are produced from the database piece by piece, in threads, while the client receives them.
 
 Rules:
 
-1. The next piece is made only when the client has taken the one before it: memory holds one piece.
-2. At most ``most`` answers are made at once; another is refused with 503.
-3. A client that goes away ends its answer after the piece in hand.
-4. What goes wrong before the first piece becomes a status and a JSON error; afterwards the connection is
-   cut, so that half an answer cannot pass for a whole one.
+1. The next piece is produced only after the client has received the previous one: memory holds one piece.
+2. At most ``most`` answers are produced at the same time; another is refused with 503.
+3. If the client disconnects, the answer ends after the current piece.
+4. An error before the first piece becomes a status with a JSON error. After it, the connection is aborted,
+   so that an incomplete answer cannot be mistaken for a complete one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from utilities.errors import EcServerError
 _log = logging.getLogger(__name__)
 
 Pieces = Callable[[Store], Iterator[bytes]]
-"""Makes the pieces from a read-only store, on a thread; NoSuchDeviceError for an unknown device."""
+"""Produces the pieces from a read-only store, in a thread; NoSuchDeviceError for an unknown device."""
 
 
 class NoSuchDeviceError(Exception):
-    """The device asked for is unknown; the text says so."""
+    """The requested device is unknown."""
 
 
 class StoredData:
-    """Read-only stores for answers, opened when first needed and used again; one event loop."""
+    """Read-only stores for answers, opened when needed and reused; for one event loop."""
 
     def __init__(self, open_store: Callable[[], Store], most: int = 4) -> None:
         self._open_store = open_store
@@ -42,7 +42,7 @@ class StoredData:
         self._left = most
 
     async def answer(self, pieces: Pieces, media_type: str, headers: Mapping[str, str]) -> Response:
-        """The answer whose body is ``pieces``, or the error that came before the first one."""
+        """The answer whose body is ``pieces``, or the error that occurred before the first one."""
         if not self._left:
             error = {"error": "too many answers are being made from the database: ask again in a moment"}
             return JSONResponse(error, 503, headers={"retry-after": "2"})
@@ -65,7 +65,7 @@ class StoredData:
 
     @contextmanager
     def lent(self) -> Iterator[Store]:
-        """A store for the calling thread, for one short question."""
+        """A store for one short query in the calling thread."""
         store = self.take()
         try:
             yield store
@@ -76,7 +76,7 @@ class StoredData:
         self.give_back(store)
 
     def take(self) -> Store:
-        """A store for this thread; give it back, or close it after an error."""
+        """A store for this thread; ``give_back`` it, or close it after an error."""
         with suppress(queue.Empty):
             return self._free.get_nowait()
         return self._open_store()
@@ -92,7 +92,7 @@ class StoredData:
 
 
 class _Making:
-    """One answer in the making; its calls come one at a time, from changing threads."""
+    """One answer in progress; called by different threads, one at a time."""
 
     def __init__(self, data: StoredData, pieces: Pieces) -> None:
         self._data, self._pieces = data, pieces

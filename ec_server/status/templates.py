@@ -1,4 +1,4 @@
-"""The page's templates, and how numbers and moments are written in them; everything is escaped."""
+"""The templates of the pages, and the formats of numbers and times in them; everything is escaped."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _moment_text(moment_s: float) -> str:
 
 
 def _when(moment_s: float) -> Markup:
-    """An epoch second for people and programs."""
+    """An epoch second, readable for people and programs."""
     text = _moment_text(moment_s)
     return Markup('<time datetime="{}">{}</time>').format(utc.iso(int(moment_s) * 10**6), text)
 
 
 def _ago(moment_s: float) -> Markup:
-    """The same, which the page turns into how long ago that was; so an unchanged row stays unchanged."""
+    """The same, which the browser turns into an age, so that the HTML of an unchanged row does not change."""
     form = Markup('<time datetime="{}" data-ago="{}">{}</time>')
     return form.format(utc.iso(int(moment_s) * 10**6), int(moment_s), _moment_text(moment_s))
 
@@ -49,5 +49,5 @@ TEMPLATES = _environment()
 
 
 def render(template: str, /, **values: Any) -> str:
-    """A whole page."""
+    """Render a complete page."""
     return TEMPLATES.get_template(template).render(**values)

@@ -1,12 +1,12 @@
-"""Is the data complete, and through when is that proven? The answer in words; pure.
+"""Whether the data is complete, and through when that is proven, in words; pure.
 
 A device is in one of four states:
 
-* proven: everything before its ``verified_through`` is, and what came since is too young for a
-  round to have covered it, or there is nothing since;
-* waiting: heard for too short a time to have been compared;
-* behind: the proof is older than a round's interval allows;
-* differing: minutes were compared and could not be made equal.
+* proven: everything before its ``verified_through`` is proven, and later data, if any, is too recent for a
+  round to have covered it;
+* waiting: it has sent for too short a time to have been compared;
+* behind: the proof is older than the interval between rounds allows;
+* differing: minutes were compared and still differ after the repair.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ec_server.status.live_devices import DeviceStatus
 from utilities import utc
 
 SILENT_DEVICE_S = 600
-"""A device unheard for longer is called silent."""
+"""A device that has not sent for longer counts as silent."""
 
 
 class Standing(Enum):
@@ -32,7 +32,7 @@ class Standing(Enum):
 
 
 class Tone(Enum):
-    """How the page shows a verdict, besides its words."""
+    """How the page shows a verdict, besides its text."""
 
     GOOD = "good"
     WAITING = "waiting"
@@ -42,7 +42,7 @@ class Tone(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CompletenessVerdict:
-    """The answer at a glance: one short sentence, one that explains it, and a tone."""
+    """The verdict: a short sentence, an explanation, and a tone."""
 
     tone: Tone
     headline: str
@@ -50,12 +50,12 @@ class CompletenessVerdict:
 
 
 def allowed_lag_s(interval_s: float, grace_s: float) -> float:
-    """How old a proof may be just before the next round ends: interval, open minute, some slack."""
+    """How old a proof may be just before the next round ends: interval, open minute, some tolerance."""
     return interval_s * 1.25 + grace_s + 2 * utc.MINUTE_S
 
 
 def lag_s(device: DeviceStatus, now: float) -> float:
-    """Seconds of the device's time that are unproven until now; 0 if all it sent is proven."""
+    """How many seconds the proof of the device lags behind; 0 if everything it sent is proven."""
     record = device.record
     if record.verified_through is None:
         return max(0.0, now - record.first_seen_us / 1e6)
@@ -74,7 +74,7 @@ def standing(device: DeviceStatus, now: float, allowed_s: float) -> Standing:
 
 
 def judge(devices: Sequence[DeviceStatus], now: float, allowed_s: float) -> CompletenessVerdict:
-    """The verdict over all devices; the worst standing speaks first."""
+    """The verdict over all devices, determined by the worst standing."""
     if not devices:
         return CompletenessVerdict(
             Tone.IDLE, "No device heard yet", "The first message of a device puts it on this page."
@@ -169,7 +169,7 @@ _SENTENCES = (
 
 
 def _through(groups: Groups, total: int, now: float) -> str:
-    """What holds for the devices that stand well."""
+    """A sentence about the devices that are proven."""
     proven = groups[Standing.PROVEN]
     if not proven:
         return ""
@@ -182,7 +182,7 @@ def _are(devices: Sequence[DeviceStatus]) -> str:
 
 
 def _common_through(devices: Sequence[DeviceStatus], now: float) -> int:
-    """Through when all of them are proven; one that has sent nothing since its proof holds none back."""
+    """Through when all of them are proven; devices that have sent nothing since their proof do not count."""
     throughs = [device.record.verified_through or 0 for device in devices]
     open_ended = [through for device, through in zip(devices, throughs) if lag_s(device, now) > 0]
     return min(open_ended) if open_ended else max(throughs)
@@ -199,21 +199,21 @@ def count(number: int, noun: str) -> str:
 
 
 def moment_text(moment: float, now: float) -> str:
-    """``14:05 UTC``, with the date before it where that is not today's."""
+    """``14:05 UTC``, preceded by the date if it is not today."""
     text = utc.iso(int(moment) * 1_000_000)
     date = "" if utc.day_of(int(moment)) == utc.day_of(int(now)) else f"{text[:10]} "
     return f"{date}{text[11:16]} UTC"
 
 
 def span_text(seconds: float) -> str:
-    """A length of time in its one or two largest units: ``8 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """A duration in its one or two largest units: ``8 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
     whole = max(0, int(seconds))
     large, small = next((pair for pair in _UNITS if whole >= pair[0][1]), _UNITS[-1])
     rest = whole % large[1] // small[1]
     return f"{whole // large[1]} {large[0]}" + (f" {rest} {small[0]}" if rest else "")
 
 
-# The large unit and the one shown after it: name, seconds. Minutes stand alone.
+# The large unit and the one shown after it: name, seconds. Minutes are shown alone.
 _UNITS = (
     (("d", 86_400), ("h", 3600)),
     (("h", 3600), ("min", 60)),

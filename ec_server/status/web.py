@@ -1,4 +1,4 @@
-"""The pages and answers on the status port: a starlette application over an ``Observer``."""
+"""The starlette application of the status port, over an ``Observer``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ec_server.status.streamed_answer import StoredData
 from ec_server.status.verdict import judge, standing
 from utilities import utc
 
-# Nothing is loaded from other servers, nothing inline runs, no other page can embed this one.
+# Nothing is loaded from other servers, no inline code runs, no other page can embed this one.
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 def create_app(observer: Observer, data: StoredData, site: Site, history: History) -> ASGIApp:
-    """The application, behind its token where there is one."""
+    """The application, protected by the token if there is one."""
     handlers: dict[Any, Any] = {HTTPException: _refusal, Exception: _failure}
     app = Starlette(routes=routes(observer, data, site, history), exception_handlers=handlers)
     return _with_headers(with_token(app, site.token))
@@ -90,7 +90,7 @@ def routes(observer: Observer, data: StoredData, site: Site, history: History) -
 
 
 def device_object(device: DeviceStatus, now: float, site: Site) -> dict[str, object]:
-    """A device's object of ``/api/devices`` (docs/status.md): times ISO-8601 in UTC."""
+    """The object of a device in ``/api/devices`` (docs/status.md), with times as ISO-8601 in UTC."""
     record = device.record
     through = record.verified_through
     return {
@@ -110,7 +110,7 @@ def device_object(device: DeviceStatus, now: float, site: Site) -> dict[str, obj
 
 
 def overview_object(now: Snapshot, allowed_s: float) -> dict[str, object]:
-    """What the page shows, for programs: verdict, account, workers, storage."""
+    """The overview for programs: verdict, account, workers, storage."""
     verdict = judge(now.devices, now.now, allowed_s)
     health = healthy(now.workers, now.database)
     storage = now.database.health

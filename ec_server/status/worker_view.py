@@ -1,4 +1,4 @@
-"""Reads every worker's page into frozen views, once a question."""
+"""Reads the pages of all workers into immutable views."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PAGE_SUFFIX = ".page"
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker as its page shows it at one moment; ``figures`` are one consistent step."""
+    """The content of one worker's page at one moment; ``figures`` are one consistent step."""
 
     name: str
     expected: bool
-    """Whether the configuration asks for it; a page left by an earlier, larger setting is not."""
+    """Whether the worker is configured; False for pages that a former, larger configuration left."""
     state: str = ""
     """One of worker_page.STATES; "" if the page cannot be read."""
     reason: str = ""
     silent_s: float = 0.0
-    """Since its last heartbeat; negative where that was written before the machine started."""
+    """Seconds since its last heartbeat; negative if that was before the machine was started."""
     pid: int = 0
     figures: dict[str, int] = field(default_factory=dict)
     fault: str = ""
@@ -31,14 +31,14 @@ class WorkerView:
 
 
 def expected_workers(receivers: int, *, synchronization: bool = True) -> tuple[str, ...]:
-    """The names of the workers that must run beside the status server itself."""
+    """The names of the workers that must run besides the status server itself."""
     return (*map(receiver_name, range(receivers)), *((SYNC_NAME,) if synchronization else ()))
 
 
 def read_workers(run_folder: Path, expected: Sequence[str]) -> tuple[WorkerView, ...]:
-    """A view of each expected worker, in that order, then of each other page in the folder.
+    """A view of each expected worker, in order, then of each other page in the folder.
 
-    Pages of workers that are no longer configured still hold what those received and stored.
+    Pages of workers that are no longer configured still count what these received and stored.
     """
     others = sorted({path.stem for path in run_folder.glob(f"*{PAGE_SUFFIX}")} - set(expected))
     return (
