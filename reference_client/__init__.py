@@ -1,1 +1,1 @@
-"""A reference meter, for developers of devices to read, and for the demo and the tests to run."""
+"""A reference meter: an example for developers of devices, also used by the demo and the tests."""

@@ -1,9 +1,9 @@
 """Runs meters: ``python -m reference_client --devices 3`` (docs/meter.md).
 
-The meters are divided among processes of their own; this one prints one line per second of what they do
-and ends them all: on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 if all ended well and, if
-messages were due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments, or where PJSUA2, which
-sends the messages, is not installed.
+The meters are distributed over several processes. This one prints one line per second about them, and ends
+them all on Ctrl-C, on SIGTERM, or when they are done. Exit code 0 if all ended well and, if messages were
+due, at least one was acknowledged; 1 otherwise; 2 for wrong arguments, or if PJSUA2, which sends the
+messages, is not installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from utilities import extras
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the meters that a command line describes; the exit code."""
+    """Run the meters that the command line describes; returns the exit code."""
     if extras.is_missing("pjsua2"):
         print(f"the reference meter needs {extras.install_text('pjsua2')}", file=sys.stderr)
         return 2

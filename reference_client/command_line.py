@@ -1,4 +1,4 @@
-"""The command line of the meters, as plans for their processes."""
+"""Parses the command line of the meters into plans for their processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HELP_FAULTS = (
 
 
 def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
-    """A plan a process. Ends the program, exit code 2, with a message where something is wrong."""
+    """One plan per process. If something is wrong, ends the program with a message and exit code 2."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key):
@@ -48,7 +48,7 @@ def plans_of(arguments: Sequence[str]) -> list[ProcessPlan]:
     longest = f"{given.id_prefix}-{given.devices}"
     if not DEVICE_ID.fullmatch(longest):
         parser.error(f"--id-prefix: {longest!r} is not a device id: 1 to 64 of A-Z a-z 0-9 . _ -")
-    # A certificate names one device, and a process has one connection.
+    # A certificate names only one device, and a process has only one connection.
     most = 1 if given.certificate else MOST_ACCOUNTS
     devices = [(number, f"{given.id_prefix}-{number + 1}") for number in range(given.devices)]
     groups = [devices[i : i + most] for i in range(0, len(devices), most)]

@@ -1,15 +1,15 @@
-"""The demo: a server and meters that lose messages, with a line per second of what is stored.
+"""The demo: a server, and meters that lose messages, with one line per second about what is stored.
 
     python -m reference_client.demo
 
-Everything it makes is under ``demo/`` in the working folder: the server's configuration
-(``demo.properties``), data, the meters' own stores, two logs. Ctrl-C (or SIGTERM) ends meters and server in
-order. What the meters lose on purpose, one message in a hundred, comes back with the next round, half a
-minute later: ``proven`` says through when.
+Everything it creates is in ``demo/`` in the working folder: the server's configuration (``demo.properties``),
+data, the meters' own stores, two logs. Ctrl-C (or SIGTERM) ends the meters and the server in order. The
+meters lose one message in a hundred on purpose, which the next round, half a minute later, recovers: the
+column ``proven through`` shows up to when.
 
-It configures its own server and no other: neither the environment's ``EC_`` variables nor
-``configuration/config.properties`` reach it, and it talks to no server that it did not start. Exit code
-0 if all ended well, 1 if the server did not come up or died, 2 for wrong arguments or without PJSUA2.
+It uses only its own configuration, neither ``EC_`` variables of the environment nor
+``configuration/config.properties``, and connects to no server that it did not start. Exit code 0 if all ended
+well, 1 if the server did not come up or died, 2 for wrong arguments or without PJSUA2.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HEADING = "  time      batches/s   samples/s    stored   missing now   repaired
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the command line asked for; ports are those in use."""
+    """The arguments of the command line; ports are those in use."""
 
     folder: Path
     meters: int
@@ -56,16 +56,16 @@ class Demo:
 
     @property
     def status(self) -> str:
-        """The status page's address."""
+        """The URL of the status page."""
         return f"http://{LOOPBACK}:{self.status_port}"
 
     @property
     def configuration(self) -> Path:
-        """The server's configuration file; with it every other command can look at the demo."""
+        """The server's configuration file, with which every other command can inspect the demo."""
         return self.folder / "demo.properties"
 
     def configuration_text(self) -> str:
-        """What differs from the defaults; ``storage.path`` is relative to the working folder."""
+        """The options that differ from the defaults; ``storage.path`` is relative to the working folder."""
         return (
             f"[SIP]\nsip.port = {self.sip_port}\n"
             f"[Storage]\nstorage.path = {self.folder / 'data'}\n"
@@ -74,19 +74,19 @@ class Demo:
         )
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The server's and the meters' environment: without the ``EC_`` variables of another server."""
+        """The environment of server and meters: without the ``EC_`` variables of another server."""
         others = {name: value for name, value in environ.items() if not name.startswith("EC_")}
         return {**others, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     def meter_command(self) -> list[str]:
-        """The meters, as a user would start them."""
+        """The command that starts the meters, as a user would start them."""
         command = ["-m", "reference_client", "--devices", str(self.meters), "--transport", "tcp"]
         command += ["--faults", FAULTS, "--server", f"{LOOPBACK}:{self.sip_port}"]
         return [*command, "--sync", f"{LOOPBACK}:{self.sync_port}", "--store", str(self.folder / "meters")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until stopped, or for as long as asked; the exit code."""
+    """Run until stopped, or for ``--seconds``; returns the exit code."""
     demo = _demo(_parser().parse_args(arguments))
     if extras.is_missing("pjsua2"):
         print(f"the demo's meters need {extras.install_text('pjsua2')}", file=sys.stderr)
@@ -119,7 +119,7 @@ def _demo(asked: argparse.Namespace) -> Demo:
 
 
 def _with_free_ports(ports: Sequence[int]) -> list[int]:
-    """The ports, each 0 replaced by one that is free at the moment."""
+    """The ports, each 0 replaced by a port that is free at the moment."""
     with ExitStack() as held:
         found = []
         for port in ports:
@@ -164,7 +164,7 @@ def _whole(low: int, high: int) -> Any:
 def _start(
     ending: ExitStack, command: Sequence[str], log: Path, environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a program of this project, with its output in a log; it ends with the demo, newest first."""
+    """Start a program of this project, with its output in a log; programs are ended in reverse order."""
     program = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
     with log.open("wb") as file:
         child = subprocess.Popen(
@@ -190,7 +190,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], log: Path, stop: threading.Event) -> bool:
-    """Whether our own server says in its own log that it is up; another's status page cannot pass for it."""
+    """Whether our server is up, according to its log (the status page might be that of another server)."""
     deadline = time.monotonic() + _UP_S
     while server.poll() is None and time.monotonic() < deadline and not stop.wait(0.2):
         if b" launcher up: " in log.read_bytes():
@@ -234,7 +234,7 @@ def _line(rate: float, figures: Mapping[str, float], devices: Sequence[Mapping[s
 
 
 def _figures(metrics: str) -> dict[str, float]:
-    """The unlabelled samples of a Prometheus text."""
+    """The samples without labels in a Prometheus text."""
     lines = [line.split() for line in metrics.splitlines() if line and line[0] != "#" and "{" not in line]
     return {name: float(value) for name, value in lines}
 

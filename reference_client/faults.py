@@ -1,7 +1,7 @@
 """Faults that are injected into a meter's messages, for demonstrations and tests.
 
-Whatever goes wrong here happens after recording: the local store keeps the truth, except where the
-fault is to lose that too. Each second's faults depend on the seed, the device and the second alone.
+All faults happen after recording, so the local store stays right, except for the fault that loses the store.
+The faults of a second depend only on the seed, the device and the second.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 _LATE_US = (2_000, 40_000)
-"""How much later than its place a message out of order leaves."""
+"""How long a message that is sent out of order is delayed."""
 
 
 class Message(NamedTuple):
-    """One message and when it leaves; ordered by that."""
+    """One message and when it is sent; ordered by that time."""
 
     due_us: int
-    """Epoch microseconds of the meter's clock."""
+    """When it is sent, in epoch microseconds of the meter's clock."""
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """Shares of messages (0 to 1), and moments in seconds since the meter began."""
+    """Shares of messages (0 to 1), and times in seconds since the meter began."""
 
     drop: float = 0.0
     """Never sent."""
     twice: float = 0.0
     """Sent twice."""
     disorder: float = 0.0
-    """Sent 2 to 40 ms late, behind those that follow."""
+    """Sent 2 to 40 ms late, after the following ones."""
     damage: float = 0.0
-    """Sent with one sample's sign turned."""
+    """Sent with the sign of one sample inverted."""
     silent: tuple[tuple[float, float], ...] = ()
-    """``[from, to)``: recorded, and nothing sent."""
+    """``[from, to)``: recorded, but not sent."""
     forget: tuple[float, ...] = ()
     """The local store loses everything recorded so far."""
     seed: int = 1
 
     @classmethod
     def parse(cls, text: str) -> FaultPlan:
-        """``drop=5%,twice=1%,disorder=1%,damage=0.1%,silent=60-120,forget=300,seed=7``; any of them.
+        """Any of ``drop=5%,twice=1%,disorder=1%,damage=0.1%,silent=60-120,forget=300,seed=7``.
 
-        ``silent`` and ``forget`` may stand several times. Raises ValueError that names what is wrong.
+        ``silent`` and ``forget`` may be repeated. Raises ValueError that names what is wrong.
         """
         plan = cls()
         parsed: Any
@@ -65,16 +65,16 @@ class FaultPlan:
 
 
 class Faults:
-    """Applies a plan to one meter's seconds, and counts what it did. Used by one thread."""
+    """Applies a plan to the seconds of one meter, and counts the faults. Not thread-safe."""
 
     def __init__(self, plan: FaultPlan, device_id: str) -> None:
         self._plan, self._device_id = plan, device_id
         self._forget = sorted(plan.forget)
         self.done: Counter[str] = Counter()
-        """Messages by fault, and ``forget``: how often the store was lost."""
+        """Number of messages by fault; ``forget``: how often the store was lost."""
 
     def forgets(self, elapsed_s: float) -> bool:
-        """Whether the local store is to be lost now; each moment of the plan once."""
+        """Whether to lose the local store now; True once for each time in the plan."""
         due = [moment for moment in self._forget if moment <= elapsed_s]
         del self._forget[: len(due)]
         self.done["forget"] += len(due)
@@ -83,7 +83,7 @@ class Faults:
     def apply(
         self, elapsed_s: float, second: int, messages: Sequence[Message], binary: bool
     ) -> list[Message]:
-        """One second's messages as they leave, ascending in time."""
+        """The messages of a second as they are to be sent, ascending in time."""
         plan = self._plan
         if any(start <= elapsed_s < stop for start, stop in plan.silent):
             self.done["silent"] += len(messages)
@@ -112,7 +112,7 @@ class Faults:
 
 
 def damaged(body: bytes, chance: random.Random, binary: bool) -> bytes:
-    """A body with the sign of one of its samples turned; as well-formed as before."""
+    """A body with the sign of one sample inverted; it stays well-formed."""
     device, second, samples = body.split(b"|", 2)
     samples = samples.removesuffix(b"||")
     turn = _turn_binary if binary else _turn_text

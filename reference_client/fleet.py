@@ -1,4 +1,4 @@
-"""Runs the processes of the meters: starts them together, prints what they report, ends them together.
+"""Runs the processes of meters: starts them together, prints their reports, ends them together.
 
 Exit code 0 if all ended well and, if messages were due, at least one was acknowledged; 1 otherwise.
 """
@@ -25,7 +25,7 @@ _END_S = 10.0
 
 
 class Fleet:
-    """All processes of meters, and what they report."""
+    """All processes of meters, and their reports."""
 
     def __init__(self, plans: Sequence[ProcessPlan]) -> None:
         self._plans = plans
@@ -35,8 +35,8 @@ class Fleet:
         self._names: dict[Connection, str] = {}
 
     def run(self) -> int:
-        """Start, print one line per second, and end all of them."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the children inherit that: only we see Ctrl-C
+        """Start all processes, print one line per second, and end them."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the children, so that they ignore Ctrl-C
         try:
             for plan in self._plans:
                 self._start(plan)
@@ -70,7 +70,7 @@ class Fleet:
         self._stop = True
 
     def _begin(self) -> None:
-        """Wait until every process is ready, or ended, then let all begin at the same moment."""
+        """Wait until every process is ready or has ended, then let all begin at the same time."""
         deadline, waiting = time.monotonic() + _READY_S, set(self._processes)
         while waiting and not self._stop and time.monotonic() < deadline:
             for pipe in multiprocessing.connection.wait(list(waiting), 0.1):
@@ -79,7 +79,7 @@ class Fleet:
                     waiting.discard(pipe)
         begin = begin_of(self._plans[0].start, time.time() + _AHEAD_S)
         for pipe in self._processes:
-            with suppress(OSError):  # one that has ended; _watch notices
+            with suppress(OSError):  # it has ended; _watch notices that
                 pipe.send(begin)
 
     def _watch(self) -> None:
@@ -96,7 +96,7 @@ class Fleet:
                 before, print_at = now, print_at + 1
 
     def _take(self, pipe: Connection) -> bool:
-        """One report; False if the process ended."""
+        """Take one report; False if the process has ended."""
         try:
             word = pipe.recv()
         except (EOFError, OSError):
@@ -124,5 +124,5 @@ class Fleet:
 
 
 def begin_of(start: int | None, at: float) -> Begin:
-    """Recording from ``start`` begins at once; from "now", at the next whole second."""
+    """Recording from ``start`` begins at once; from now (None), at the next whole second."""
     return Begin(math.ceil(at), float(math.ceil(at))) if start is None else Begin(start, at)

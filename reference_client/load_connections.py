@@ -1,7 +1,7 @@
-"""The load generator's sockets: each sends its share of a plan and keeps the transactions open on it.
+"""The sockets of the load generator: each sends its share of a plan and tracks its open transactions.
 
-Over UDP a message is sent again until it is answered (timer E) or given up (timer F); over TCP a broken
-connection is made anew, and what was open on it counts as lost. A `Tally` says what came of each message.
+Over UDP, a message is sent again (timer E) until it is answered or given up (timer F). Over TCP, a broken
+connection is opened again, and messages that were open on it count as lost. A `Tally` counts the outcomes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RECONNECT_S = 0.05
 
 @dataclass(slots=True)
 class Tally:
-    """What one process counted."""
+    """The counts of one process."""
 
     answered: int = 0
     other: Counter[int] = field(default_factory=Counter)
@@ -41,7 +41,7 @@ class Tally:
 
 
 class _Connection:
-    """One socket, its share of the plan, and the transactions open on it."""
+    """One socket, its share of the plan, and its open transactions."""
 
     def __init__(self, plan: LoadPlan, index: int, tally: Tally) -> None:
         self._plan, self._tally = plan, tally
@@ -52,7 +52,7 @@ class _Connection:
         self._answer = re.compile(
             rb"SIP/2\.0 (\d{3})[^\r]*\r\n(?:[^\r]+\r\n)*?[Vv][^\r]*z9hG4bK" + self._run + rb"([0-9a-f]{8})"
         )
-        self._open: dict[bytes, float] = {}  # number in hexadecimal: when it was sent
+        self._open: dict[bytes, float] = {}  # number in hexadecimal, to when it was sent
         self._sent = 0
         self._tail = b""
         self.socket: socket.socket | None = None
@@ -66,15 +66,15 @@ class _Connection:
         return len(self._open)
 
     def room(self, now: float, began: float) -> int:
-        """How many messages may go out now: by window, by chunk, and by rate."""
+        """How many messages may be sent now, according to window, chunk size and rate."""
         left, window = self._share - self._sent, self._plan.open_messages
         room = min(window - len(self._open), left, _CHUNK)
         if self._rate is not None:
             return min(room, int((now - began) * self._rate) - self._sent)
-        return room if room >= min(_CHUNK, window // 2, left) else 0  # in chunks: a call costs more
+        return room if room >= min(_CHUNK, window // 2, left) else 0  # in chunks, as each call is expensive
 
     def take_answers(self, received: bytes, now: float) -> None:
-        """Settle every transaction that has its final answer in ``received``."""
+        """Settle every transaction whose final answer is in ``received``."""
         unanswered, tally = self._open, self._tally
         for status, token in self._answer.findall(received):
             if status < b"200" or token not in unanswered:
@@ -88,7 +88,7 @@ class _Connection:
         tally.ended = now
 
     def give_up_old(self, now: float) -> None:
-        """Timer F: count as lost what was sent too long ago."""
+        """Timer F: count messages that were sent too long ago as lost."""
         while self._open:
             token, sent_at = next(iter(self._open.items()))
             if now - sent_at < self._plan.give_up_s:
@@ -97,7 +97,7 @@ class _Connection:
             self._tally.lost.append(int(token, 16))
 
     def give_up_rest(self) -> None:
-        """The server cannot be reached any more."""
+        """Count everything left as lost or unsent, as the server cannot be reached any more."""
         self._tally.unsent.extend(self._numbers)
         self._sent = self._share
 
@@ -106,7 +106,7 @@ class _Connection:
             self.socket.close()
 
     def _next(self, count: int, now: float) -> list[tuple[bytes, ...]]:
-        """The next messages in parts, counted as sent. The loop that the generator's cost is made of."""
+        """The next messages, in parts, counted as sent. This loop dominates the generator's cost."""
         self._sent += count
         plan, start, unanswered = self._plan, self._plan.start, self._open
         devices, per_second = plan.devices, plan.messages_per_second
@@ -127,7 +127,7 @@ class _Connection:
         return messages
 
     def _prepare(self, local: str) -> None:
-        """Render what all messages over this socket have in common; each varies as PJSIP's do."""
+        """Render what all messages over this socket share; they vary in the same places as PJSIP's."""
         plan, run = self._plan, self._run
         uri = f"sip:ecserver@{plan.host}:{plan.port}"
         self._first = (
@@ -153,7 +153,7 @@ class _Connection:
 
 
 class TcpConnection(_Connection):
-    """Over TCP: nothing is sent twice, and a broken connection is made anew."""
+    """Over TCP: nothing is sent twice, and a broken connection is opened again."""
 
     def __init__(self, plan: LoadPlan, index: int, tally: Tally) -> None:
         super().__init__(plan, index, tally)
@@ -163,7 +163,7 @@ class TcpConnection(_Connection):
         self._connected_before = False
 
     def connect(self, now: float) -> bool:
-        """True if there is a connection, made anew if need be."""
+        """True if there is a connection, opened again if necessary."""
         if self.socket is not None:
             return True
         if now < self._try_again_at:
@@ -183,7 +183,7 @@ class TcpConnection(_Connection):
         return True
 
     def send(self, count: int, now: float) -> None:
-        """Send up to ``count`` further messages; what the socket does not take goes first the next time."""
+        """Send up to ``count`` further messages; what the socket does not accept is sent first next time."""
         assert self.socket is not None
         if not self._unwritten:
             if count <= 0:
@@ -197,7 +197,7 @@ class TcpConnection(_Connection):
             self._broken(now)
 
     def receive(self, now: float) -> None:
-        """Take what has arrived."""
+        """Read and process what has arrived."""
         assert self.socket is not None
         try:
             received = self._tail + self.socket.recv(1 << 18)
@@ -270,7 +270,7 @@ class UdpConnection(_Connection):
             self._again[0].append((now + _T1_S, datagrams))
 
     def receive(self, now: float) -> None:
-        """Take what has arrived."""
+        """Read and process what has arrived."""
         assert self.socket is not None
         receive, received = self.socket.recv, []
         try:

@@ -1,13 +1,13 @@
-"""Offers a server the load of many meters, far cheaper than a SIP stack could.
+"""Offers a server the load of many meters, at a much lower cost than a SIP stack.
 
     python -m reference_client.load_generator --server 127.0.0.1:34567 --transport tcp --messages 100000
 
-It is a fair user agent client (RFC 3261) and no more: each message is a transaction of its own with
-its own branch and Call-ID; over UDP it is sent again after 0.5 s, 1.5 s, 3.5 s and so on until it is
-answered (timer E), over TCP never; either way it counts as lost when no answer came in 32 s
-(timer F) or its connection broke. A broken TCP connection is made again, and the run continues.
+It is a minimal but conforming user agent client (RFC 3261). Each message is a separate transaction with its
+own branch and Call-ID. Over UDP it is sent again after 0.5 s, 1.5 s, 3.5 s and so on until it is answered
+(timer E), over TCP never. In both cases it counts as lost if there is no answer within 32 s (timer F), or if
+its connection broke. A broken TCP connection is opened again, and the run continues.
 
-Every message counts once: messages = answered 200 + other answers + lost + unsent.
+Every message is counted once: messages = answered 200 + other answers + lost + unsent.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ import numpy as np
 from reference_client.load_connections import CONNECTIONS, Tally, TcpConnection, UdpConnection
 from reference_client.load_plan import FORMATS, WINDOWS, LoadPlan, prepared
 
-# With more than so many unanswered messages, answers are fetched every so often, not one by one.
+# With more unanswered messages than this, answers are fetched at intervals, not one by one.
 _BUSY, _NAP_S = 32, 0.0004
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What came of a plan. Latencies are from the first sending to the final answer."""
+    """The result of a plan. Latencies are from the first transmission to the final answer."""
 
     messages: int
     answered: int
-    """With 200: received. Whether it was stored is another question."""
+    """Answered with 200, which means received, not stored."""
     other: Mapping[int, int]
     """Final answers other than 200, by status."""
     lost: int
     unsent: int
-    """Left when the server could not be reached any more."""
+    """Not sent because the server could not be reached any more."""
     retransmitted: int
     reconnected: int
     elapsed_s: float
-    """From the first sending to the last answer."""
+    """From the first transmission to the last answer."""
     cpu_s: float
-    """The generator's own, all processes, without preparing the values."""
+    """Processor time of all processes of the generator, without preparing the values."""
     latency_ms: Mapping[str, float]
     unanswered: tuple[int, ...] = field(repr=False)
-    """The numbers of the messages that no 200 came for (lost, otherwise answered or unsent), ascending."""
+    """The numbers of messages without a 200 (lost, answered otherwise, or unsent), ascending."""
 
     @property
     def per_second(self) -> float:
-        """Messages answered with 200 a second."""
+        """Messages answered with 200 per second."""
         return self.answered / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def cpu_us_per_message(self) -> float:
-        """What one answered message cost the generator."""
+        """Processor time of the generator per answered message."""
         return 1e6 * self.cpu_s / self.answered if self.answered else 0.0
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON and people, without the list of numbers."""
+        """The report for output, without the list of numbers."""
         names = ("messages", "answered", "lost", "unsent", "retransmitted", "reconnected")
         return {
             **{name: getattr(self, name) for name in names},
@@ -79,7 +79,7 @@ class LoadReport:
 
 
 def run_load(plan: LoadPlan) -> LoadReport:
-    """Send a whole plan and wait for its answers. Blocks; starts ``plan.processes - 1`` processes more."""
+    """Send a complete plan and wait for the answers. Starts ``plan.processes - 1`` more processes."""
     if plan.processes == 1:
         return _report(plan, [_run_share(plan, 0)])
     context = multiprocessing.get_context("spawn")
@@ -88,7 +88,7 @@ def run_load(plan: LoadPlan) -> LoadReport:
 
 
 def _run_share(plan: LoadPlan, process: int) -> Tally:
-    """Send one process's connections of the plan; runs in that process."""
+    """Send the share of one process; runs in that process."""
     tally = Tally()
     prepared(plan.format)
     kind = CONNECTIONS[plan.transport]
@@ -127,7 +127,7 @@ def _drive(connections: Sequence[TcpConnection | UdpConnection], began: float) -
 
 
 def _wait(connections: Sequence[TcpConnection | UdpConnection]) -> None:
-    """Until an answer comes or there may be something to send; under load until several came."""
+    """Wait for an answer, or until something may be sent; under load, for several answers."""
     if sum([connection.unanswered for connection in connections]) > _BUSY:
         time.sleep(_NAP_S)
         return
@@ -162,7 +162,7 @@ def _report(plan: LoadPlan, tallies: Sequence[Tally]) -> LoadReport:
 
 
 def plan_from_arguments(arguments: Sequence[str]) -> tuple[LoadPlan, bool]:
-    """``(plan, print JSON?)`` of a command line; ends the program with a message where it is wrong."""
+    """``(plan, whether to print JSON)``; ends the program with a message if an argument is wrong."""
     parser = _parser()
     given = parser.parse_args(arguments)
     host, _, port = given.server.rpartition(":")
@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one plan; 0 where every message was answered with 200, else 1."""
+    """Run one plan; returns 0 if every message was answered with 200, else 1."""
     plan, as_json = plan_from_arguments(arguments)
     try:
         report = run_load(plan)

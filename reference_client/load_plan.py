@@ -1,9 +1,9 @@
-"""What a load consists of, message by message, so that its sender can tell what must be stored.
+"""Defines a load message by message, so that it is known what must be stored.
 
-Message ``n`` belongs to device ``n % devices`` and is that device's step ``n // devices``. A device's
-steps fill its seconds one after the other, from ``start`` on: strictly advancing, no row twice. The
-first value of each message is ten million and its own number, so rows differ in content too (for six
-million messages, then again from the beginning).
+Message ``n`` belongs to device ``n % devices``, as its step ``n // devices``. The steps of a device fill its
+seconds one after the other, from ``start`` on, so that no row occurs twice. The first value of each message
+is ten million plus its own number, so that the rows' contents differ, too (for six million messages, after
+which the values repeat).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from reference_client.message import MICROSECONDS, MOST_SAMPLES_IN_BINARY, binar
 from reference_client.waveform import Waveform
 
 FORMATS = {"text44": (False, 44), "binary44": (True, 44), "binary300": (True, MOST_SAMPLES_IN_BINARY)}
-"""Name: (binary?, samples per message)."""
+"""Name to ``(whether binary, samples per message)``."""
 
 WINDOWS = {"tcp": 128, "udp": 16}
-"""Transport: unanswered messages per connection where nothing else is asked for."""
+"""Transport to the default number of unanswered messages per connection."""
 
 _VARIANTS = 4
-# First values: always eight digits, and below 2**24, where whole numbers are exact as float32.
+# First values always have eight digits, and are below 2**24, where whole numbers are exact as float32.
 _FIRST, _NUMBERS = 10_000_000, 6_000_000
 
 
@@ -47,34 +47,34 @@ class LoadPlan:
     devices: int = 8
     messages: int = 10_000
     rate: float | None = None
-    """Messages per second, offered whatever comes back, as far as the window lets them; None: as fast
-    as answers come."""
+    """Messages per second, offered independently of answers as far as the window allows; None: as fast
+    as answers arrive."""
     format: str = "text44"
     connections: int = 4
-    """Sockets over all processes. A device keeps to one of them unless ``spread``."""
+    """Number of sockets over all processes. A device uses only one of them, unless ``spread``."""
     spread: bool = False
-    """Messages go over the connections in turn, so that one device's arrive by many."""
+    """Send messages over the connections in turn, so that those of a device arrive over many."""
     window: int = 0
-    """Unanswered messages per connection at most. 0: what suits the transport; over UDP little, since
-    a server's receive buffer holds about 90 messages."""
+    """The most unanswered messages per connection. 0: the default of the transport; small for UDP, as a
+    server's receive buffer holds about 90 messages."""
     processes: int = 1
     start: int = field(default_factory=_an_hour_ago)
     """Epoch second of every device's first message."""
     prefix: str = field(default_factory=_own_prefix)
-    """Device ids are ``<prefix>-0000`` and so on; a new one each run unless given."""
+    """Device ids are ``<prefix>-0000`` and so on; by default a new prefix in each run."""
     give_up_s: float = 32.0
-    """An answer that takes longer is lost (RFC 3261, timer F)."""
+    """Messages without an answer for this long count as lost (RFC 3261, timer F)."""
 
     def __post_init__(self) -> None:
         rules = (
-            (self.transport in WINDOWS, f"transport {self.transport!r} is none of {tuple(WINDOWS)}"),
-            (self.format in FORMATS, f"format {self.format!r} is none of {tuple(FORMATS)}"),
-            (self.devices >= 1 and self.messages >= 0, "at least one device"),
-            (1 <= self.processes <= self.connections, "at least one connection a process"),
-            (self.spread or self.connections <= self.devices, "more connections than devices: spread them"),
-            (self.window >= 0, "a window of at least one message"),
-            (self.rate is None or self.rate > 0, "a rate above 0"),
-            (10**9 <= self.start < 9 * 10**9, "a start of ten digits"),
+            (self.transport in WINDOWS, f"transport {self.transport!r} is not one of {tuple(WINDOWS)}"),
+            (self.format in FORMATS, f"format {self.format!r} is not one of {tuple(FORMATS)}"),
+            (self.devices >= 1 and self.messages >= 0, "there must be at least one device"),
+            (1 <= self.processes <= self.connections, "each process needs at least one connection"),
+            (self.spread or self.connections <= self.devices, "more connections than devices need --spread"),
+            (self.window >= 0, "the window must be at least one message"),
+            (self.rate is None or self.rate > 0, "the rate must be above 0"),
+            (10**9 <= self.start < 9 * 10**9, "the start must have ten digits"),
         )
         for holds, needed in rules:
             if not holds:
@@ -82,37 +82,37 @@ class LoadPlan:
 
     @property
     def messages_per_second(self) -> int:
-        """How many messages fill one of a device's seconds."""
+        """How many messages fill a second of a device."""
         return len(prepared(self.format)[0])
 
     @property
     def open_messages(self) -> int:
-        """The window in force."""
+        """The window that is used."""
         return self.window or WINDOWS[self.transport]
 
     def device_id(self, device: int) -> str:
-        """The id of device 0, 1, ...; all have the same length."""
+        """The id of device 0, 1, ...; all of the same length."""
         return f"{self.prefix}-{device:0{max(4, len(str(self.devices - 1)))}d}"
 
     def place(self, number: int) -> tuple[int, int, int]:
-        """``(device, second, slot)`` of a message; slots cut a second into messages."""
+        """``(device, second, slot)`` of a message; slots are the messages of a second."""
         step, device = divmod(number, self.devices)
         ahead, slot = divmod(step, self.messages_per_second)
         return device, self.start + ahead, slot
 
     def batch(self, number: int) -> tuple[str, int, str]:
-        """``(device_id, second, canonical text)``: the row that message ``number`` must become."""
+        """``(device_id, second, canonical text)`` of the row that message ``number`` must become."""
         device, second, slot = self.place(number)
         part = prepared(self.format)[variant(device, second)][slot]
         text = f"{part.microsecond:06d},{first_value(number)}{part.rest_of_text}"
         return self.device_id(device), second, text
 
     def batches(self) -> Iterator[tuple[str, int, str]]:
-        """Every row of the run; each device's in the order in which they are sent."""
+        """Every row of the run; those of each device in the order of sending."""
         return map(self.batch, range(self.messages))
 
     def numbers(self, connection: int) -> Iterator[int]:
-        """The messages that one connection sends, in its order."""
+        """The messages that one connection sends, in order."""
         if self.spread:
             yield from range(connection, self.messages, self.connections)
             return
@@ -131,7 +131,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One message's SAMPLES but for the first value, which takes ``value_bytes``."""
+    """The SAMPLES of one message except for the first value, which takes ``value_bytes``."""
 
     microsecond: int
     before: bytes
@@ -139,18 +139,18 @@ class Slot:
     after: bytes
     """The text after it, including the end mark."""
     rest_of_text: str
-    """Canonical text behind the first value."""
+    """The canonical text after the first value."""
     length: int
-    """Bytes of all of it, the first value with it."""
+    """Total length in bytes, including the first value."""
 
 
 def first_value(number: int) -> int:
-    """What a message has as its first value."""
+    """The first value of a message."""
     return _FIRST + number % _NUMBERS
 
 
 def first_value_bytes(binary: bool) -> Callable[[int], bytes]:
-    """How the first value is written into a message: number of the message to bytes."""
+    """The function that encodes the first value: number of the message to bytes."""
     if binary:
         pack = struct.Struct("<f").pack
         return lambda number: pack(_FIRST + number % _NUMBERS)
@@ -158,13 +158,13 @@ def first_value_bytes(binary: bool) -> Callable[[int], bytes]:
 
 
 def variant(device: int, second: int) -> int:
-    """Which of the prepared seconds a device sends in a second; the next one in the next."""
+    """Which of the prepared seconds a device sends in a second; they alternate."""
     return (7 * device + second) % _VARIANTS
 
 
 @lru_cache(maxsize=len(FORMATS))
 def prepared(form: str) -> tuple[tuple[Slot, ...], ...]:
-    """Some seconds of samples, each cut into the messages of a format."""
+    """Some seconds of samples, each split into the messages of a format."""
     waveform = Waveform(20_260_301)
     return tuple(_slots(form, waveform, second) for second in range(_VARIANTS))
 

@@ -1,22 +1,21 @@
-"""A meter's recordings on its own disk, with which the synchronization compares the server's data.
+"""A meter's recordings on its own disk, against which the synchronization compares the server's data.
 
-Two files an hour, both only ever appended to:
+Two files per hour, both append-only:
 
-    2026030112.values   the seconds' canonical texts, each packed with zlib, one after the other
+    2026030112.values   the canonical text of each second, compressed with zlib, one after the other
     2026030112.index    one line per second: epoch second, samples, MD5 of the text, offset, length
 
 Rules:
 
-1. A second is recorded whole, before any of it is sent: first its values, then its line. What
-   has no line was not recorded, so a meter that dies in between has lost that second, nothing else.
-2. A second recorded again (the clock stepped back) replaces the earlier one: the later line counts.
-3. One thread records, one other thread may read. They share files and nothing else, so reading
-   never holds up recording.
-4. At most ``keep_hours`` hours stay, the oldest goes first, but never the one being recorded. Hours are
-   counted, not compared with the clock: a clock that leaps ahead or back costs nothing.
-5. ``through`` goes with the clock: what comes after the second last recorded is not finished, whether
-   it was recorded before or not. So the server asks again for what is recorded again.
-6. Memory does not grow with what is recorded.
+1. A second is recorded as a whole, before any of it is sent: first its values, then its line. A second
+   without a line was not recorded, so a meter that dies in between loses that second and nothing else.
+2. A second that is recorded again (the clock was set back) replaces the earlier one: the later line counts.
+3. One thread records, another one may read. They share only files, so reading never delays recording.
+4. At most ``keep_hours`` hours are kept. The oldest is removed first, but never the one being recorded. Hours
+   are counted, not compared with the clock, so that nothing is lost if the clock leaps.
+5. ``through`` follows the clock: everything after the last recorded second is unfinished, even if it was
+   recorded before. So the server asks again for what is recorded again.
+6. Memory use does not depend on the amount recorded.
 
 Times are UTC epoch seconds; digests and canonical text are those of docs/protocol.md.
 """
@@ -40,13 +39,13 @@ _CACHED_HOURS = 3
 
 
 def store_folder(root: Path, device_id: str) -> Path:
-    """The folder of one device's store under ``root``; safe for ids such as ``..``."""
+    """The folder of a device's store under ``root``; safe for ids such as ``..``."""
     return root / f"{device_id}.meter"
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedSecond:
-    """One line of an index: a second's digest, and where its packed text lies."""
+    """One line of an index: a second's digest, and the place of its compressed text."""
 
     digest: Digest
     offset: int
@@ -63,10 +62,10 @@ class LocalStore:
     """The seconds that one meter recorded; see the module's rules."""
 
     def __init__(self, folder: Path, *, keep_hours: int = 24, durable: bool = True) -> None:
-        """Open the store in ``folder``, made where absent.
+        """Open the store in ``folder``, which is created if it is missing.
 
-        ``durable``: a recorded second survives a power cut, not only the death of the process; it
-        costs two disk flushes a second.
+        ``durable``: a recorded second survives a power failure, not only the death of the process. This
+        costs two disk flushes per second.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -78,18 +77,18 @@ class LocalStore:
     # --- recording: one thread ----------------------------------------------------------------
 
     def begin(self, second: int) -> None:
-        """Say that recording begins at ``second``: from its minute on nothing is finished.
+        """Begin recording at ``second``: from its minute on, nothing is finished.
 
-        Raises BlockingIOError if another process records into the same store.
+        Raises BlockingIOError if another process is recording into the same store.
         """
         if self._recorder is None:
             self._recorder = _Recorder(self.folder, self._durable)
         self._through = minute_of(second)
 
     def record(self, second: int, text: str) -> Digest | None:
-        """Record one second, whole; ``text`` is canonical. Returns its digest, None for no samples.
+        """Record a complete second of canonical ``text``. Returns its digest, None if it has no samples.
 
-        Raises OSError if the disk refuses; the second is then not recorded, earlier ones are.
+        Raises OSError if writing fails; the second is then not recorded, but earlier ones are.
         """
         if self._recorder is None:
             self.begin(second)
@@ -102,13 +101,13 @@ class LocalStore:
         return digest
 
     def finish(self) -> None:
-        """Say that recording ended: the last minute, though short, is as complete as it will be."""
+        """End recording: the last minute, even if short, is finished."""
         if self._recorder is not None:
             self._recorder.close()
         self._recorder, self._through = None, None
 
     def forget(self) -> None:
-        """Lose everything recorded so far (an injected fault). Recording continues afterwards."""
+        """Lose everything recorded so far (an injected fault); recording can continue."""
         if self._recorder is not None:
             self._recorder.close_hour()
         for hour in self._hours_on_disk():
@@ -117,7 +116,7 @@ class LocalStore:
     # --- answering: one thread ----------------------------------------------------------------
 
     def oldest(self) -> int | None:
-        """The first minute with anything recorded; None for an empty store."""
+        """The first minute with anything recorded; None if the store is empty."""
         for hour in self._hours_on_disk():
             seconds = self._hour(hour)
             if seconds:
@@ -125,7 +124,7 @@ class LocalStore:
         return None
 
     def through(self) -> int | None:
-        """The minute now being recorded, which may still change; None if nothing records."""
+        """The minute being recorded, which may still change; None if nothing is being recorded."""
         return self._through
 
     def minute_digests(self, start: int, stop: int) -> list[tuple[int, Digest]]:
@@ -146,12 +145,12 @@ class LocalStore:
         return [(s, seconds[s].digest) for s in range(minute, minute + MINUTE_S) if s in seconds]
 
     def digest(self, second: int) -> Digest | None:
-        """One second's digest; None if it was not recorded."""
+        """The digest of a second; None if it was not recorded."""
         recorded = self._hour(_hour_of(second)).get(second)
         return recorded.digest if recorded else None
 
     def packed(self, second: int) -> tuple[Digest, bytes] | None:
-        """One second's digest and its canonical text packed with zlib, as it lies on the disk."""
+        """The digest of a second, and its canonical text compressed with zlib, as it is on disk."""
         recorded = self._hour(_hour_of(second)).get(second)
         if recorded is None:
             return None
@@ -162,7 +161,7 @@ class LocalStore:
             return None
 
     def text(self, second: int) -> str:
-        """One second's canonical text; "" if it was not recorded or cannot be read any more."""
+        """The canonical text of a second; "" if it was not recorded or cannot be read."""
         packed = self.packed(second)
         if packed is None:
             return ""
@@ -173,7 +172,7 @@ class LocalStore:
             return ""
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
-        """Canonical text of the second's samples in half-open, ascending ranges of microseconds."""
+        """The canonical text of the second's samples in half-open, ascending ranges of microseconds."""
         return ";".join(_within(self.text(second), ranges))
 
     def close(self) -> None:
@@ -187,7 +186,7 @@ class LocalStore:
         return [parse_minute(name + "00") for name in names]
 
     def _hour(self, hour: int) -> dict[int, RecordedSecond]:
-        """The hour's index, parsed again only if the file changed; a few hours stay in memory."""
+        """The index of an hour, parsed again only if the file has changed; a few hours stay in memory."""
         path = _index_path(self.folder, hour)
         try:
             found = path.stat()
@@ -214,7 +213,7 @@ class LocalStore:
 
 
 class _Recorder:
-    """The writing half: holds the folder's lock and the two open files of one hour."""
+    """The writing side: holds the folder's lock and the two open files of an hour."""
 
     def __init__(self, folder: Path, durable: bool) -> None:
         self._folder, self._durable = folder, durable
@@ -228,7 +227,7 @@ class _Recorder:
         self._values = self._index = -1
 
     def append(self, second: int, digest: Digest, text: str) -> bool:
-        """Values first, then their line. True if this second opened another hour's files."""
+        """Write the values, then their line. True if this second opened the files of another hour."""
         other_hour = self._hour != _hour_of(second)
         if other_hour:
             self._open_hour(_hour_of(second))
@@ -261,7 +260,7 @@ class _Recorder:
         self._values = os.open(_values_path(self._folder, hour), flags, 0o644)
         self._index = os.open(_index_path(self._folder, hour), flags, 0o644)
         self._hour = hour
-        # A line that a dying process left half written is taken away.
+        # Remove an incomplete line that a process left when it died.
         written = _index_path(self._folder, hour).read_bytes()
         os.ftruncate(self._index, written.rfind(b"\n") + 1)
 
@@ -293,7 +292,7 @@ def _size(path: Path) -> int:
 
 
 def _read_index(path: Path, values_size: int) -> dict[int, RecordedSecond]:
-    """Complete lines whose values are there, by second; a later line of one second wins."""
+    """The complete lines whose values exist, by second; the last line of a second wins."""
     try:
         lines = path.read_text("ascii").split("\n")[:-1]
     except FileNotFoundError:
@@ -318,7 +317,7 @@ def _minute_digests(seconds: dict[int, RecordedSecond]) -> Iterator[tuple[int, D
 
 
 def _within(text: str, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
-    """The samples of canonical text that lie in ascending, half-open ranges; one pass over both."""
+    """The samples of canonical text that are in ascending, half-open ranges; one pass over both."""
     remaining = iter(ranges)
     bounds = next(remaining, None)
     for sample in text.split(";") if text else ():

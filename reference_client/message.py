@@ -1,12 +1,12 @@
-"""Composes the messages of a meter from its samples: bodies, and the canonical text that is recorded.
+"""Builds the messages of a meter from its samples: the bodies, and the canonical text to record.
 
-A body is ``device_id|epoch_seconds|SAMPLES||`` (docs/protocol.md). SAMPLES as text are
-``UUUUUU,VALUE`` joined by ``;``; binary they are little-endian int32 microsecond and float32 value,
-joined by ``;``. Values are float32 in both, written as ``%.9g``, the form that reads back as the same
-float32; so the canonical text of a batch is the same whichever form is sent.
+A body is ``device_id|epoch_seconds|SAMPLES||`` (docs/protocol.md). In text, SAMPLES are ``UUUUUU,VALUE``
+joined by ``;``; in binary, a little-endian int32 microsecond and float32 value each, joined by ``;``. Values
+are float32 in both. Text is written with ``%.9g``, which reads back as the same float32, so the canonical
+text of a batch is the same in both formats.
 
-Sample ``i`` of a second lies at microsecond ``i * 1,000,000 // 44,000``. Hence a message of 44
-samples carries exactly those of one millisecond.
+Sample ``i`` of a second is at microsecond ``i * 1,000,000 // 44,000``. Hence a message of 44 samples contains
+exactly those of one millisecond.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy.typing as npt
 SAMPLES_PER_SECOND = 44_000
 SAMPLES_PER_MILLISECOND = 44
 MOST_SAMPLES_IN_BINARY = 300
-"""What the original devices put into one message at most."""
+"""The most samples that the original devices put into one message."""
 
 Values = npt.NDArray[np.float32]
-"""Up to one second of power in watts, float32, one value a sample from microsecond 0 on."""
+"""Up to one second of power in watts, float32, one value per sample from microsecond 0 on."""
 
 MICROSECONDS: npt.NDArray[np.int32] = (
     np.arange(SAMPLES_PER_SECOND, dtype=np.int64) * 1_000_000 // SAMPLES_PER_SECOND
@@ -33,7 +33,7 @@ _RECORD = np.dtype([("microsecond", "<i4"), ("value", "<f4"), ("separator", "S1"
 
 
 def text_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -> list[str]:
-    """The second's canonical text cut into batches; the last may be shorter, no values give none."""
+    """The second's canonical text split into batches; the last may be shorter; [] if there are no values."""
     numbers, templates = values.tolist(), _templates(per_message)
     whole, rest = divmod(len(numbers), per_message)
     batches = [templates[i] % tuple(numbers[i * per_message : (i + 1) * per_message]) for i in range(whole)]
@@ -44,7 +44,7 @@ def text_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -> 
 
 
 def binary_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -> list[bytes]:
-    """The same batches as the original devices send them: 8 bytes per sample, joined by ``;``."""
+    """The same batches in the binary format of the original devices: 8 bytes per sample, joined by ``;``."""
     records = np.empty(len(values), _RECORD)
     records["microsecond"] = MICROSECONDS[: len(values)]
     records["value"] = values
@@ -54,14 +54,14 @@ def binary_batches(values: Values, per_message: int = SAMPLES_PER_MILLISECOND) -
 
 
 def body(device_id: str, second: int, samples: bytes) -> bytes:
-    """One message's body."""
+    """The body of one message."""
     return b"%b|%d|%b||" % (device_id.encode("ascii"), second, samples)
 
 
 def bodies(
     device_id: str, second: int, values: Values, *, binary: bool, texts: Sequence[str] | None = None
 ) -> list[bytes]:
-    """A message a millisecond of the second; ``texts`` spares formatting what was formatted before."""
+    """One body per millisecond of the second; ``texts`` avoids formatting the values again."""
     if binary:
         return [body(device_id, second, batch) for batch in binary_batches(values)]
     batches = text_batches(values) if texts is None else texts

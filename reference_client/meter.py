@@ -1,7 +1,7 @@
-"""One meter: takes a second of samples, records it, then composes the messages that carry it.
+"""One meter: takes a second of samples, records it, then builds its messages.
 
-The order matters. What is sent was recorded before, so whatever gets lost on the way can be made
-good; what could not be recorded is sent all the same, since it is then the only copy.
+The order matters. A second is recorded before it is sent, so whatever is lost on the way can be recovered. A
+second that could not be recorded is sent nevertheless, as it is then the only copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Meter:
-    """One device's source, local store and faults. Used by one thread, the recording one."""
+    """The source, local store and faults of one device. Used only by the recording thread."""
 
     def __init__(
         self, device_id: str, source: SampleSource, store: LocalStore, faults: Faults, *, binary: bool
@@ -26,12 +26,12 @@ class Meter:
         self._source, self._binary = source, binary
         self.seconds_recorded = 0
         self.seconds_refused = 0
-        """Seconds that the disk did not take."""
+        """Number of seconds that could not be recorded."""
 
     def record(self, second: int, elapsed_s: float) -> list[Message]:
-        """Record one whole UTC second, and return its messages, each due at its first sample's moment.
+        """Record a complete UTC second; returns its messages, each due at the time of its first sample.
 
-        ``elapsed_s`` is the second's distance from the meter's beginning, for the faults.
+        ``elapsed_s`` is the time since the meter began, for the faults.
         """
         values = self._source.second(second)
         batches = text_batches(values)

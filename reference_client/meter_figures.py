@@ -1,4 +1,4 @@
-"""The figures that processes of meters report: sums and text; pure."""
+"""The figures that processes of meters report, their sums, and their text; pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utilities.utc import minute_text
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a process of meters did so far; counts are messages unless named otherwise."""
+    """What a process of meters has done so far; counts are of messages unless stated otherwise."""
 
     seconds_recorded: int = 0
     seconds_refused: int = 0
-    """Seconds that the disk did not take."""
+    """Seconds that could not be recorded."""
     sent: int = 0
     acknowledged: int = 0
     failed: Counter[int] = field(default_factory=Counter)
@@ -27,19 +27,19 @@ class Figures:
     behind_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
-    """Ended rounds of the synchronization."""
+    """Completed rounds of the synchronization."""
     verified_through: tuple[int | None, ...] = ()
-    """A meter each: the minute before which everything is proven; None before the first round."""
+    """For each meter, the minute before which everything is proven; None before its first round."""
     finished: bool = False
 
 
 def total(figures: Iterable[Figures]) -> Figures:
-    """The figures of several processes as those of one."""
+    """The sums of the figures of several processes."""
     return reduce(_add, figures, Figures())
 
 
 def line(meters: int, before: Figures, now: Figures) -> str:
-    """What happened since ``before``, for people."""
+    """A line of text about what happened since ``before``."""
     failed = (now.failed - before.failed).total()
     through = [minute for minute in now.verified_through if minute is not None]
     verified = f", verified through {minute_text(min(through))}" if through else ""
@@ -75,7 +75,7 @@ def all_in_vain(figures: Figures) -> bool:
 
 
 def describe(figures: Figures) -> str:
-    """The totals as one line."""
+    """The totals as a line of text."""
     failed = ", ".join(f"{count} x {status}" for status, count in sorted(figures.failed.items())) or "0"
     faults = "".join(f", {count} {name}" for name, count in sorted(figures.faults.items()) if count)
     through = [minute for minute in figures.verified_through if minute is not None]

@@ -1,6 +1,6 @@
-"""One process of meters: records in one thread, sends in another, answers the synchronization in more.
+"""One process of meters: one thread records, one sends, others answer the synchronization.
 
-It ends when its parent asks it to, and when the pipe to its parent closes.
+It ends when its parent asks it to, or when the pipe to its parent closes.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Recordings to replay, a meter the first, the next the second, and round again."""
+    """Recordings to replay, assigned to the meters in turn."""
 
     files: tuple[Path, ...]
     loop: bool
     rate: int = SAMPLES_PER_SECOND
-    """Samples per second of files that do not say so themselves."""
+    """Samples per second, for files that do not contain their rate."""
     scale: float = 1.0
-    """Watts for each 1 of the files."""
+    """Watts per unit of the files' values."""
 
     def open(self, number: int, start: int) -> Recording:
-        """The recording of the meter with this number."""
+        """Open the recording of the meter with this number."""
         file = self.files[number % len(self.files)]
         return Recording(file, start, loop=self.loop, rate=self.rate, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)
 class SyncTarget:
-    """Where the meters of a process are synchronized, and how they prove who they are."""
+    """Where the meters of a process connect for synchronization, and how they authenticate."""
 
     host: str
     port: int
@@ -73,11 +73,11 @@ class SyncTarget:
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """Everything one process of meters has to know."""
+    """Everything that a process of meters needs to know."""
 
     name: str
     devices: tuple[tuple[int, str], ...]
-    """``(number of the meter, device id)``."""
+    """``(number, device id)`` of each meter."""
     sip: ClientOptions
     sync: SyncTarget | None
     store: Path
@@ -87,32 +87,32 @@ class ProcessPlan:
     recorded: Recorded | None
     faults: FaultPlan
     start: int | None
-    """Epoch second of the first sample; None: when everybody is ready."""
+    """Epoch second of the first sample; None for the time when all processes are ready."""
     seconds: int | None
-    """How many to record; None: until stopped, or until the recordings end."""
+    """How many seconds to record; None: until stopped, or until the recordings end."""
     speed: float
     window: int
     stay: bool
-    """Go on answering the synchronization when everything was sent."""
+    """Whether to continue answering the synchronization after everything was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The moment at which the meters of all processes begin, so that none is late at its first second."""
+    """The common start of the meters in all processes, so that none is late in its first second."""
 
     start: int
     """Epoch second of the first sample."""
     at: float
-    """``time.time()`` at that moment."""
+    """``time.time()`` of the start."""
 
 
 READY = "ready"
-"""What a process says first; it then waits for its ``Begin``. After that it sends ``Figures``."""
+"""The first message of a process, which then waits for ``Begin``. After that it sends ``Figures``."""
 
 
 def run(plan: ProcessPlan, parent: Connection) -> None:
-    """Run until the plan is done, the parent says stop, or its pipe closes. Entry of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who then says so
+    """Entry point of the process: run until the plan is done, the parent stops it, or its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     log.set_up(plan.name)
@@ -140,7 +140,7 @@ def _run(plan: ProcessPlan, parent: Connection, stopping: threading.Event) -> No
 
 
 def _wait_for_presence(client: SipClient, stopping: threading.Event) -> None:
-    """As the original meters do: send nothing before the server said that it is open."""
+    """Like the original meters, send nothing before the server reports that it is open."""
     client.subscribe()
     deadline = time.monotonic() + _SUBSCRIBE_S
     while not client.present and not stopping.is_set():
@@ -150,7 +150,7 @@ def _wait_for_presence(client: SipClient, stopping: threading.Event) -> None:
 
 
 def _wait_for_begin(client: SipClient, parent: Connection, stopping: threading.Event) -> Begin | None:
-    """Report that this process is ready; None if it is asked to stop instead."""
+    """Report that this process is ready, and wait for ``Begin``; None if it is asked to stop instead."""
     try:
         parent.send(READY)
         while not parent.poll():
@@ -185,7 +185,7 @@ class _MeterProcess:
         self._report_at = 0.0
 
     def run(self) -> None:
-        """Everything, in order; whatever happens, the files are closed."""
+        """Run all steps; the files are closed in any case."""
         try:
             for meter in self._meters:
                 if self._plan.seconds != 0:
@@ -212,11 +212,11 @@ class _MeterProcess:
         if now >= self._report_at:
             self._report_at = now + _REPORT_S
             self._report()
-            if self._parent.poll():  # a word, or the end of the pipe: both mean stop
+            if self._parent.poll():  # a message or the end of the pipe: both mean stop
                 self._stopping.set()
 
     def _record(self) -> None:
-        """The recording thread: every second of every meter, as soon as it is over."""
+        """The recording thread: record every second of every meter as soon as it is over."""
         try:
             for second in self._seconds():
                 made = [meter.record(second, second - self._start) for meter in self._meters]
@@ -285,7 +285,7 @@ class _MeterProcess:
 
 
 def _meter(plan: ProcessPlan, start: int, number: int, device_id: str) -> Meter:
-    # A copy of real time must survive a power cut; a replay can be replayed again.
+    # Real-time recordings must survive a power failure; a replay can be repeated.
     folder = store_folder(plan.store, device_id)
     store = LocalStore(folder, keep_hours=plan.keep_hours, durable=plan.speed == 1)
     return Meter(

@@ -1,10 +1,10 @@
-"""Reads recordings of other programs: ``.npy``, ``.wav``, ``.flac`` and CSV, some values at a time.
+"""Reads recordings made by other programs: ``.npy``, ``.wav``, ``.flac`` and CSV, some values at a time.
 
 | file | values | samples per second |
 |---|---|---|
-| ``.npy`` | a one-dimensional array of numbers, or an export's structured array (its ``value``) | as told |
-| ``.wav``, ``.flac`` | the first channel, -1 to 1 as sound is (hence a scale) | as the file says |
-| ``.csv`` | the last column; a header is skipped | of a first column of times, else as told |
+| ``.npy`` | a one-dimensional array of numbers, or an export's structured array (its ``value``) | ``rate`` |
+| ``.wav``, ``.flac`` | the first channel, -1 to 1 as usual for sound (hence a scale) | from the file |
+| ``.csv`` | the last column; a header is skipped | from a first column of times, else ``rate`` |
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Floats = npt.NDArray[np.float32]
 
 
 class Values(Protocol):
-    """A recording's values by number."""
+    """The values of a recording, by index."""
 
     rate: int
-    """Values a second."""
+    """Values per second."""
     count: int
 
     def read(self, first: int, stop: int) -> Floats:
-        """The values ``[first, stop)``, all of which there are."""
+        """The values ``[first, stop)``, which must all exist."""
         ...
 
 
 def open_values(path: Path, rate: int) -> Values:
-    """The recording at ``path``; ``rate`` where the file itself does not say.
+    """Open the recording at ``path``; ``rate`` is used if the file does not contain its own.
 
-    Raises OSError if it cannot be read, ValueError if it is not such a recording.
+    Raises OSError if it cannot be read, ValueError if it is not a recording.
     """
     kinds: dict[str, Callable[[Path, int], Values]] = {
         ".npy": _Array,
@@ -56,7 +56,7 @@ def open_values(path: Path, rate: int) -> Values:
 
 
 class _Array:
-    """A NumPy file, read in place."""
+    """A NumPy file, memory-mapped."""
 
     def __init__(self, path: Path, rate: int) -> None:
         try:
@@ -94,7 +94,7 @@ class _Sound:
 
 
 class _Table:
-    """A CSV file, read completely into memory: text is not meant for hours of samples."""
+    """A CSV file, read completely into memory, as text is not suited to hours of samples."""
 
     def __init__(self, path: Path, rate: int) -> None:
         with path.open(newline="", encoding="utf-8") as file:
@@ -112,7 +112,7 @@ class _Table:
 
 
 def _rate_of(path: Path, first_column: list[str], rate: int) -> int:
-    """The rate of an export's times; ``rate`` where the first column is not one."""
+    """The rate of a first column with times as in an export; else ``rate``."""
     if len(first_column) < 2 or "T" not in first_column[0]:
         return rate
     try:

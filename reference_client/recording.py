@@ -1,4 +1,4 @@
-"""Replays a recording at 44,000 samples per second, whatever rate and format it was recorded in."""
+"""Replays recordings of any rate and format at 44,000 samples per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_RATE = 1_000_000
 
 
 class Recording:
-    """A recording that begins at a UTC second; read in place, a second at a time."""
+    """A recording that begins at a UTC second; one second is read at a time."""
 
     def __init__(
         self,
@@ -26,10 +26,9 @@ class Recording:
     ) -> None:
         """Open the file; its first sample belongs to epoch second ``start``, microsecond 0.
 
-        ``loop``: after the last sample comes the first again, without a gap. ``rate`` is the file's,
-        where it does not say itself; other rates are interpolated between neighbours. ``scale`` makes
-        watts of its values. Raises OSError if the file cannot be read, ValueError if it is not
-        a recording.
+        ``loop``: repeat the recording without a gap. ``rate`` is that of the file, if the file does not
+        contain it; other rates are interpolated linearly. ``scale`` converts its values to watts. Raises
+        OSError if the file cannot be read, ValueError if it is not a recording.
         """
         self.path, self.start, self.loop, self._scale = path, start, loop, scale
         self._values = open_values(path, rate)
@@ -40,13 +39,13 @@ class Recording:
 
     @property
     def seconds(self) -> int:
-        """Its length in seconds, a begun one counted whole."""
+        """Its length in seconds, rounded up."""
         return -(-self._values.count // self._values.rate)
 
     def second(self, second: int) -> Values:
-        """The values of one UTC second; none before the start and, without ``loop``, after the end.
+        """The values of a UTC second; none before the start and, without ``loop``, after the end.
 
-        Raises ValueError for a value that is not finite: no server takes it.
+        Raises ValueError for a value that is not finite, as servers reject it.
         """
         if second < self.start:
             return np.empty(0, np.float32)
@@ -61,7 +60,7 @@ class Recording:
         return values
 
     def _interpolated(self, whole: np.ndarray, rest: np.ndarray) -> Values:
-        """Values at ``whole + rest / SAMPLES_PER_SECOND``, counted in the file's own samples."""
+        """The values at ``whole + rest / SAMPLES_PER_SECOND``, in units of the file's samples."""
         if not len(whole):
             return np.empty(0, np.float32)
         first = int(whole[0])
@@ -76,7 +75,7 @@ class Recording:
         return scaled
 
     def _read(self, first: int, stop: int) -> Values:
-        """The file's values ``[first, stop)``, from its beginning again behind its end where it loops."""
+        """The file's values ``[first, stop)``; with ``loop``, continuing at its beginning."""
         count = self._values.count
         if not self.loop:
             return self._values.read(first, min(stop, count))

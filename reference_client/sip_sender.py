@@ -1,12 +1,12 @@
-"""Sends what meters recorded in real time: one message per millisecond and meter, as answers permit.
+"""Sends what meters recorded, in real time: one message per millisecond and meter, as answers allow.
 
 Rules:
 
-1. Recording never waits for sending, unless the pace is "as fast as possible". What cannot be sent in
-   time is skipped and counted; the synchronization makes it good.
+1. Recording never waits for sending, unless the pace is "as fast as possible". Messages that cannot be sent
+   in time are skipped and counted; the synchronization recovers them.
 2. At most ``window`` messages are unanswered, and at most ten seconds of messages wait.
-3. After a message without an answer (408, 503) nothing is sent for a second: a server that is away
-   is not stormed.
+3. After a message without an answer (408, 503), nothing is sent for a second, so that a server that is down
+   is not flooded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from utilities.sip_client import SipClient
 
 WINDOWS = {"udp": 64, "tcp": 512, "tls": 512}
-"""Unanswered messages at most. Over UDP few, since a server's receive buffer holds about 150."""
+"""The most unanswered messages. Few over UDP, as a server's receive buffer holds about 150."""
 
 _CHUNK = 32
 _QUEUED_SECONDS = 10
@@ -40,33 +40,33 @@ class Outgoing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How the meters' time runs: from ``start`` at this machine's ``begin``, ``speed`` times real time."""
+    """The meters' time: ``start`` at this machine's ``begin``, then ``speed`` times real time."""
 
     start: int
     """Epoch second of the first sample."""
     begin: float
-    """``time.monotonic()`` at that moment."""
+    """``time.monotonic()`` at that time."""
     speed: float
-    """1: real time; infinite: as fast as possible."""
+    """1 is real time, infinity is as fast as possible."""
 
     def at(self, epoch_us: int) -> float:
-        """``time.monotonic()`` when the meters' clock says ``epoch_us``; begin itself for infinite speed."""
+        """``time.monotonic()`` when the meters' clock shows ``epoch_us``; ``begin`` for infinite speed."""
         return self.begin + (epoch_us / 1e6 - self.start) / self.speed
 
     @property
     def waits(self) -> bool:
-        """Whether time plays a part at all."""
+        """Whether the pace depends on time at all."""
         return not math.isinf(self.speed)
 
 
 class SipSender:
-    """Between the recording thread (``offer``) and the sending one (everything else)."""
+    """Used by the recording thread (``offer``) and the sending thread (everything else)."""
 
     def __init__(self, client: SipClient, pace: Pace, window: int, delay_s: float) -> None:
-        """``delay_s``: how long after its moment a message leaves, in this machine's time.
+        """``delay_s``: how long after its own time a message is sent, in this machine's time.
 
-        At least a second of the meters' time and what it takes to record one, since a second is
-        recorded whole before any of it is sent.
+        At least a second of the meters' time plus the time to record it, as a second is recorded completely
+        before any of it is sent.
         """
         self._client, self._pace, self._window, self._delay_s = client, pace, window, delay_s
         self._seconds: queue.Queue[Sequence[Outgoing]] = queue.Queue(_QUEUED_SECONDS)
@@ -78,7 +78,7 @@ class SipSender:
 
     @property
     def skipped(self) -> int:
-        """Messages never sent, because there was no room for them in time."""
+        """Number of messages that were not sent, as there was no room in time."""
         return self._skipped_waiting + self._skipped_seconds
 
     @property
@@ -87,7 +87,7 @@ class SipSender:
         return not self._current and self._seconds.empty()
 
     def offer(self, messages: Sequence[Outgoing], wait_s: float) -> bool:
-        """Queue one second's messages, ascending in time. False: as fast as possible, and no room yet."""
+        """Queue the messages of a second, ascending in time. False, at full speed, if there is no room yet."""
         waits = self._pace.waits
         try:
             self._seconds.put(messages, block=not waits, timeout=wait_s)
@@ -98,7 +98,7 @@ class SipSender:
         return True
 
     def step(self, now: float) -> None:
-        """Send what is due, then let the stack work for some milliseconds. Call it again and again."""
+        """Send what is due, then let the stack work for some milliseconds. Call this in a loop."""
         self._look_for_silence(now)
         sent = self._send_due(now)
         self._client.poll(0 if sent == _CHUNK else _POLL_MS)

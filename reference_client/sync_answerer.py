@@ -1,13 +1,13 @@
-"""The meter's side of the synchronization: connects to the server and answers from what was recorded.
+"""The meter's side of the synchronization: connects to the server and answers from the recordings.
 
-An example for developers of meters in other languages. All of the protocol that a meter needs is
-in ``answer``: three questions, answered from the local store. The rest is a connection that is made
-again whenever it ends. The wait before that grows until a round has led to something (to be welcomed
-is nothing yet), with random jitter so that a thousand meters do not come back in the same moment.
+This is an example for developers of meters in other languages. The essential part is ``answer``: three kinds
+of request, answered from the local store. The rest is a connection that is opened again whenever it ends.
+The pause before that grows until a connection makes progress (being welcomed is not progress), with random
+jitter, so that a thousand meters do not reconnect at the same time.
 
-The server drives: a meter only ever says hello (and proves its key), answers what it is asked, and
-answers ``ping`` with ``pong`` (the session does that by itself). A meter that has a key serves no
-server that does not ask for it: any program in the server's place would get all samples.
+The server is in control: a meter only sends ``hello`` (and proves its key), answers requests, and answers
+``ping`` with ``pong`` (which the session does by itself). A meter with a key does not serve a server that
+does not ask for it; otherwise any program that takes the server's place would get all samples.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from utilities.utc import minute_text
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 90.0
-"""After so long without a word the server is asked whether it is there; after twice that, given up."""
+"""After this long without a frame, the server is pinged; after twice that, the connection is given up."""
 _READ_BYTES = 65_536
 
 _log = logging.getLogger(__name__)
 
 
 class Recorded(Protocol):
-    """What a meter recorded; reference_client/local_store.py is one. Called by the answering thread."""
+    """Access to a meter's recordings, such as local_store.py. Called by the answering thread."""
 
     def oldest(self) -> int | None:
-        """The first minute with anything recorded; None for nothing at all."""
+        """The first minute with anything recorded; None if nothing is recorded."""
 
     def through(self) -> int | None:
         """The first minute that is not finished yet; None if nothing is being recorded."""
@@ -70,15 +70,15 @@ class Recorded(Protocol):
         """``(second, digest)`` of the minute's non-empty seconds, ascending."""
 
     def packed(self, second: int) -> tuple[Digest, bytes] | None:
-        """A second's digest and its canonical text packed with zlib; None if it has none."""
+        """The digest of a second and its canonical text compressed with zlib; None if it has no samples."""
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
-        """Canonical text of the second's samples in half-open, ascending microsecond ranges."""
+        """The canonical text of the second's samples in half-open, ascending microsecond ranges."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """Where to connect, as whom, and how patiently."""
+    """Where to connect, as which device, and with which timeouts."""
 
     host: str
     port: int
@@ -87,17 +87,17 @@ class SyncSettings:
     """The device's key; empty if the server asks for none."""
     tls: ssl.SSLContext | None = None
     server_name: str = ""
-    """The name the server's certificate must carry, where it is not ``host``."""
+    """The name that the server's certificate must have, if it is not ``host``."""
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
     distort: Callable[[Answer], Answer] = field(default=lambda answer: answer)
-    """A fault on purpose: what is sent instead of each answer."""
+    """For injecting faults: returns what is sent instead of an answer."""
 
 
 def answer(request: AskMinutes | AskSeconds | AskSamples, recorded: Recorded) -> Answer:
     """The answer to one request of the server."""
     if isinstance(request, AskMinutes):
-        # Asked first, so that a minute that ends meanwhile is still called unfinished.
+        # Read this first, so that a minute that ends meanwhile is still reported as unfinished.
         through = recorded.through()
         digests = recorded.minute_digests(request.start, request.stop)
         return Minutes(request.id, tuple(digests), through)
@@ -109,7 +109,7 @@ def answer(request: AskMinutes | AskSeconds | AskSamples, recorded: Recorded) ->
 
 
 def _whole_second(request: AskSamples, recorded: Recorded) -> Samples:
-    """As it lies in the store: packed already."""
+    """The whole second, compressed as it is in the store."""
     found = recorded.packed(request.second)
     if found is None:
         return samples_answer(request, "", packed=True)
@@ -118,7 +118,7 @@ def _whole_second(request: AskSamples, recorded: Recorded) -> Samples:
 
 
 class SyncAnswerer:
-    """Stays connected and answers, in a thread of its own."""
+    """Stays connected and answers requests, in its own thread."""
 
     def __init__(self, settings: SyncSettings, recorded: Recorded) -> None:
         self._settings, self._recorded = settings, recorded
@@ -126,16 +126,16 @@ class SyncAnswerer:
         self._thread = threading.Thread(target=self._run, name=f"sync {settings.device_id}", daemon=True)
         self._socket: socket.socket | None = None
         self.wait_s = settings.first_wait_s
-        """How long it waits before it connects again, give or take a half."""
+        """How long it waits before it connects again, plus or minus half."""
         self._progressed = False
-        """Whether the connection has led to something: a round that ended, or a long time of answering."""
+        """Whether the connection has made progress: a round has ended, or it has answered for long."""
         self.verified: Verified | None = None
-        """The last round's end; None before the first."""
+        """The result of the last round; None before the first one."""
         self.rounds = 0
         self.samples_sent = 0
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Begin to connect, without waiting."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ class SyncAnswerer:
         self._thread.join()
 
     def cut(self) -> None:
-        """Cut the connection off, as a network does; it is made again."""
+        """Break the connection, as a network failure does; it is opened again."""
         connected = self._socket
         if connected is not None:
             with suppress(OSError):
@@ -179,7 +179,7 @@ class SyncAnswerer:
                         or time.monotonic() - begun > self._settings.longest_wait_s
                     ):
                         self._progressed = True
-                    # Sent one by one, so that the server works on the first while the next is made.
+                    # Sent one by one, so that the server can process one while the next is prepared.
                     connected.sendall(session.data_to_send())
             with suppress(OSError):
                 connected.sendall(session.data_to_send())

@@ -1,10 +1,10 @@
-"""Says why a message's body is rejected, for developers of devices, since SIP answers 200 in any case.
+"""Says why the body of a message is rejected, for developers of devices: SIP answers 200 in any case.
 
     python -m reference_client.validate FILE
     printf 'meter-1|1772366400|000000,231.5||' | python -m reference_client.validate
 
-The rules are the server's own (docs/protocol-messages.md), with the limits of its configuration. Exit
-code 0 if every body is accepted, 1 if one is not, 2 for wrong arguments.
+It applies the server's own rules (docs/protocol-messages.md), with the limits of its configuration. Exit code
+0 if every body is accepted, 1 if one is not, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from utilities.errors import ConfigurationError
 from utilities.model import Batch, Rejection, RejectReason
 
 LONGEST_SIP_MESSAGE = 4_000
-"""Bytes of a SIP message, headers included, that the server's SIP stack takes."""
+"""The longest SIP message, including headers, that the server accepts."""
 _USUAL_HEADERS = 400
 _DAY_S = 86_400
 
@@ -47,7 +47,7 @@ class Judgement:
         return isinstance(self.outcome, Batch)
 
     def as_object(self) -> dict[str, object]:
-        """For programs."""
+        """The result for programs."""
         shared: dict[str, object] = {"source": self.source, "accepted": self.accepted, "bytes": self.bytes}
         if isinstance(self.outcome, Rejection):
             said = {"reason": self.outcome.reason.value, "detail": self.outcome.detail}
@@ -57,7 +57,7 @@ class Judgement:
         return shared | said | {"warnings": list(self.warnings)}
 
     def as_text(self) -> str:
-        """For people, one line and one for each warning."""
+        """The result for people: one line, and one more for each warning."""
         if isinstance(self.outcome, Rejection):
             said = f"rejected, {self.outcome.reason.value}: {self.outcome.detail}"
         else:
@@ -71,7 +71,7 @@ class Judgement:
 
 
 def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int) -> Judgement:
-    """What a server with these settings does with a body from the address ``sender`` (empty: any)."""
+    """What a server with these settings would do with a body from the address ``sender`` (empty: any)."""
     limits = Limits(
         int(settings.ingest_max_ahead_days * _DAY_S),
         int(settings.ingest_max_back_days * _DAY_S),
@@ -106,7 +106,7 @@ def _warnings(body: bytes) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge each body; the exit code."""
+    """Judge each body; returns the exit code."""
     parser = _parser()
     asked = parser.parse_args(arguments)
     try:

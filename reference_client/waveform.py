@@ -1,11 +1,11 @@
-"""Plausible instantaneous power of household appliances, computed second by second.
+"""Realistic instantaneous power of household appliances, computed second by second.
 
-Power is voltage times current, so with 50 Hz mains it swings at 100 Hz: a heater draws
-``P (1 - cos 2wt)``, a motor also pushes energy back (``- Q sin 2wt``, so its power dips below
-zero), and the rectifier of a power supply draws short pulses where the voltage peaks.
+Power is voltage times current, so with 50 Hz mains it oscillates at 100 Hz. A heater draws
+``P (1 - cos 2wt)``. A motor also feeds energy back (``- Q sin 2wt``), so that its power is negative at times.
+The rectifier of a power supply draws short pulses at the peaks of the voltage.
 
-Each second depends on the seed and its own number alone: the same in every process, in any order.
-Values are whole sixteenths of a watt, as from a converter of 20 bits; this keeps the text short.
+Each second depends only on the seed and its own number, so it is the same in every process and any order.
+Values are multiples of a sixteenth of a watt, as from a 20-bit converter, which keeps the text short.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class SampleSource(Protocol):
     """Where a meter's samples come from: the waveform below, or a recording."""
 
     def second(self, second: int) -> Values:
-        """The power of one UTC second; fewer values, or none, where the source ends."""
+        """The power of a UTC second; fewer values, or none, at the end of the source."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """One consumer that switches on and off in a fixed cycle."""
+    """An appliance that switches on and off in a fixed cycle."""
 
     name: str
     watts: float
@@ -49,12 +49,12 @@ class Appliance:
     cycle_s: float
     on_s: float
     offset_s: float
-    """Seconds into the cycle at epoch second 0."""
+    """Position in the cycle at epoch second 0, in seconds."""
     inrush: float = 1.0
-    """How many times its power it draws at switch-on, falling off within ``inrush_s``."""
+    """Factor of its power at switch-on, which decays within ``inrush_s``."""
     inrush_s: float = 0.1
     wobble: float = 0.0
-    """Share by which its power swings over some seconds."""
+    """Relative amplitude by which its power varies over some seconds."""
 
     def add_to(self, power: Floats, second: int) -> None:
         """Add this appliance's second to ``power``, in place."""
@@ -75,7 +75,7 @@ class Appliance:
 
 
 class Waveform:
-    """The power of one household, chosen and phased by its seed. Thread-safe: nothing changes."""
+    """The power of one household, determined by its seed. Immutable, so thread-safe."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -96,7 +96,7 @@ class Waveform:
 
 
 def _motor(power_factor: float) -> Floats:
-    """Power at 1 W mean of a load whose current lags by ``power_factor``."""
+    """The power, at 1 W mean, of a load whose current lags with ``power_factor``."""
     tangent = np.sqrt(1 / power_factor**2 - 1)
     return (_ACTIVE - np.float32(tangent) * _REACTIVE).astype(np.float32)
 

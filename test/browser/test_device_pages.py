@@ -239,7 +239,7 @@ def test_the_keyboard_reaches_the_content_and_every_day(site: Site, browser: Any
 def test_a_device_that_is_not_there_is_said_so(site: Site, browser: Any) -> None:
     browser.get(f"{site.url}devices/nobody")
     assert text(browser, "h1") == "Not here"
-    assert "No device nobody is on record" in text(browser, "#explanation")
+    assert "There is no device nobody" in text(browser, "#explanation")
 
 
 def test_what_a_device_calls_itself_cannot_be_html(site: Site, tmp_path: Path, browser: Any) -> None:
