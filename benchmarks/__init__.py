@@ -1,1 +1,1 @@
-"""Measurements against limits and competitors, each within one run: ``python -m benchmarks``."""
+"""Compares the server with limits and competitors, each within one run: ``python -m benchmarks``."""

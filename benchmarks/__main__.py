@@ -1,7 +1,7 @@
-"""``python -m benchmarks [NAME ...]``: measures, prints tables, writes JSON; exit code 1 if a batch was lost.
+"""``python -m benchmarks [NAME ...]``: measures, prints tables, writes JSON; exit code 1 if a batch is lost.
 
-Everything runs on this machine over loopback, the load generator with it. Figures are for comparing with
-each other within one run; ratios are the result.
+Everything runs on this machine over loopback, including the load generator. Figures can only be compared
+within one run; the result is their ratios.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     "sync-outage": sync_cost.catch_up,
     "sync-meters": sync_cost.swarm,
 }
-"""Name on the command line: what it runs. The first line of each function says what it measures."""
+"""Name on the command line to function. The first line of its docstring says what it measures."""
 
 _WEIGHTS = {"overload": 9, "peers": 4, "formats": 3, "fairness": 3, "sync-meters": 4, "sync-outage": 2}
-"""How the time is divided; 1 for all others. What one leaves over goes to those after it."""
+"""Relative shares of the time; 1 for all others. Time that one does not use goes to those after it."""
 
 _QUIET = 0.1
-"""Share of the machine that other programs may use before figures are called disturbed."""
+"""Share of the machine that other programs may use before the figures are reported as disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Granted:
-    """What is done where the command line does not say."""
+    """The defaults of the command line."""
 
     rounds: int
     seconds: float
@@ -89,7 +89,7 @@ _QUICK = _Granted(2, 0.7, 3, 0.1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; 0, or 1 if a batch was lost or a benchmark could not be made."""
+    """The command; returns 0, or 1 if a batch was lost or a benchmark could not be run."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     began_s, others = time.monotonic(), OtherPrograms()
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(options: argparse.Namespace, console: Console) -> tuple[dict[str, Outcome], list[str]]:
-    """Every benchmark asked for, each with its share of the time that is left; outcomes and faults."""
+    """Run every requested benchmark with its share of the remaining time; returns outcomes and faults."""
     names = list(dict.fromkeys(options.name or BENCHMARKS))
     end_s = time.monotonic() + 60 * (options.minutes or (_QUICK if options.quick else _FULL).minutes)
     outcomes: dict[str, Outcome] = {}

@@ -1,4 +1,4 @@
-"""A peer: PJSUA2, tuned, with a message callback that does nothing.
+"""A competitor: PJSUA2, tuned, with a message callback that does nothing.
 
 python -m benchmarks.bare_callback PORT
 """
@@ -21,7 +21,7 @@ _POLL_MS = 50
 
 
 class _Bare(pj.Account):  # type: ignore[misc]
-    """Takes a message and does nothing with it."""
+    """Receives a message and does nothing with it."""
 
     def onInstantMessage(self, prm: Any) -> None:  # noqa: N802
         """The empty callback."""
@@ -55,9 +55,9 @@ def _listen(endpoint: Any, transport: str, port: int) -> None:
     config = pj.TransportConfig()
     config.boundAddress, config.port = "127.0.0.1", port
     options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES[transport])]
-    if transport == "tcp":  # else answers wait up to 40 ms for the peer to acknowledge earlier ones
+    if transport == "tcp":  # else answers wait for up to 40 ms until the peer acknowledges earlier ones
         options.append((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
-    kept = [pj.SockOpt(*option) for option in options]  # the configuration points into them
+    kept = [pj.SockOpt(*option) for option in options]  # the configuration refers to them
     for option in kept:
         config.sockOptParams.sockOpts.append(option)
     endpoint.transportCreate(TRANSPORTS[transport, False], config)

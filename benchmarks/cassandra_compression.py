@@ -1,10 +1,10 @@
-"""Bytes per sample on disk for each way in which Cassandra can keep the rows, with real recordings.
+"""Bytes per sample on disk for each way in which Cassandra can store the rows, with real recordings.
 
     python -m benchmarks.cassandra_compression --recording laptop.npy --recording fridge.npy
 
-A recording is a NumPy file of 44,000 values per second. Its samples become rows as they arrive from a
-meter, 44 per message; each way gets the same rows, is flushed and compacted, and read back in full. The last
-way packs them first (storage.pack_after_hours); its bytes are those of both tables, of rows and of blocks.
+A recording is a NumPy file of 44,000 values per second. Its samples become rows as from a meter, 44 per
+message. Each way gets the same rows, which are flushed, compacted, and read back completely. The last way
+packs them first (storage.pack_after_hours); its bytes are those of both tables, rows and blocks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WAYS: dict[str, str] = {
 def batches(
     device_id: str, values: np.ndarray[tuple[int], np.dtype[np.float32]], form: str
 ) -> Iterator[Batch]:
-    """A recording as the messages of a meter."""
+    """A recording, as the messages of a meter."""
     micros = np.arange(RATE) * 1_000_000 // RATE
     for second in range(len(values) // RATE):
         of_second = zip(micros.tolist(), values[second * RATE : (second + 1) * RATE].tolist())
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "read all s",
     ):
         table.add_column(name, justify="left" if name == "compression" else "right")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the node must not outlive this program
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the node is ended as well
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), 1, 9342, 7342, heap_mb=1024, jmx_port=7343)
         try:

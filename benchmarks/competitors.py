@@ -1,4 +1,4 @@
-"""Measures each competitor once: alone on the machine with its load generator, with data of its own.
+"""Measures each competitor once: alone on the machine with the load generator, with its own data.
 
 Stored batches per second are counted from the first message sent to the last row committed.
 """
@@ -30,11 +30,11 @@ from reference_client.load_plan import LoadPlan
 
 WARM_UP_MESSAGES = 4_000
 _QUESTDB_MESSAGES_A_SECOND = 40_000
-"""About what QuestDB stores as rows; says how many fill the time."""
+"""QuestDB's approximate speed in rows; determines how many rows to send."""
 _QUESTDB_WARM_UP_MESSAGES = 20_000
-"""Java compiles what it runs often."""
+"""A warm-up, in which Java compiles what it runs often."""
 _DRIVER_ROWS_A_SECOND = 15_000
-"""About what the driver writes in large requests; says how many rows fill the time."""
+"""The driver's approximate speed with large requests; determines how many rows to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Measured:
     competitor: str
     messages: int
     per_second: float
-    """Messages stored a second; of the bare callback, answered."""
+    """Messages stored per second; for the bare callback, answered."""
     samples_per_second: float
     generator_us: float
     """The load generator's processor time per message."""
@@ -55,7 +55,7 @@ class Measured:
     figures: Mapping[str, int] = field(default_factory=dict)
 
     def row(self) -> dict[str, Value]:
-        """For the table."""
+        """The row of the table."""
         return {
             "competitor": self.competitor,
             "messages/s": self.per_second,
@@ -70,7 +70,7 @@ Competitor = Callable[[Effort], Measured]
 """Measures once, for about ``effort.seconds``."""
 
 TEXT_FROM_EIGHT = LoadPlan(devices=8, transport="tcp", format="text44", connections=4)
-"""The load of every comparison: over TCP, text of 44 samples, from 8 devices."""
+"""The load in every comparison: over TCP, text of 44 samples, from 8 devices."""
 
 
 def bare_callback(effort: Effort) -> Measured:
@@ -104,7 +104,7 @@ def server_with(
     plan: LoadPlan = TEXT_FROM_EIGHT,
     count: Callable[[Sequence[Sent]], RowCount] | None = None,
 ) -> Competitor:
-    """One receiver of this server, alone, with ``options``; ``count`` where rows are not in SQLite."""
+    """One receiver of this server, alone, with ``options``; ``count`` is needed if rows are not in SQLite."""
 
     def measure(effort: Effort) -> Measured:
         with effort.fresh_folder() as folder:
@@ -135,7 +135,7 @@ def server_with(
 
 
 def driver_alone(name: str, node: OwnNode, rows_a_request: int) -> Competitor:
-    """The Cassandra driver with ready-made rows, and nothing before it."""
+    """The Cassandra driver alone, with rows made beforehand."""
     messages = _DRIVER_ROWS_A_SECOND if rows_a_request > 1 else _DRIVER_ROWS_A_SECOND // 3
 
     def measure(effort: Effort) -> Measured:
@@ -226,7 +226,7 @@ def questdb(name: str, *, deduplication: bool) -> Competitor:
 
 
 def offer(program: StoringProgram, plan: LoadPlan) -> tuple[LoadReport, Sent, float]:
-    """Send a plan; what came of it, and the seconds until the last of it was committed."""
+    """Send a plan; returns its report, and the seconds until the last batch was committed."""
     received_before = program.figure("received")
     began = time.monotonic()
     report = run_load(plan)
@@ -236,18 +236,18 @@ def offer(program: StoringProgram, plan: LoadPlan) -> tuple[LoadReport, Sent, fl
 
 
 def renewed(plan: LoadPlan, *, port: int, messages: int) -> LoadPlan:
-    """The same kind of load for another server, with devices that never sent before."""
+    """The same kind of load for another server, with new devices."""
     fresh = LoadPlan()
     return replace(plan, port=port, messages=max(messages, 1000), prefix=fresh.prefix, start=fresh.start)
 
 
 def samples_a_message(plan: LoadPlan) -> float:
-    """On average; the last message of a second may be shorter."""
+    """Average samples per message; the last message of a second may be shorter."""
     return 44_000 / plan.messages_per_second
 
 
 def not_answered(name: str, report: LoadReport) -> tuple[str, ...]:
-    """A fault where not every message was answered with 200."""
+    """A fault if not every message was answered with 200."""
     if report.answered == report.messages:
         return ()
     missing = report.messages - report.answered
@@ -255,10 +255,10 @@ def not_answered(name: str, report: LoadReport) -> tuple[str, ...]:
 
 
 def refused(name: str, report: LoadReport) -> tuple[str, ...]:
-    """A fault where messages were answered otherwise than with 200, which no load here gives reason for."""
+    """A fault if messages were answered with anything but 200, as every load here is valid."""
     return tuple(f"{name}: {count} messages were answered {status}" for status, count in report.other.items())
 
 
 def in_words(name: str, faults: list[str]) -> tuple[str, ...]:
-    """Faults with whose they are."""
+    """Faults, preceded by the name."""
     return tuple(f"{name}: {fault}" for fault in faults)

@@ -1,4 +1,4 @@
-"""The course of one measurement: a program's figures and memory over time."""
+"""Records a program's figures and memory over the time of a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEMORY_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One look at a program."""
+    """One observation of a program."""
 
     at_s: float
     """``time.monotonic``."""
@@ -25,11 +25,11 @@ class Moment:
     """Batches stored or duplicate."""
     queued: int
     memory_mb: float
-    """Looked at less often than the rest."""
+    """Measured less often than the rest."""
 
 
 class Course:
-    """Looks at a program every few milliseconds for as long as the context lasts."""
+    """Observes a program every few milliseconds while the context lasts."""
 
     def __init__(self, program: StoringProgram) -> None:
         self.moments: list[Moment] = []
@@ -49,9 +49,9 @@ class Course:
         self._thread.join()
 
     def goodput(self, from_s: float, to_s: float) -> float:
-        """Batches committed a second within ``[from_s, to_s]`` after the first message came.
+        """Batches committed per second within ``[from_s, to_s]`` after the first message arrived.
 
-        Taken from commit to commit, so that it does not depend on where in a transaction the ends fall.
+        Measured from commit to commit, so that it does not depend on where in a transaction the ends lie.
         """
         began = self.began()
         commits = [
@@ -65,7 +65,7 @@ class Course:
         return (last.settled - first.settled) / (last.at_s - first.at_s)
 
     def began(self) -> float:
-        """When the first message came."""
+        """When the first message arrived."""
         first = self.moments[0].received
         return next((m.at_s for m in self.moments if m.received > first), self.moments[-1].at_s)
 
@@ -75,11 +75,11 @@ class Course:
         return next(m.at_s for m in self.moments if m.settled == last)
 
     def peak_mb(self) -> float:
-        """The highest memory that was seen."""
+        """The highest observed memory use."""
         return max(moment.memory_mb for moment in self.moments)
 
     def most_queued(self) -> int:
-        """The longest that the queue was."""
+        """The longest observed queue."""
         return max(moment.queued for moment in self.moments)
 
     def _watch(self) -> None:

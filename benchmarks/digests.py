@@ -1,7 +1,7 @@
-"""The cost of maintaining the synchronization's digests while batches are stored.
+"""The cost of computing the synchronization's digests while batches are stored.
 
-The time that a storing thread spends on its ledger of digests and on publishing them is set against what
-a message costs a receiver in all. Both are processor time, so other programs disturb them little.
+The time that a storing thread spends on the ledger of digests and on publishing them is compared with the
+total cost of a message in a receiver. Both are processor time, so other programs disturb them little.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ec_server.storage.sqlite_store import SqliteStore
 Say = Callable[[str], None]
 
 _MESSAGES_A_SECOND = 20_000
-"""So many for each of ``effort.seconds``."""
+"""Messages for each of ``effort.seconds``."""
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Share of a message's cost that is spent on keeping digests up."""
+    """Share of a message's cost that is spent on computing digests."""
     rows: list[dict[str, Value]] = []
     shares: list[float] = []
     faults: list[str] = []
@@ -50,7 +50,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 
 def _digests_us(effort: Effort) -> float:
-    """Processor microseconds a message that a storing thread spends on digests."""
+    """Processor microseconds per message that a storing thread spends on digests."""
     plan = renewed(TEXT_FROM_EIGHT, port=1, messages=int(_MESSAGES_A_SECOND * effort.seconds))
     bodies = [f"{device_id}|{second}|{text}||".encode() for device_id, second, text in plan.batches()]
     with effort.fresh_folder() as folder, SqliteStore(folder) as store:

@@ -1,10 +1,10 @@
-"""The Cassandra driver alone: prepared rows of a plan, written as fast as one process can.
+"""The Cassandra driver alone: writes prepared rows of a plan as fast as one process can.
 
     python -m benchmarks.driver_alone PORT KEYSPACE PREFIX START MESSAGES ROWS
 
-Rows are grouped, checked and digested before the clock starts; then they are bound and sent, with a bounded
-number of requests in flight: ROWS in one, as the server's engine sends them, in unlogged batches within one
-partition; or with 1 each row by itself, as the driver's documentation has it. Prints JSON.
+Rows are grouped, checked and digested before the measurement starts. Then they are bound and sent, with a
+bounded number of requests in flight. A request has ROWS rows, in an unlogged batch within one partition, as
+the server's engine sends them; with 1, each row is a request, as in the driver's documentation. Prints JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from utilities.utc import ec_date, ec_time
 _A_TURN = 4_000
 _IN_FLIGHT = 24
 _IN_FLIGHT_ALONE = 100
-"""What the driver's ``execute_concurrent`` keeps open."""
+"""Requests in flight, as with the driver's ``execute_concurrent``."""
 _INSERT = (
     "INSERT INTO {}.ec_consumption (device_id, ec_date, ec_minute, ec_time, start_us, end_us,"
     " ec_consumption_values, values_count, values_checksum, insert_time)"
@@ -69,7 +69,7 @@ def _write(session: Any, insert: Any, groups: list[list[Row]]) -> None:
 
 
 def _settle(session: Any, request: Any, future: Any) -> None:
-    """Wait for a request; one for which the connection was too full is sent again, as the server does."""
+    """Wait for a request; if the connection was full, send it again, as the server does."""
     while True:
         try:
             future.result()
@@ -90,7 +90,7 @@ def _batch(insert: Any, group: list[Row]) -> Any:
 
 
 def _groups(plan: LoadPlan, rows_a_request: int) -> list[list[Row]]:
-    """Rows as they come where the server is behind, some thousand at a time, cut into requests."""
+    """Rows as they come if the server is behind, some thousand at a time, split into requests."""
     batches, found = enumerate(plan.batches()), []
     now_us = time.time_ns() // 1000
     while turn := list(islice(batches, _A_TURN)):

@@ -1,4 +1,4 @@
-"""How much a benchmark may do, and where it may keep its data."""
+"""How much a benchmark may do, and where it keeps its data."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Recorded = tuple[str, int, npt.NDArray[np.float32] | None]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What the command line grants."""
+    """The limits from the command line."""
 
     rounds: int
-    """Times that each thing is measured; competitors take turns within a round."""
+    """How often everything is measured; competitors take turns within a round."""
     seconds: float
-    """About how long one measurement lasts."""
+    """Approximate duration of one measurement."""
     folder: Path
-    """On a real disk; each measurement has its own folder in it, removed afterwards."""
+    """A folder on a real disk; each measurement has its own subfolder, which is removed afterwards."""
     gigabytes: float = 0.5
     """To what size a day's file is grown."""
     cassandra: bool = False
-    """Whether a Cassandra node is started for the comparison with its driver."""
+    """Whether to start a Cassandra node, for the comparison with its driver."""
     questdb: bool = False
-    """Whether QuestDB is fetched and compared with."""
+    """Whether to fetch QuestDB and compare with it."""
     recordings: Sequence[Recorded] = ()
-    """What is stored where the kind of signal matters; a synthetic household where there is none."""
+    """Recordings for measurements that depend on the signal; if there are none, a synthetic household."""
     until_s: float = math.inf
-    """``time.monotonic`` after which no further round is begun."""
+    """``time.monotonic`` after which no round is begun."""
 
     def each_round(self, most: int | None = None) -> Iterator[int]:
         """Numbers of rounds from 0: at least one, and no more than the time allows."""
@@ -48,7 +48,7 @@ class Effort:
 
     @contextmanager
     def fresh_folder(self) -> Iterator[Path]:
-        """An empty folder that is gone afterwards."""
+        """An empty folder, which is removed afterwards."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix="measured-", dir=self.folder)).resolve()
         try:

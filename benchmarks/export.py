@@ -1,7 +1,7 @@
-"""What taking samples out costs: one meter's packed data to each file format, as the command does it.
+"""The cost of exporting the packed data of one meter to each file format, with the export command.
 
-The command runs in a process of its own: processor time and peak memory are the kernel's account of it. What
-it wrote is read back by pandas and DuckDB, and compared sample by sample with what was stored.
+The command runs in a separate process, whose processor time and peak memory are read from the kernel. pandas
+and DuckDB read its output back, which is compared sample by sample with what was stored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Samples a second of one core and peak memory of the export command; --seconds 120: an hour of data."""
+    """Samples per second of one core and peak memory of the export command; --seconds 120: an hour."""
     signal = next(signals(effort))
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
@@ -74,7 +74,7 @@ def _fill(folder: Path, signal: Signal) -> None:
 
 
 def _exported(folder: Path, path: Path, kind: str, signal: Signal) -> dict[str, Value]:
-    """One run of the command: its figures."""
+    """Run the command once; returns its figures."""
     configuration = folder / "config.properties"
     configuration.write_text(f"[Storage]\nstorage.path = {folder / 'data'}\n", "utf-8")
     span = ["--from", "202603011200", "--to", "202603011400", "--format", kind, "-o", str(path)]
@@ -100,7 +100,7 @@ _Part = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
 def _differences(path: Path, signal: Signal, say: Say) -> list[str]:
-    """What pandas and DuckDB read that was not stored so."""
+    """Where the data that pandas and DuckDB read differs from what was stored."""
     faults = []
     for reader, parts in (("pandas", _by_pandas), ("DuckDB", _by_duckdb)):
         with suppress(ImportError):  # extras

@@ -1,4 +1,4 @@
-"""A light device beside a flooding one: the share of its 44,000 samples per second that arrives in time."""
+"""A normal device beside one that floods: the share of its 44,000 samples per second that arrives in time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Say = Callable[[str], None]
 _RATE = 1_000.0
 """Messages of 44 samples per second: one meter in real time."""
 _LEAST_S = 4.0
-"""Shorter, and the wait for the last answer would count as load that was not kept."""
+"""If it were shorter, the wait for the last answer would distort the share."""
 _FLOOD_CONNECTIONS = 8
 _FLOOD_LASTS = 1.5
-"""Times as long as the light device sends, so that it never sends alone."""
+"""Factor by which the flood lasts longer, so that the normal device never sends alone."""
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Share of its offered load that a 44 kHz device keeps beside a flooding one, TCP and UDP."""
+    """Share of its offered load that a 44 kHz device keeps beside one that floods, TCP and UDP."""
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
     shares: dict[str, list[float]] = {"tcp": [], "udp": []}
@@ -64,7 +64,7 @@ def _measure(transport: str, effort: Effort) -> tuple[dict[str, Value], tuple[st
         with program:
             wide = replace(plan, connections=_FLOOD_CONNECTIONS, spread=True)
             warm, warm_sent, _ = offer(program, renewed(wide, port=port, messages=4_000))
-            other.submit(run_load, replace(plan, port=port, messages=0)).result()  # it is up then
+            other.submit(run_load, replace(plan, port=port, messages=0)).result()  # so that it is running
             flood = renewed(wide, port=port, messages=int(warm.per_second * _FLOOD_LASTS * seconds))
             light = replace(renewed(plan, port=port, messages=int(_RATE * seconds)), rate=_RATE, window=2_000)
             beside, of_flood = _together(other, light, flood)
@@ -86,7 +86,7 @@ def _measure(transport: str, effort: Effort) -> tuple[dict[str, Value], tuple[st
 
 
 def _together(other: ProcessPoolExecutor, light: LoadPlan, flood: LoadPlan) -> tuple[LoadReport, LoadReport]:
-    """Flood from this process, and meanwhile send the light device's messages from the other one."""
+    """Flood from this process while the other process sends the normal device's messages."""
     of_flood: list[LoadReport] = []
     flooding = threading.Thread(target=lambda: of_flood.append(run_load(flood)))
     flooding.start()

@@ -1,4 +1,4 @@
-"""The cost of a commit as a day file grows: the SQLite engine alone, transactions of 1,000 rows."""
+"""How the cost of a commit changes as a day file grows: the SQLite engine alone, 1,000 rows per commit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _row(size: int, times_s: list[float]) -> dict[str, Value]:
 
 
 def _batches() -> Iterator[Batch]:
-    """Rows of eight devices in turn, each device from the beginning of yesterday on."""
+    """Rows of eight devices in turn, from the beginning of yesterday on."""
     plan = LoadPlan(devices=8, messages=8 * DAY_S * 1000, start=day_of(int(time.time())) - DAY_S)
     for device_id, second, text in plan.batches():
         last = text[text.rfind(";") + 1 :]

@@ -1,4 +1,4 @@
-"""The cost of each form of message: text of 44 samples, binary of 44 and of 300."""
+"""The cost of each format of message: text of 44 samples, binary of 44 and of 300."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Instructions per message, by library: a figure that other programs on the machine do not disturb.
+"""Instructions per message, by library: a figure that is independent of other programs on the machine.
 
-Callgrind counts what programs execute outside the kernel, some fifty times slower than they run. After a
-warm-up the counters are set to zero; what a plan of messages adds is the figure.
+Callgrind counts the instructions that programs execute outside the kernel, which slows them down about fifty
+times. After a warm-up the counters are reset; the figure is what a plan of messages adds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _OWNERS = (
     ("C library", ("/libc.", "/libc-", "/libm.", "/libpthread", "/ld-linux")),
     ("Python", ("python",)),
 )
-"""Whose code, and what its library's path contains; the first that fits."""
+"""The owner of code, and parts of its library's path; the first match counts."""
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Instructions a message, by whose code they are: the bare callback and this server."""
+    """Instructions per message, by owner of the code: the bare callback and this server."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise BenchmarkError("valgrind is missing: apt-get install valgrind")
@@ -80,7 +80,7 @@ def _of_bare_callback(effort: Effort, valgrind: str) -> Counter[str]:
 
 
 def _of_this_server(effort: Effort, valgrind: str) -> tuple[Counter[str], Counter[str], tuple[str, ...]]:
-    """Of its first process, of all others; transactions have the time to be as large as at full speed."""
+    """Counts of its first process, and of all others; transactions may grow as large as at full speed."""
     name = "this server"
     with effort.fresh_folder() as folder:
         under = _under(valgrind, folder)
@@ -103,7 +103,7 @@ def _under(valgrind: str, folder: Path) -> list[str]:
 
 
 def _control(what: str, program: MeasuredProgram) -> None:
-    """Tell callgrind in each of the program's processes to set its counters to zero, or to write them."""
+    """Tell callgrind, in each of the program's processes, to reset its counters, or to write them."""
     for pid in program.pids():
         done = subprocess.run(
             ["callgrind_control", what, str(pid)], capture_output=True, text=True, check=False
@@ -113,7 +113,7 @@ def _control(what: str, program: MeasuredProgram) -> None:
 
 
 def _by_owner(profiles: Iterable[Path]) -> Counter[str]:
-    """Instructions a message by whose code they are, of all profiles, with the sum as ``all``."""
+    """Instructions per message by owner of the code, over all profiles, with the sum as ``all``."""
     found: Counter[str] = Counter()
     for profile in profiles:
         for library, cost in self_costs(profile.read_text("utf-8", "replace").splitlines()).items():
@@ -127,7 +127,7 @@ def _owner(library: str) -> str:
 
 
 def self_costs(lines: Sequence[str]) -> Mapping[str, int]:
-    """Library to instructions executed in its own code, from a callgrind profile."""
+    """Library to the number of instructions executed in its own code, from a callgrind profile."""
     names: dict[str, str] = {}
     costs: Counter[str] = Counter()
     library, of_a_call = "", False

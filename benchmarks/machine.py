@@ -1,4 +1,4 @@
-"""How much of this machine other programs used during a measurement, which makes ratios unreliable."""
+"""How much of this machine other programs used during a measurement, as that makes ratios unreliable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
-"""Of the line ``cpu`` in /proc/stat: user, nice, system, interrupts, stolen by the host."""
+"""Columns of the line ``cpu`` in /proc/stat: user, nice, system, interrupts, stolen by the host."""
 
 
 class OtherPrograms:
-    """Watches from its creation on."""
+    """Measures from its creation on."""
 
     def __init__(self) -> None:
         self._busy_s, self._own_s, self._at_s = _busy_s(), _own_s(), time.monotonic()
 
     def share(self) -> float:
-        """Of all processor time since then, what neither this process nor its ended children used."""
+        """The share of processor time since then that neither this process nor its ended children used."""
         elapsed_s = (time.monotonic() - self._at_s) * (os.cpu_count() or 1)
         others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
         return max(0.0, others_s / elapsed_s) if elapsed_s else 0.0

@@ -1,4 +1,4 @@
-"""One program under measurement: start, wait until ready, read processor time and peak memory, end."""
+"""A program to be measured: start it, wait until it is ready, read processor time and peak memory, end it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _PROPORTIONAL = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 class BenchmarkError(Exception):
-    """A measurement could not be made: what failed, and what to do about it."""
+    """A measurement was not possible: what failed, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one program has used since its start, its children with it."""
+    """What a program has used since its start, including its children."""
 
     cpu_s: float
     peak_mb: float
-    """Highest resident memory of any moment, summed over its processes: what they share counts in each."""
+    """Peak resident memory, summed over its processes; shared memory counts in each."""
 
 
 class MeasuredProgram:
-    """A child process with its output in a file. Use it as a context: leaving it ends the program."""
+    """A child process with its output in a file. A context manager: leaving it ends the program."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environ: Mapping[str, str] = {}) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class MeasuredProgram:
             )
 
     def wait_until(self, ready: Callable[[], bool], within_s: float = 30.0) -> None:
-        """Returns once ``ready``; BenchmarkError with the program's own words where it ends or is late."""
+        """Wait until ``ready``; BenchmarkError with the program's output if it ends or takes too long."""
         deadline = time.monotonic() + within_s
         while not ready():
             if self.process.poll() is not None:
@@ -76,11 +76,11 @@ class MeasuredProgram:
                 try:
                     look_at += map(int, children.read_text().split())
                 except OSError:
-                    continue  # the thread is gone
+                    continue  # the thread has ended
         return found
 
     def usage(self) -> Usage:
-        """Up to now."""
+        """The usage so far."""
         pids = self.pids()
         used = [usage for pid in pids if (usage := read_usage(pid))]
         return Usage(sum(usage.cpu_s for usage in used), sum(map(peak_mb, pids)))
@@ -92,11 +92,11 @@ class MeasuredProgram:
         return used.cpu_s if used else 0.0
 
     def memory_mb(self) -> float:
-        """Resident at this moment, over all its processes; what they share is counted once."""
+        """Present resident memory over all its processes; shared memory counts once."""
         return sum(map(_proportional_mb, self.pids()))
 
     def stop(self, within_s: float = 30.0) -> int:
-        """SIGTERM and the exit code; what does not end is killed, and that is an error."""
+        """Send SIGTERM; returns the exit code. If the program does not end, kills it: BenchmarkError."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -107,7 +107,7 @@ class MeasuredProgram:
         return self.process.returncode
 
     def kill(self) -> None:
-        """At once, children first."""
+        """Kill it at once, children first."""
         for pid in reversed(self.pids()):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -121,7 +121,7 @@ class MeasuredProgram:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """In order where all went well, at once otherwise."""
+        """Stop it in order if all went well, otherwise kill it."""
         if kind is None:
             self.stop()
         elif self.process.poll() is None:
@@ -137,7 +137,7 @@ def script_of(pid: int) -> str:
 
 
 def free_port() -> int:
-    """A port that no program listens to, UDP or TCP, at the moment."""
+    """A port on which no program listens at the moment, over UDP or TCP."""
     while True:
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.bind(("127.0.0.1", 0))
@@ -150,7 +150,7 @@ def free_port() -> int:
 
 
 def answers(port: int) -> bool:
-    """Whether something takes TCP connections."""
+    """Whether something accepts TCP connections on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -159,7 +159,7 @@ def answers(port: int) -> bool:
 
 
 def peak_mb(pid: int) -> float:
-    """Highest resident memory of a process so far."""
+    """Peak resident memory of a process so far."""
     try:
         found = _PEAK.search(Path(f"/proc/{pid}/status").read_text("ascii", "replace"))
     except OSError:
@@ -176,5 +176,5 @@ def _proportional_mb(pid: int) -> float:
 
 
 def _own_environ() -> dict[str, str]:
-    """This process's environment without what would configure the server."""
+    """This process's environment, without variables that would configure the server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("EC_")}

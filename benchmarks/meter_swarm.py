@@ -1,8 +1,8 @@
-"""Many meters in one process: each connects to the sync server and answers until it is verified.
+"""Many meters in one process: each connects to the sync server and answers until its round has ended.
 
-``python -m benchmarks.meter_swarm PLAN`` with the plan as JSON; prints what came of it as JSON. All
-meters recorded the same: MINUTES minutes from ``start``, of one message of 44 samples in every tenth
-second. So the answers are made once, and the process costs little beside the server.
+``python -m benchmarks.meter_swarm PLAN`` with the plan as JSON; prints the result as JSON. All meters have
+recorded the same: MINUTES minutes from ``start``, with one message of 44 samples in every tenth second. So
+the answers are computed only once, and the process costs little compared with the server.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from utilities.model import Digest
 from utilities.utc import MINUTE_S, ec_time
 
 EVERY_S = 10
-"""A message in each second that is a multiple of it."""
+"""There is a message in each second that is a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwarmPlan:
-    """Which meters connect where, and what they recorded."""
+    """Which meters connect where, and what they have recorded."""
 
     port: int
     prefix: str
@@ -60,7 +60,7 @@ def text_of(second: int) -> str:
 
 
 def digests(plan: SwarmPlan) -> tuple[dict[int, Digest], dict[int, Digest]]:
-    """Of the seconds, and of the minutes."""
+    """The digests of the seconds, and of the minutes."""
     seconds = {s: Digest(*found) for s in plan.seconds() if (found := second_digest(text_of(s)))}
     minutes = {}
     for minute in range(plan.start, plan.start + plan.minutes * MINUTE_S, MINUTE_S):
@@ -80,7 +80,7 @@ class _Swarm:
         self._open: list[asyncio.StreamWriter] = []
 
     async def meter(self, number: int) -> None:
-        """From the connection to the end of the first round."""
+        """One meter, from the connection to the end of the first round."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._plan.port)
         session = Session(Side.DEVICE)
         session.send(Hello(self._plan.device_id(number), self._plan.start))
@@ -110,7 +110,7 @@ class _Swarm:
         if isinstance(request, AskSeconds):
             listed = range(request.minute, request.minute + MINUTE_S)
             return Seconds(request.id, tuple((s, self._seconds[s]) for s in listed if s in self._seconds))
-        # A second is one message: the server has all of it or nothing, and never asks for ranges.
+        # A second is one message, so the server has all or nothing of it, and never asks for ranges.
         text = text_of(request.second) if request.second in self._seconds else ""
         return samples_answer(request, text, packed=False)
 
@@ -130,7 +130,7 @@ async def _run(plan: SwarmPlan) -> dict[str, float]:
 
 
 def command(plan: SwarmPlan) -> list[str]:
-    """The arguments after the interpreter's name."""
+    """The arguments for the interpreter."""
     return ["-m", "benchmarks.meter_swarm", json.dumps(asdict(plan))]
 
 

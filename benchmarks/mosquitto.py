@@ -13,7 +13,7 @@ from benchmarks.storing_program import StoringProgram
 
 _PACKAGE = "mosquitto is missing: apt-get install mosquitto"
 
-# Set for speed and for losing nothing: no limit of what waits for the subscriber or is in flight to it.
+# Configured for speed without loss: no limit for messages queued for, or in flight to, the subscriber.
 _CONFIGURATION = """
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -32,7 +32,7 @@ def mosquitto_program() -> str:
 
 
 class MosquittoPair:
-    """Broker and subscriber; as a context, both are ended when it is left, the subscriber drained."""
+    """Broker and subscriber. A context manager: leaving it ends both, after draining the subscriber."""
 
     def __init__(self, folder: Path) -> None:
         program = mosquitto_program()
@@ -55,7 +55,7 @@ class MosquittoPair:
             self._stack = stack.pop_all()
 
     def usage(self) -> dict[str, Usage]:
-        """Of both, by name."""
+        """The usage of both, by name."""
         return {"broker": self._broker.usage(), "subscriber": self.subscriber.usage()}
 
     def __enter__(self) -> Self:

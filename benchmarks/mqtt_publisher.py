@@ -1,7 +1,8 @@
-"""Offers an MQTT broker the same messages as the SIP load generator, QoS 1, as cheaply as it can.
+"""Offers an MQTT broker the same messages as the SIP load generator, with QoS 1, at the lowest possible cost.
 
-paho publishes some thousand messages per second, which would measure paho; so the frames of MQTT 3.1.1
-are written to plain sockets, many to a call, with a window of unacknowledged ones for each connection.
+paho publishes only some thousand messages per second, so it would be paho that is measured. Therefore MQTT
+3.1.1 frames are written to plain sockets, many per call, with a window of unacknowledged ones for each
+connection.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _LARGEST_ID = 65_535
 
 @dataclass(frozen=True, slots=True)
 class PublishReport:
-    """What came of a plan; every message was acknowledged by the broker."""
+    """The result of a plan; the broker has acknowledged every message."""
 
     messages: int
     began: float
     """``time.monotonic`` of the first message."""
     elapsed_s: float
-    """To the last acknowledgement."""
+    """Until the last acknowledgement."""
     cpu_s: float
 
 
 def publish(plan: LoadPlan) -> PublishReport:
-    """Publish a whole plan and wait until the broker has acknowledged it. Raises OSError when it cannot."""
+    """Publish a complete plan and wait until the broker has acknowledged it. Raises OSError if that fails."""
     prepared(plan.format)
     connections = [_Connection(plan, index) for index in range(plan.connections)]
     cpu_before, began = time.process_time(), time.monotonic()
@@ -70,12 +71,12 @@ class _Connection:
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
-        """For select."""
+        """The descriptor, for select."""
         return self._socket.fileno()
 
     @property
     def finished(self) -> bool:
-        """Everything sent and acknowledged."""
+        """Whether everything is sent and acknowledged."""
         return not self._left and not self._open
 
     def send(self) -> None:
@@ -91,7 +92,7 @@ class _Connection:
             return
 
     def receive(self) -> None:
-        """Count acknowledgements; a broker sends a bare publisher nothing else."""
+        """Count acknowledgements; a broker sends nothing else to a publisher."""
         try:
             received = self._tail + self._socket.recv(1 << 16)
         except BlockingIOError:
@@ -103,7 +104,7 @@ class _Connection:
         self._tail = received[4 * whole :]
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._socket.close()
 
     def _prepare(self) -> None:
@@ -138,7 +139,7 @@ class _Connection:
 
 
 def _length_prefix(length: int) -> bytes:
-    """Fixed header of a PUBLISH with QoS 1: type, then seven bits of the length a byte, lowest first."""
+    """Fixed header of a PUBLISH with QoS 1: type, then seven bits of the length per byte, lowest first."""
     if length < 128:
         return bytes((_PUBLISH_QOS_1, length))
     return bytes((_PUBLISH_QOS_1, length & 127 | 128, length >> 7))

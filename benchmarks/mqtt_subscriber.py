@@ -1,9 +1,9 @@
-"""What a user might write instead of this server: a paho-mqtt subscriber, QoS 1, that stores messages.
+"""What a user might write instead of this server: a paho-mqtt subscriber, with QoS 1, that stores messages.
 
     python -m benchmarks.mqtt_subscriber BROKER_PORT STORAGE_FOLDER
 
-paho's thread hands messages to a second thread, which checks and stores them in groups, by the server's
-own code and into the same SQLite rows. So what differs is the way from the network to the group.
+paho's thread passes messages to a second thread, which checks and stores them in groups, with the server's
+own code and in the same SQLite rows. So the only difference is the path from the network to the group.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Subscriber:
         self._no_more_come = threading.Event()
 
     def run(self, broker_port: int) -> int:
-        """Serve until SIGTERM, then store what waits."""
+        """Serve until SIGTERM, then store what is waiting."""
         storing = threading.Thread(target=self._store_all)
         storing.start()
         client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="storing")
@@ -67,7 +67,7 @@ class Subscriber:
             storing.finish()
 
     def _next_group(self) -> list[bytes]:
-        """Up to a thousand messages that came within a moment; [] once no more come."""
+        """Up to a thousand messages that arrived at about the same time; [] at the end."""
         while not self._waiting and not self._no_more_come.is_set():
             time.sleep(_LOOK_AGAIN_S)
         deadline = time.monotonic() + _GATHER_S

@@ -14,7 +14,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One quotient of two figures, a value a round; both were measured in the same round."""
+    """A ratio of two figures, one value per round; both were measured in the same round."""
 
     name: str
     rounds: tuple[float, ...]
@@ -23,12 +23,12 @@ class Ratio:
 
     @property
     def median(self) -> float:
-        """Over the rounds."""
+        """The median over the rounds."""
         return statistics.median(self.rounds)
 
     @property
     def verdict(self) -> str:
-        """Whether the median keeps what is asked of it; "" if nothing is."""
+        """Whether the median reaches its target; "" if there is none."""
         if self.at_least is not None:
             return "reached" if self.median >= self.at_least else "NOT REACHED"
         if self.at_most is not None:
@@ -45,19 +45,19 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One benchmark's result. A fault, such as a lost batch, makes the whole run a failed one."""
+    """The result of a benchmark. A fault, such as a lost batch, makes the whole run fail."""
 
     title: str
     rows: Sequence[Mapping[str, Value]]
-    """Medians, a line each; the same columns in all."""
+    """Rows of medians, all with the same columns."""
     ratios: Sequence[Ratio] = ()
     faults: Sequence[str] = ()
     notes: Sequence[str] = ()
     rounds: Sequence[Mapping[str, object]] = field(default=(), repr=False)
-    """Everything measured, a round and competitor each, for the JSON file."""
+    """All measurements, one per round and competitor, for the JSON file."""
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The result for JSON."""
         return {
             "title": self.title,
             "rows": [dict(row) for row in self.rows],
@@ -86,7 +86,7 @@ def _median(values: Sequence[Value]) -> Value:
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print it for people."""
+    """Print it as a table."""
     table = Table(title=outcome.title, title_justify="left", title_style="bold")
     for i, name in enumerate(outcome.rows[0] if outcome.rows else ()):
         table.add_column(name, justify="right" if i else "left")

@@ -1,9 +1,10 @@
-"""Load from half to five times the capacity: how much is stored, with how much memory.
+"""Load from half to five times the capacity: how much is stored, and with how much memory.
 
-How it is offered. The generator has a core of its own, so that flooding costs the server nothing but
-what arrives. Over UDP the rate is sent whatever comes back, and sent again as RFC 3261 asks for; what is
-unanswered after two seconds is given up, as its meter has no place to keep it. Over TCP a sender that is
-not taken from cannot send: the rate is what it tries, with thousands of messages open on each connection.
+How the load is offered: the generator has a core of its own, so that generating the flood does not slow down
+the server. Over UDP, messages are sent at the rate independently of answers, and sent again as RFC 3261
+requires; those without an answer after two seconds are given up, as a meter could not keep them. Over TCP,
+senders are blocked if the server does not read: the rate is what they try, with thousands of open messages
+per connection.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Say = Callable[[str], None]
 TIMES_CAPACITY = (0.5, 1.0, 2.0, 5.0)
 _IN_EACH_ROUND = (0.5, 5.0)
 _ALL_IN_ROUNDS = 2
-"""The levels between are for the picture; the first rounds are enough for them."""
+"""The levels between are only for the overview, so the first rounds are enough for them."""
 _GIVE_UP_S: Mapping[str, float] = {"tcp": 32.0, "udp": 2.0}
 _OPEN_MESSAGES: Mapping[str, int] = {"tcp": 2_000, "udp": 50_000}
 _INTAKE_HOLDS = 20_000
@@ -40,7 +41,7 @@ _STILL_NOT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What came of one offered rate."""
+    """The result of one offered rate."""
 
     goodput: float
     peak_mb: float
@@ -49,7 +50,7 @@ class Level:
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Goodput and memory at 0.5, 1, 2 and 5 times of what the server can take; time to recover."""
+    """Goodput and memory at 0.5, 1, 2 and 5 times the server's capacity; time to recover."""
     rows: list[dict[str, Value]] = []
     faults: list[str] = []
     ratios: list[Ratio] = []
@@ -101,7 +102,7 @@ def _ratios(transport: str, rounds: list[tuple[float, dict[float, Level]]]) -> l
 
 
 def _round(transport: str, chosen: Sequence[float], effort: Effort) -> tuple[float, dict[float, Level]]:
-    """What a closed loop gets stored a second, and the levels, each with a server of its own."""
+    """The capacity, measured with a closed loop, and the levels, each with its own server."""
     plan = LoadPlan(transport=transport, devices=8, connections=8)
     with effort.fresh_folder() as folder:
         program, port = this_server(folder)
@@ -114,7 +115,7 @@ def _round(transport: str, chosen: Sequence[float], effort: Effort) -> tuple[flo
 
 
 def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Level:
-    """Offer ``times`` the capacity to a fresh server, then see how soon it answers as if nothing was."""
+    """Offer ``times`` the capacity to a new server, then measure how soon it answers normally again."""
     with effort.fresh_folder() as folder:
         program, port = this_server(folder)
         with program, apart(program):
@@ -147,9 +148,9 @@ def _level(plan: LoadPlan, times: float, capacity: float, effort: Effort) -> Lev
 
 
 def _offered(plan: LoadPlan, times: float, capacity: float, seconds: float, port: int) -> LoadPlan:
-    """Over UDP all that falls into ``seconds``; over TCP as many messages as are taken in about that.
+    """Over UDP, all messages due within ``seconds``; over TCP, as many as are accepted in about that time.
 
-    At least as many as the intake holds, so that its memory is in use at each level.
+    At least as many as the ring holds, so that its memory is in use at each level.
     """
     taken = times if plan.transport == "udp" else min(times, 1.2)
     return replace(
@@ -161,20 +162,20 @@ def _offered(plan: LoadPlan, times: float, capacity: float, seconds: float, port
 
 
 def _brought_out(plan: LoadPlan, report: LoadReport) -> float:
-    """Messages per second that the generator really sent, each once."""
+    """Messages per second that the generator really sent, each counted once."""
     if plan.transport == "tcp" or not report.lost:
         return report.messages / report.elapsed_s
     return report.messages / max(_lasts_s(plan, report), report.elapsed_s - plan.give_up_s)
 
 
 def _lasts_s(plan: LoadPlan, report: LoadReport) -> float:
-    """How long the load comes: over UDP as the rate has it, over TCP until all of it was taken."""
+    """How long the load lasts: over UDP according to the rate, over TCP until all of it was accepted."""
     assert plan.rate is not None
     return plan.messages / plan.rate if plan.transport == "udp" else report.elapsed_s
 
 
 def account_faults(figures: Mapping[str, int]) -> list[str]:
-    """What is wrong with a settled account: everything received is stored or duplicate here."""
+    """Errors in a settled account, in which everything received must be stored or duplicate."""
     settled = figures["stored"] + figures["duplicate"]
     if figures["received"] == settled:
         return []
@@ -182,7 +183,7 @@ def account_faults(figures: Mapping[str, int]) -> list[str]:
 
 
 def time_to_recover(program: StoringProgram, port: int) -> tuple[float, list[Sent]]:
-    """Seconds from now until the queue is empty and a few messages are answered at once."""
+    """Seconds from now until the queue is empty and a few messages are answered immediately."""
     began, probes = time.monotonic(), []
     while (waited_s := time.monotonic() - began) < _STILL_NOT_S:
         plan = LoadPlan(port=port, messages=20, devices=1, connections=1, window=1)
@@ -196,7 +197,7 @@ def time_to_recover(program: StoringProgram, port: int) -> tuple[float, list[Sen
 
 @contextmanager
 def apart(program: StoringProgram) -> Iterator[None]:
-    """Meanwhile this process, the generator, has one core, and the program all others."""
+    """Within the context, this process, the generator, has one core, and the program all others."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         yield

@@ -1,4 +1,4 @@
-"""A Cassandra node for the comparison: started, given the server's tables, counted, removed."""
+"""A Cassandra node for the comparison: starts it, creates the server's tables, counts rows, removes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS = (
 
 
 class OwnNode:
-    """One node with the server's tables, for as long as the context of ``own_node`` lasts."""
+    """A node with the server's tables, while the context of ``own_node`` lasts."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -41,7 +41,7 @@ class OwnNode:
         store.close()
 
     def count_rows(self, sent: Sequence[Sent]) -> RowCount:
-        """Compare every row of the plans' devices with every batch of the plans."""
+        """Compare the rows of the plans' devices with all batches of the plans."""
         database = Database(self._target, "", read_only=True)
         try:
             database.wait(_FIRST_CONNECTION_S)
@@ -62,7 +62,7 @@ class OwnNode:
 
 @contextmanager
 def own_node(effort: Effort) -> Iterator[OwnNode]:
-    """Start a node with a heap of 1 GB; BenchmarkError if there is none to start."""
+    """Start a node with a heap of 1 GB; BenchmarkError if that is not possible."""
     with effort.fresh_folder() as folder:
         cluster = Cluster(folder.resolve(), 1, free_port(), free_port(), heap_mb=1024)
         try:

@@ -1,8 +1,8 @@
-"""Whether packing keeps pace with ingest: the same rows are stored with and without as many being packed.
+"""Whether packing keeps pace with ingest: rows are stored while as many are packed, and without packing.
 
-What was stored first is packed while as much again is stored into the same day's file. The time runs until
-both are done, so what is stored per second is what could be kept up for ever. Server, packer and load
-generator share the machine.
+Rows that were stored first are packed while as many are stored into the same day file. The time ends when
+both are done, so the rate of storing could be sustained indefinitely. Server, packer and load generator share
+the machine.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Say = Callable[[str], None]
 _Row = dict[str, Value]
 
 _LEAST_A_SECOND = TEXT_FROM_EIGHT.devices * TEXT_FROM_EIGHT.messages_per_second
-"""As much as all devices send, so that there are whole seconds to pack."""
+"""The rate of all devices, so that there are complete seconds to pack."""
 _ALONE, _WITH = "without packing", "with packing that keeps pace"
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What storing one load took."""
+    """The cost of storing one load."""
 
     report: LoadReport
     sent: Sent
@@ -52,16 +52,16 @@ class _Stored:
     server_s: float
     """The server's processor time."""
     packed: int = 0
-    """Samples that were packed meanwhile."""
+    """Samples packed meanwhile."""
     packer_s: float = 0.0
 
     def cpu_us(self) -> tuple[float, float, float]:
-        """Processor time per message: of the server, the load generator and the packer."""
+        """Processor time per message of the server, the load generator and the packer."""
         count = self.report.answered
         return 1e6 * self.server_s / count, self.report.cpu_us_per_message, 1e6 * self.packer_s / count
 
     def row(self, name: str) -> _Row:
-        """For the table."""
+        """The row of the table."""
         server, generator, packer = self.cpu_us()
         a_second = self.report.answered / self.elapsed_s
         return {
@@ -75,7 +75,7 @@ class _Stored:
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Stored samples/s with packing that keeps pace / without packing, the load generator included."""
+    """Stored samples/s with packing that keeps pace / without packing, including the load generator."""
     rows: list[_Row] = []
     stored: list[float] = []
     processor: list[float] = []
@@ -101,7 +101,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 
 def _measure(effort: Effort) -> tuple[_Stored, _Stored, list[str]]:
-    """One round: without packing, with it, and faults."""
+    """One round: without packing, with packing, and faults."""
     noon = day_of(int(time.time())) - DAY_S + 12 * HOUR_S
     with effort.fresh_folder() as folder:
         program, port = this_server(folder)
@@ -132,7 +132,7 @@ def _offer(program: StoringProgram, plan: LoadPlan) -> _Stored:
 
 
 def _offer_and_pack(program: StoringProgram, plan: LoadPlan, folder: Path) -> _Stored:
-    """Send a plan while all that was stored before is packed, until both are done."""
+    """Send a plan while everything stored before is packed, until both are done."""
     go = folder / "go"
     command = [PYTHON, "-m", "benchmarks.packing_program", str(program.storage), str(plan.start), str(go)]
     with MeasuredProgram("the packer", command, folder / "packer.log") as packer:
@@ -147,7 +147,7 @@ def _offer_and_pack(program: StoringProgram, plan: LoadPlan, folder: Path) -> _S
 
 
 def _count(folder: Path, day: int, sent: Sequence[Sent]) -> list[str]:
-    """What is missing or foreign of all that was sent, packed or not."""
+    """Which rows of everything sent are missing, or were never sent, packed or not."""
     plain = folder.with_name("unpacked") / f"ec-{ec_date(day)}.sqlite"
     plain.parent.mkdir()
     with SqliteStore(folder, read_only=True) as store:

@@ -1,7 +1,7 @@
-"""Packs every minute of a folder that ended before a moment, without rest, as the packer does with a backlog.
+"""Packs every minute of a folder that ended before BEFORE, without pauses, as the packer does with a backlog.
 
-``python -m benchmarks.packing_program FOLDER BEFORE GO``: says ``ready``, begins once the file GO is there,
-and prints the packed samples and its processor time for them as JSON.
+``python -m benchmarks.packing_program FOLDER BEFORE GO``: prints ``ready``, begins once the file GO exists,
+and prints the number of packed samples and its processor time as JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(folder: Path, before: int, go: Path) -> None:
 
 
 def pack_all(store: SqliteStore, before: int) -> int:
-    """Pack until nothing is left; how many samples."""
+    """Pack until nothing is left; returns the number of samples."""
     samples = 0
     while minutes := store.unpacked_minutes(before, 120):
         for device_id, minute in minutes:

@@ -1,4 +1,4 @@
-"""What people who look at the page cost the server: browsers on its first page while three meters send."""
+"""What viewers of the status page cost the server: browsers on its first page while three meters send."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST_PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Share of a core that three open browsers cost the status process, and the first paint."""
+    """Share of a core that three open browsers cost the status process, and time to first paint."""
     rows: list[dict[str, Value]] = []
     seconds = max(10.0, 10 * effort.seconds)
     status_port = free_port()
@@ -59,7 +59,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 
 def _cpu(program: MeasuredProgram, seconds: float) -> float:
-    """Of the status process, in percent of a core."""
+    """Processor time of the status process, in percent of a core."""
     before, began_s = _used_s(program), time.monotonic()
     time.sleep(seconds)
     return 100 * (_used_s(program) - before) / (time.monotonic() - began_s)
@@ -75,7 +75,7 @@ def _used_s(program: MeasuredProgram) -> float:
 
 @contextmanager
 def _browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, headless."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     try:
         from selenium import webdriver  # noqa: PLC0415 (a development dependency)

@@ -1,4 +1,4 @@
-"""This server against its limit and against what a user would take instead, in turns."""
+"""Compares this server with its limit and with what a user might use instead, in turns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _QUOTIENTS = (
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Stored batches a second against the bare callback, mosquitto, QuestDB and the Cassandra driver."""
+    """Stored batches per second, against the bare callback, mosquitto, QuestDB and the Cassandra driver."""
     competitors: dict[str, Competitor] = {
         "bare callback": bare_callback,
         _SERVER: server_with(_SERVER, {}),
@@ -84,7 +84,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 
 def in_turns(competitors: Mapping[str, Competitor], effort: Effort, say: Say) -> list[dict[str, Measured]]:
-    """Every competitor once a round; each second round in the opposite order."""
+    """Measure every competitor once per round; every second round in reverse order."""
     rounds = []
     for number in effort.each_round():
         order = list(competitors) if number % 2 == 0 else list(competitors)[::-1]
@@ -97,7 +97,7 @@ def in_turns(competitors: Mapping[str, Competitor], effort: Effort, say: Say) ->
 
 
 def _parts(name: str, of: Sequence[Measured]) -> str:
-    """Whose processor time it is, in words: medians."""
+    """A text that shows the processor time of each part: medians."""
     parts = (f"{part} {statistics.median(m.cpu_us[part] for m in of):.1f}" for part in of[0].cpu_us)
     return f"CPU µs/message, {name}: {', '.join(parts)}"
 
@@ -108,12 +108,12 @@ def quotients(
     by: str,
     figure: Callable[[Measured], float] = lambda measured: measured.per_second,
 ) -> tuple[float, ...]:
-    """One competitor's figure divided by another's, round by round."""
+    """One competitor's figure divided by another's, for each round."""
     return tuple(figure(one[of]) / figure(one[by]) for one in rounds)
 
 
 def one_as_dict(number: int, measured: Measured) -> dict[str, object]:
-    """For JSON: everything of one measurement."""
+    """All figures of one measurement, for JSON."""
     return {
         "round": number + 1,
         **measured.row(),

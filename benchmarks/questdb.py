@@ -1,8 +1,8 @@
-"""QuestDB, a time-series database that a user might take instead, as one measured program.
+"""QuestDB, a time-series database that a user might use instead, as a measured program.
 
-It is given one row per sample over its line protocol (TCP), the way with the least cost for both sides; it
-acknowledges nothing there, so what it stored is counted by a query. Its jar is fetched and checked as
-Cassandra's are (reference_cluster/jars.py).
+It gets one row per sample over its line protocol (TCP), which is the cheapest way for both sides. As that has
+no acknowledgements, a query counts what it has stored. Its jar is fetched and checked like those of Cassandra
+(reference_cluster/jars.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NO_PROGRESS_S = 20.0
 
 
 class QuestDb:
-    """A running QuestDB with one empty table; as a context, it ends when the context is left."""
+    """A running QuestDB with one empty table. A context manager: leaving it ends QuestDB."""
 
     def __init__(self, folder: Path, *, deduplication: bool = False, value_type: str = "DOUBLE") -> None:
         http, self.line_port = free_port(), free_port()
@@ -62,7 +62,7 @@ class QuestDb:
         self.ask(_CREATE.format(type=value_type, deduplication=_DEDUPLICATION if deduplication else ""))
 
     def ask(self, query: str) -> list[list[object]]:
-        """Rows of a query's answer. Raises BenchmarkError with QuestDB's own words where it refuses."""
+        """The rows that a query returns. Raises BenchmarkError with QuestDB's message if it fails."""
         url = f"http://127.0.0.1:{self._http}/exec?" + urllib.parse.urlencode({"query": query})
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
@@ -73,12 +73,12 @@ class QuestDb:
         return rows
 
     def count(self) -> int:
-        """Rows that a query sees."""
+        """The number of rows that a query returns."""
         ((number,),) = self.ask(f"SELECT count() FROM {_TABLE}")
         return int(str(number))
 
     def wait_for(self, rows: int) -> float:
-        """``time.monotonic`` at which a query saw so many rows; BenchmarkError if it comes to a halt."""
+        """``time.monotonic`` when a query counted this many rows; BenchmarkError if it stops before."""
         last, moved = -1, time.monotonic()
         while last < rows:
             found = self.count()
@@ -91,7 +91,7 @@ class QuestDb:
         return moved
 
     def send(self, files: Sequence[Path]) -> None:
-        """Send each file over a connection of its own, all at once."""
+        """Send each file over its own connection, all at the same time."""
         threads = [threading.Thread(target=self._send, args=(path,)) for path in files]
         for thread in threads:
             thread.start()
@@ -103,11 +103,11 @@ class QuestDb:
             connection.sendfile(lines)
 
     def usage(self) -> Usage:
-        """Up to now."""
+        """The usage so far."""
         return self.program.usage()
 
     def stored_bytes(self) -> int:
-        """The table's files, without the log that it applies them from; after the program has ended."""
+        """The size of the table's files, without the WAL; call it after the program has ended."""
         (table,) = (path for path in (self._root / "db").glob(f"{_TABLE}~*") if path.is_dir())
         partitions = (path for path in table.iterdir() if path.is_dir() and not path.name.startswith("wal"))
         files = (path for partition in partitions for path in partition.rglob("*") if path.is_file())
@@ -122,7 +122,7 @@ class QuestDb:
 
 
 def write_lines(path: Path, batches: Iterable[tuple[str, int, str]]) -> int:
-    """Rows ``(device, second, canonical text)`` as line protocol, one line per sample; samples written."""
+    """Write ``(device, second, canonical text)`` as line protocol, one line per sample; returns how many."""
     samples = 0
     with path.open("w", encoding="ascii") as file:
         for device, second, text in batches:

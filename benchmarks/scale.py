@@ -1,4 +1,4 @@
-"""What more devices cost at the same total rate, and what more receivers that share the port bring."""
+"""The cost of more devices at the same total rate, and the gain from more receivers that share the port."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """One server under load: of how many devices or receivers, and what came of it."""
+    """One server under load: the number of devices or receivers, and the result."""
 
     number: int
     rate: float
@@ -82,7 +82,7 @@ def _with_receivers(number: int, effort: Effort) -> _Measured:
 def _measure(
     what: str, number: int, effort: Effort, plan: LoadPlan, warm_up: int, messages: int | None
 ) -> _Measured:
-    """Offer ``messages`` (None: as many as the warm-up's speed stores in the time there is)."""
+    """Offer ``messages`` (None: as many as fit into the time, at the speed of the warm-up)."""
     receivers = number if what == "receivers" else 1
     with effort.fresh_folder() as folder:
         program, port = this_server(folder, receivers=receivers, whole=what == "receivers")

@@ -1,7 +1,7 @@
-"""Bytes and processor time per stored sample: rows, packed blocks, and alternatives, from the same samples.
+"""Bytes and processor time per stored sample: rows, packed blocks and alternatives, for the same samples.
 
-Bytes are of everything on disk: files, indexes, digests. Speeds are per core (processor time of this process,
-of QuestDB its own).
+Bytes include everything on disk: files, indexes, digests. Speeds are per core (processor time of this
+process, or of QuestDB's).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Signal:
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         return sum(map(len, self.seconds))
 
     def text(self, value: float) -> str:
-        """A value as a message has it."""
+        """A value as text in a message."""
         return _FORMS[self.form] % value
 
     def batches(self) -> Iterator[list[Batch]]:
@@ -66,7 +66,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One signal kept in one way."""
+    """One signal, stored in one way."""
 
     signal: str
     way: str
@@ -74,7 +74,7 @@ class Kept:
     write: float
     """Samples per second."""
     read: float = 0.0
-    """Samples per second as text, or as numbers where there is none."""
+    """Samples per second read as text, or as numbers if there is no text."""
     read_rows: float = 0.0
 
     def row(self) -> dict[str, Value]:
@@ -128,7 +128,7 @@ def _wanted(name: str) -> dict[str, float]:
 
 
 def signals(effort: Effort) -> Iterator[Signal]:
-    """Each recording, or a synthetic household where none is given, in both forms."""
+    """Each recording, or a synthetic household if none is given, in both forms."""
     for name, rate, values in effort.recordings or [("synthetic", _SYNTHETIC_RATE, None)]:
         if values is None:
             waveform = Waveform(20_260_301)
@@ -168,7 +168,7 @@ def _sqlite(effort: Effort, signal: Signal) -> tuple[Kept, Kept]:
 
 
 def _read(store: SqliteStore, signal: Signal, stop: int) -> tuple[float, float]:
-    """Samples a second as text and as rows; the better of two."""
+    """Samples per second read as text and as rows; the better of two runs."""
     seconds = range(START, stop)
     as_text = min(_timed(lambda: [store.second_text(DEVICE, second) for second in seconds]) for _ in "12")
     as_rows = min(_timed(lambda: sum(1 for _ in store.rows(DEVICE, START, stop))) for _ in "12")
@@ -200,7 +200,7 @@ def _values(signal: Signal) -> npt.NDArray[np.generic]:
 
 
 def _parquet(effort: Effort, signal: Signal) -> Kept | None:
-    """Time and value as columns, byte-stream-split and Zstandard; numbers, not text."""
+    """Columns of time and value, with byte-stream-split and Zstandard; numbers, not text."""
     with suppress(ImportError), effort.fresh_folder() as folder:
         import pyarrow  # noqa: PLC0415 (an extra)
         import pyarrow.parquet  # noqa: PLC0415
@@ -224,7 +224,7 @@ def _parquet(effort: Effort, signal: Signal) -> Kept | None:
 
 
 def _flac(effort: Effort, signal: Signal) -> Kept | None:
-    """Thousandths as 24-bit integers; no time, and no value that they cannot hold."""
+    """Thousandths as 24-bit integers; without times, and only for values that fit."""
     thousandths = np.rint(np.concatenate(signal.seconds).astype(np.float64) * 1000)
     if signal.form == "float32" or np.abs(thousandths).max() >= 2**23:
         return None
@@ -247,7 +247,7 @@ def _numbers(signal: Signal, way: str, path: Path, writing: float, reading: floa
 
 
 def _questdb(effort: Effort, signal: Signal) -> Kept:
-    """One row per sample, by the line protocol."""
+    """One row per sample, over the line protocol."""
     with effort.fresh_folder() as folder:
         rows = ((b.device_id, b.second, b.values) for batches in signal.batches() for b in batches)
         samples = write_lines(folder / "lines", rows)

@@ -1,6 +1,6 @@
-"""Counts every batch in the database afterwards: those that must, may and must not be there.
+"""Counts the batches in the database after a measurement: those that must, may and must not be there.
 
-Read with the interpreter's own SQLite and plain SQL, by no code of the server's.
+Reads with the interpreter's own SQLite and plain SQL, without any of the server's code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from utilities.utc import ec_date, ec_time
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One plan that was sent, with the numbers of its messages that nobody acknowledged."""
+    """A plan that was sent, with the numbers of its messages that were not acknowledged."""
 
     plan: LoadPlan
     unanswered: tuple[int, ...] = ()
@@ -24,19 +24,19 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
-    """What a database holds of what was sent."""
+    """What a database has of everything that was sent."""
 
     acknowledged: int
-    """Batches that must be there: received, said the server."""
+    """Batches that must be there, as the server acknowledged them."""
     stored: int
     """Rows that are there."""
     missing: int
     """Acknowledged batches without their row."""
     foreign: int
-    """Rows that no batch of the plans is."""
+    """Rows that are not a batch of the plans."""
 
     def faults(self) -> list[str]:
-        """In words; [] where all is right."""
+        """The errors as text; [] if everything is right."""
         found = []
         if self.missing:
             found.append(f"{self.missing} of {self.acknowledged} acknowledged batches are not stored")
@@ -73,7 +73,7 @@ def stored_in(folder: Path) -> Iterable[int]:
 
 
 def fingerprint(device_id: str, date: str, time: str, values: str) -> int:
-    """Stands for a row's content within this process."""
+    """A hash of a row's content, valid within this process."""
     return hash((device_id, date, time, values))
 
 

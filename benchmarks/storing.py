@@ -1,6 +1,6 @@
-"""Checks and stores message bodies with the server's own parts, in one thread of any program.
+"""Checks and stores message bodies with the server's own code, in one thread of any program.
 
-What differs from the server is then what stands before it, and that is what a comparison asks about.
+So a comparison with the server measures only what comes before that.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from utilities.model import Batch, CommitMark, RawMessage
 from utilities.utc import day_of
 
 A_COMMIT = 1_000
-"""Batches of one transaction at most, as the server's default has it."""
+"""The most batches per transaction, as in the server's default."""
 
 
 class Storing:
-    """The same check, the same rows, the same digests, the same account. One thread."""
+    """The same check, rows, digests and account as in the server. Not thread-safe."""
 
     def __init__(self, store: Store, page: WorkerPage, writer: str) -> None:
         self._store, self._page, self._writer = store, page, writer
         self._parser, self._ledger, self._sequence = GroupParser(Limits()), MinuteLedger(), 0
         self.digests_cpu_s = 0.0
-        """Processor time spent on keeping digests up."""
+        """Processor time spent on digests."""
 
     def store(self, bodies: Sequence[bytes]) -> None:
-        """One group; committed when it returns. ValueError for a body that is refused: none should be."""
+        """Store a group; it is committed on return. ValueError for a rejected body: there should be none."""
         now_us = time.time_ns() // 1000
         messages = [RawMessage(body, "", now_us) for body in bodies]
         found = self._parser.parse(messages, now_us // 1_000_000)
@@ -42,7 +42,7 @@ class Storing:
             self._commit(list(of_day))
 
     def finish(self) -> None:
-        """Publish the digests that are open."""
+        """Publish the remaining digests."""
         self._store.publish(self._ledger.end_all())
 
     def _commit(self, batches: list[Batch]) -> None:

@@ -1,4 +1,4 @@
-"""A program that stores batches and accounts for them on worker pages: this server, or a peer."""
+"""A program that stores batches and counts them on worker pages: this server, or a competitor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _START_S = 120.0
 
 
 class StoringProgram(MeasuredProgram):
-    """Waits for its workers' pages, and reads from them what was stored."""
+    """Waits for the pages of its workers, and reads from them what was stored."""
 
     def __init__(
         self,
@@ -40,20 +40,20 @@ class StoringProgram(MeasuredProgram):
             raise
 
     def figures(self) -> dict[str, int]:
-        """Sums over the workers."""
+        """The sums of all figures over the workers."""
         found = [page.figures() for page in self.pages]
         return {name: sum(figures[name] for figures in found) for name in found[0]}
 
     def figure(self, name: str) -> int:
-        """One of them."""
+        """The sum of one figure over the workers."""
         return self.figures()[name]
 
     def queued(self) -> int:
-        """Received and not yet settled."""
+        """Messages received and not yet settled."""
         return sum(queued(page.figures()) for page in self.pages)
 
     def wait_until_settled(self, received: int, within_s: float = 60.0) -> float:
-        """Wait until ``received`` messages came and all are committed or counted; the moment of it."""
+        """Wait until ``received`` messages arrived and all are settled; returns when that was."""
         deadline = time.monotonic() + within_s
         while self.figure("received") < received or self.queued():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -73,10 +73,10 @@ def this_server(
     options: Mapping[str, str] = {},
     under: Sequence[str] = (),
 ) -> tuple[StoringProgram, int]:
-    """Start a lone receiver, or the ``whole`` server; with the port for SIP.
+    """Start a single receiver, or the ``whole`` server; returns it with its SIP port.
 
-    ``options`` are keys of the configuration beyond or instead of those for a quiet local run;
-    ``under`` is the command of a program that runs it, such as a profiler.
+    ``options`` are keys of the configuration in addition to, or instead of, those for a local run; ``under``
+    is the command of a program that runs it, such as a profiler.
     """
     port = free_port()
     chosen = {

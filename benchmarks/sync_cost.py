@@ -1,4 +1,4 @@
-"""What the synchronization costs: a clean half hour, an outage recovered, a thousand meters at once."""
+"""The cost of the synchronization: a clean half hour, recovery of an outage, a thousand meters at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PATIENCE_S = 900.0
 
 
 class _SyncProgram(MeasuredProgram):
-    """The sync server alone, with its figures."""
+    """The sync server, run alone, with its figures."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -55,16 +55,16 @@ class _SyncProgram(MeasuredProgram):
         self.wait_until(lambda: self._page.state()[0] == "ready")
 
     def moved(self) -> int:
-        """Bytes on the wire, both ways."""
+        """Bytes on the wire, in both directions."""
         figures = self._page.figures()
         return figures["bytes_received"] + figures["bytes_sent"]
 
     def bytes_read(self) -> int:
-        """What the process has read from files and sockets, cached or not."""
+        """Bytes that the process has read from files and sockets, cached or not."""
         return int(re.findall(r"rchar: (\d+)", Path(f"/proc/{self.process.pid}/io").read_text())[0])
 
     def one_round(self, recorded: LocalStore) -> float:
-        """Connect a meter, wait for its round; the seconds that it took."""
+        """Connect a meter, wait for its round; returns how many seconds it took."""
         meter = SyncAnswerer(SyncSettings("127.0.0.1", self.port, DEVICE), recorded)
         began = time.monotonic()
         meter.start()
@@ -73,19 +73,19 @@ class _SyncProgram(MeasuredProgram):
                 raise BenchmarkError(f"no round ended: {self.said()}")
             time.sleep(0.002)
         took_s = time.monotonic() - began
-        time.sleep(1.0)  # the figures follow twice a second
+        time.sleep(1.0)  # the figures are updated twice a second
         meter.stop()
         return took_s
 
 
 def _closed_start(length_s: int) -> int:
-    """The first minute of so many closed seconds within one UTC day."""
+    """The first minute of a closed time range of this length within one UTC day."""
     start = minute_of(int(time.time())) - length_s - 10 * MINUTE_S
     return start if day_of(start) == day_of(start + length_s) else day_of(start + length_s) - length_s
 
 
 def _seconds(start: int, count: int) -> Iterator[tuple[int, str]]:
-    """Believable seconds at 44 kHz."""
+    """Realistic seconds at 44 kHz."""
     household = Waveform(seed=1)
     for second in range(start, start + count):
         yield second, ";".join(text_batches(household.second(second)))
@@ -139,7 +139,7 @@ def clean(effort: Effort, say: Say) -> Outcome:
 
 
 def _store_seconds(data: Path, seconds: Iterator[tuple[int, str]]) -> None:
-    """As a receiver stores them: a message a row, digests kept."""
+    """Store seconds as a receiver does: one row per message, with digests."""
     data.mkdir(parents=True, exist_ok=True)
     kept: dict[int, list[tuple[int, str]]] = {}
     with SqliteStore(data) as store:
@@ -157,7 +157,7 @@ def _store_seconds(data: Path, seconds: Iterator[tuple[int, str]]) -> None:
 
 
 def catch_up(effort: Effort, say: Say) -> Outcome:
-    """Make an outage of the server good, beside rsync of the same data kept as files."""
+    """Recovery of an outage of the server, compared with rsync of the same data as files."""
     length_s = max(60, int(40 * effort.seconds))
     rows: list[dict[str, Value]] = []
     for number in range(effort.rounds):
@@ -198,7 +198,7 @@ def _line(what: str, took_s: float, moved: int, length_s: int, cpu_s: float | No
 
 
 def _rsync(folder: Path, files: Path, options: Sequence[str], name: str) -> tuple[float, int]:
-    """Seconds and bytes of a copy from a daemon over loopback."""
+    """``(seconds, bytes)`` of a copy from an rsync daemon over loopback."""
     port, target = free_port(), folder / name.replace(", ", "-")
     configuration = folder / "rsyncd.conf"
     configuration.write_text(f"use chroot = no\n[files]\npath = {files}\n")
@@ -224,7 +224,7 @@ def _rsync(folder: Path, files: Path, options: Sequence[str], name: str) -> tupl
 
 
 def swarm(effort: Effort, say: Say) -> Outcome:
-    """A thousand meters at once, each with half an hour; and what the ingest feels of it."""
+    """A thousand meters at once, each with half an hour; and how much this slows down ingest."""
     rows: list[dict[str, Value]] = []
     kept: list[float] = []
     faults: list[str] = []
@@ -268,7 +268,7 @@ def swarm(effort: Effort, say: Say) -> Outcome:
 
 
 def _fill(data: Path, plan: SwarmPlan, lost_of_hundred: int) -> None:
-    """Store what the meters of a plan sent, as a receiver does, with its digests."""
+    """Store what the meters of a plan sent, as a receiver does, with digests."""
     data.mkdir(parents=True, exist_ok=True)
     texts = [(second, text_of(second)) for second in plan.seconds()]
     with SqliteStore(data) as store:
@@ -323,7 +323,7 @@ def _run_swarm(plan: SwarmPlan) -> dict[str, float]:
 
 @contextmanager
 def _meanwhile(plan: SwarmPlan, faults: list[str]) -> Iterator[None]:
-    """Run the swarm beside what the block does."""
+    """Run the swarm while the block runs."""
     results: list[dict[str, float]] = []
     thread = threading.Thread(target=lambda: results.append(_run_swarm(plan)))
     thread.start()
@@ -334,7 +334,7 @@ def _meanwhile(plan: SwarmPlan, faults: list[str]) -> Iterator[None]:
 
 
 def _load(port: int, program: StoringProgram, effort: Effort) -> float:
-    """Messages stored a second, at LOAD_RATE offered."""
+    """Messages stored per second, with LOAD_RATE offered."""
     messages = int(LOAD_RATE * 4 * effort.seconds)
     before = program.figure("received")
     began = time.monotonic()

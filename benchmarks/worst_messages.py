@@ -1,7 +1,7 @@
-"""What the dearest messages cost that a stranger can think of, beside ordinary ones of about the same size.
+"""The cost of the most expensive messages that an attacker could send, compared with ordinary ones.
 
-One thread checks and stores each form by the server's own parts (storing.py); what stands before them, the
-SIP stack, costs the same whatever a body holds. Processor time, so other programs disturb it little.
+One thread checks and stores each form with the server's own code (storing.py); the SIP port before that costs
+the same for any body. Processor time is measured, so other programs disturb it little.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _BINARY: Mapping[str, tuple[int, _Sample]] = {
 
 
 def run(effort: Effort, say: Say) -> Outcome:
-    """Cost of the dearest messages, against ordinary ones of equal size."""
+    """Cost of the most expensive messages, compared with ordinary ones of equal size."""
     rows: list[dict[str, Value]] = []
     ratios: dict[str, list[float]] = {}
     for number in effort.each_round():
@@ -73,7 +73,7 @@ def run(effort: Effort, say: Say) -> Outcome:
 
 
 def _cost_ns_a_byte(effort: Effort, kind: str, count: int, sample: _Sample) -> float:
-    """Processor nanoseconds a byte of the body that a storing thread spends."""
+    """Processor nanoseconds that a storing thread spends per byte of the body."""
     chance, now_s = random.Random(1), int(time.time())
     bodies = []
     for second in range(now_s - _MESSAGES, now_s):

@@ -1,1 +1,1 @@
-"""The configuration file, and every option in one place."""
+"""Every option in one place, and the files and environment that set them."""

@@ -26,7 +26,7 @@ def check(path: Path | None, environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What is allowed and still deserves a word at the start, a line each."""
+    """Warnings about settings that are allowed but risky, one line each."""
     found = []
     directory = DeviceDirectory.read(settings.devices_file)
     listening = {"SIP": settings.sip_bind, "synchronization": settings.sync_ip}
@@ -53,7 +53,7 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """``text`` with what no terminal or log can encode written as escapes."""
+    """``text`` with escapes for characters that cannot be encoded."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

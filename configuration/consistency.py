@@ -1,4 +1,4 @@
-"""Rules between options, and checks of the files and folders that options name."""
+"""Rules that involve several options, and checks of the files and folders that options name."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from utilities import extras
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A rule that the settings break."""
+    """A rule that the settings violate."""
 
     keys: tuple[str, ...]
-    """The options concerned; the first is the likeliest to be changed."""
+    """The options concerned, beginning with the one that should probably be changed."""
     text: str
     """What is wrong and what to do."""
 
 
 def conflicts(settings: Settings) -> list[Conflict]:
-    """Every broken rule. Looks at the file system, changes nothing, opens no socket."""
+    """Every violated rule. Reads the file system, changes nothing, opens no socket."""
     return [conflict for rule in _RULES for conflict in rule(settings)]
 
 
@@ -127,7 +127,7 @@ def _tcp_ports(settings: Settings) -> list[tuple[str, str, int]]:
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether listening on one address takes the port from the other: equal, or one of them is all."""
+    """Whether both cannot listen on the same port: the addresses are equal, or one means all addresses."""
     if one == other or "::" in (one, other):
         return True
     return "0.0.0.0" in (one, other) and ":" not in one + other  # noqa: S104 - compared, not bound

@@ -32,18 +32,18 @@ _KEY = re.compile(r"[0-9A-Fa-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class DeviceRule:
-    """What is known of a device that may send."""
+    """The entry of a device that may send."""
 
     device_id: str
     name: str = ""
     key: bytes = field(default=b"", repr=False)
     """32 bytes for the challenge; empty if the device has none and is not challenged."""
     networks: tuple[Network, ...] = ()
-    """Where its messages and connections may come from; empty is anywhere."""
+    """From where its messages and connections may come; empty means anywhere."""
 
 
 class DeviceDirectory:
-    """The devices that may send; never changes, so threads may share it."""
+    """The devices that may send; immutable, so thread-safe."""
 
     def __init__(self, rules: Mapping[str, DeviceRule] | None = None) -> None:
         """``rules`` by device id; None: every device may send."""
@@ -62,7 +62,7 @@ class DeviceDirectory:
 
     @property
     def rules(self) -> tuple[DeviceRule, ...]:
-        """Every device on file, in the file's order."""
+        """Every device in the file, in its order."""
         return tuple(self._rules.values())
 
     def rule(self, device_id: str) -> DeviceRule | None:
@@ -93,7 +93,7 @@ class DeviceDirectory:
 
 
 def device_faults(path: Path) -> list[str]:
-    """Everything that is wrong in a devices file, one line each; empty if nothing is."""
+    """All errors in a devices file, one line each."""
     return _read(path)[1]
 
 
@@ -171,7 +171,7 @@ _OPTIONS = {
 
 @lru_cache(maxsize=8192)
 def _address(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address as networks are written: an IPv4 one that came through an IPv6 socket is IPv4."""
+    """The address, for comparison with networks: IPv4-mapped IPv6 as IPv4."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Reads any bytes as an INI file, into entries that know their line.
+"""Reads any bytes as an INI file, into entries with line numbers.
 
-The grammar is the standard library's `configparser`, given one line at a time. Given a whole file
-it stops at the first key outside of a section, keeps no line numbers, silently accepts a second
-``key=``, and joins an indented line to the value above it. Here each line is parsed
-alone, and every error is found. Comments are lines that begin with ``#`` or ``;``, and whatever
-follows a blank and ``#`` in a line; ``%`` means nothing.
+The grammar is that of the standard library's `configparser`, applied to one line at a time. With a complete
+file, `configparser` stops at the first key outside of a section, keeps no line numbers, silently accepts a
+repeated ``key=``, and joins an indented line to the value above it. Here each line is parsed by itself, and
+every error is found. Comments are lines that begin with ``#`` or ``;``, and whatever follows a blank and
+``#`` in a line. ``%`` has no special meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_BYTES = 16 * 1024 * 1024
 MASKED = "'***'"
 """Shown in messages instead of a secret's value."""
 
-# Means "no section": no file can name it, since names are stripped.
+# Stands for "no section": no file can contain this name, as names are stripped.
 _NONE = " "
 
 
@@ -50,7 +50,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """What is wrong in a line; line 0 is the file as a whole."""
+    """What is wrong in a line; line 0 stands for the whole file."""
 
     line: int
     text: str
@@ -58,7 +58,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Ini:
-    """A file's contents in their order; ``faults`` are the lines that are neither header nor entry."""
+    """The contents of a file, in order; ``faults`` are the lines that are neither header nor entry."""
 
     headers: tuple[Header, ...] = ()
     entries: tuple[Entry, ...] = ()
@@ -66,7 +66,7 @@ class Ini:
 
 
 def read_ini(path: Path) -> Ini:
-    """The contents of the file; where it cannot be read or decoded, nothing but a fault that says why."""
+    """The contents of the file; if it cannot be read or decoded, only a fault that says why."""
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -82,7 +82,7 @@ def read_ini(path: Path) -> Ini:
 
 
 def parse_ini(text: str) -> Ini:
-    """As `read_ini`, of a text."""
+    """As `read_ini`, from a text."""
     headers: list[Header] = []
     entries: list[Entry] = []
     faults: list[Fault] = []
@@ -105,24 +105,24 @@ def parse_ini(text: str) -> Ini:
 
 
 def placed(path: Path, faults: Iterable[Fault]) -> list[str]:
-    """Faults of one file for the operator, by line: ``FILE:LINE: TEXT``."""
+    """The faults of a file for the operator, by line: ``FILE:LINE: TEXT``."""
     return [f"{path}{f':{fault.line}' if fault.line else ''}: {fault.text}" for fault in sorted(faults)]
 
 
 def shown(value: str) -> str:
-    """A value for a message: quoted, printable, not longer than a line."""
+    """A value for a message: quoted, printable, at most a line."""
     return repr(value) if len(value) <= 80 else repr(value[:77]) + "..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: the same but for its case, or much alike."""
+    """The known name that was probably meant: the same except for case, or similar."""
     by_fold = {each.casefold(): each for each in known}
     alike = difflib.get_close_matches(name.casefold()[:100], by_fold, n=1, cutoff=0.75)
     return by_fold[alike[0]] if alike else None
 
 
 def nearest_or_all(name: str, known: Collection[str]) -> str:
-    """What to say of an unknown name: the nearest known one, or all of them."""
+    """A text for an unknown name: the nearest known one, or all of them."""
     found = nearest(name, known)
     return f"the nearest is {found}" if found else f"allowed: {', '.join(known)}"
 
@@ -140,9 +140,9 @@ def _line_parser() -> configparser.RawConfigParser:
 
 
 def _parse_line(parser: configparser.RawConfigParser, line: str) -> str | tuple[str, str] | None:
-    """A section's name, a key with its value, or None if the line is neither.
+    """The name of a section, a key with its value, or None if the line is neither.
 
-    The parser is emptied and used again, since making one takes longer than reading a line.
+    The parser is cleared and reused, as creating one takes longer than parsing a line.
     """
     for section in parser.sections():
         parser.remove_section(section)

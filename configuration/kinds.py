@@ -1,7 +1,7 @@
-"""The kinds of option values: for each a parser and a description of what is allowed; pure.
+"""The kinds of option values, each with a parser and a description of what is allowed; pure.
 
-A parser takes the text from the file, without surrounding blanks, and returns the value
-or raises ValueError, with a reason where the description alone would not show what is wrong.
+A parser takes the text from the file, without surrounding blanks, and returns the value or raises ValueError,
+with a reason if the description alone does not show what is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_RECEIVERS = 16
 _MOST_HOURS = 876_000
 
 CONSISTENCIES = ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE")
-"""The levels that serve reads and writes alike (ANY cannot read, the serial ones cannot write)."""
+"""The levels for both reads and writes (ANY cannot read, the serial ones cannot write)."""
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
@@ -33,14 +33,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a text becomes a value, and which texts do, said to the operator."""
+    """How to parse a value, and a description of allowed values for the operator."""
 
     parse: Callable[[str], Any]
     allowed: str
 
 
 def refuse_control_characters(text: str) -> str:
-    """``text`` itself; ValueError if it holds what cannot be seen in a file."""
+    """``text`` itself; ValueError if it contains control characters, which are invisible in a file."""
     if found := _CONTROL.search(text):
         raise ValueError(f"holds the control character {found[0]!r}")
     return text
@@ -84,7 +84,7 @@ def one_of(*choices: str) -> Kind:
 
 
 def some_of(*choices: str) -> Kind:
-    """One or more of ``choices`` by comma, each once; a tuple in the order of ``choices``."""
+    """One or more of ``choices``, separated by commas, each once; a tuple in the order of ``choices``."""
     single = one_of(*choices)
 
     def parse(text: str) -> tuple[str, ...]:
@@ -97,17 +97,17 @@ def some_of(*choices: str) -> Kind:
 
 
 def or_empty(kind: Kind, empty: object, meaning: str) -> Kind:
-    """``kind``, or nothing at all, which is ``empty`` and means ``meaning``."""
+    """``kind``, or an empty text, which stands for ``empty`` and means ``meaning``."""
     return Kind(lambda text: kind.parse(text) if text else empty, f"{kind.allowed}, or empty: {meaning}")
 
 
 def usable_receivers() -> int:
-    """How many receivers ``auto`` is: a core each, one left for the rest, one to four."""
+    """The number of receivers for ``auto``: number of cores minus one, at least 1, at most 4."""
     return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
 
 
 def address_or_empty(host: str) -> str:
-    """The address that ``host`` is, or nothing if it is a name."""
+    """``host`` if it is an address, "" if it is a name."""
     try:
         return _address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``--print-config``: the value of every option and where it was set, as a valid configuration file."""
+"""``--print-config``: every option's value, and where it was set, as a valid configuration file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads config.properties and the environment into `Settings`, or reports all errors together.
 
-The environment wins over the file, the file over the defaults. A value that the environment
-overrides must still be right: the file is checked whole, so that it stays usable without.
+The environment overrides the file, and the file the defaults. A value that the environment overrides must
+still be valid: the whole file is checked, so that it remains usable without the environment.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from configuration.settings import OPTIONS, SECTIONS, Option, Settings
 from utilities.errors import ConfigurationError
 
 DEFAULT_PATH = Path(__file__).resolve().with_name("config.properties")
-"""What is read when no file is named; where it is missing, everything has its default."""
+"""The file that is read if none is named; if it is missing, every option has its default."""
 
 NOT_KEYS = ("EC_SUPERVISED", "EC_TEST_")
-"""Beginnings of ``EC_`` variables that are not keys: between the server's processes, and of its tests."""
+"""Prefixes of ``EC_`` variables that are not keys: for the server's own processes, and for its tests."""
 
 _HINTS_AT_A_SECRET = re.compile(r"pass|pw|secret|token", re.IGNORECASE)
 
@@ -43,18 +43,18 @@ _FAMILIES = tuple({f"EC_{option.key.split('.')[0].upper()}_" for option in OPTIO
 
 
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of the file at ``path`` (None: `DEFAULT_PATH`, if there) and of ``environ``.
+    """The settings from the file at ``path`` (None: `DEFAULT_PATH`, if it exists) and ``environ``.
 
-    Raises ConfigurationError, one line per error, with everything that is wrong in the file, in the
-    environment, between options, and in the files that options name.
+    Raises ConfigurationError with all errors, one line each: in the file, in the environment, between
+    options, and in the files that options name.
     """
     return read_with_places(path, environ)[0]
 
 
 def read_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
-    """As `read_settings`, and where the value of each key was set.
+    """As `read_settings`, with the place where each key was set.
 
-    ``FILE:LINE`` or ``environment EC_...``; keys at their defaults are left out.
+    A place is ``FILE:LINE`` or ``environment EC_...``; keys with their defaults are left out.
     """
     reading = _Reading()
     if path is None and DEFAULT_PATH.exists():
@@ -72,24 +72,24 @@ def read_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
 
 
 def value_text(option: Option, value: object) -> str:
-    """A parsed value as a configuration file would have it; a secret is masked, an empty one is not."""
+    """A parsed value as in a configuration file; secrets are masked, unless empty."""
     return MASKED if option.secret and value else _text(value)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been read so far."""
+    """The state of reading."""
 
     values: dict[str, Any] = field(default_factory=dict)
     """Attribute of `Settings` to value."""
     places: dict[str, str] = field(default_factory=dict)
-    """Key to where its value in use was given."""
+    """Key to the place where the value in use was given."""
     faulty: set[str] = field(default_factory=set)
-    """Keys given a value that cannot be; what depends on them is not judged."""
+    """Keys with invalid values; rules that depend on them are not checked."""
     faults: list[str] = field(default_factory=list)
 
     def take(self, option: Option, text: str, place: str) -> str | None:
-        """Note the option's value as given at ``place``; or say what is wrong with it."""
+        """Take an option's value given at ``place``; returns what is wrong with it, if anything."""
         self.places[option.key] = place
         try:
             self.values[option.attribute] = option.kind.parse(refuse_control_characters(text))
@@ -135,7 +135,7 @@ def _read_environment(environ: Mapping[str, str], reading: _Reading) -> None:
 
 
 def _read_between(settings: Settings, reading: _Reading) -> None:
-    """What only shows when all is read: options that contradict, files that options name."""
+    """Checks after reading everything: contradictions between options, and files that options name."""
     for conflict in conflicts(settings):
         if reading.faulty.isdisjoint(conflict.keys):
             key = next((key for key in conflict.keys if key in reading.places), conflict.keys[0])

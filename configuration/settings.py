@@ -1,12 +1,12 @@
 """Every option of the server, once: its section, default, range and help.
 
-Three rules. A field of `Settings` is an option: its name is the key with the first ``_`` for ``.``,
-and its default is the default text, parsed like any other; so nothing can be in one and not in the
-other. The order here is the order of config.properties and of docs/configuration.md, and a test
-compares all three. A value read from `Settings` needs no more checks: `properties_reader` made them.
+Three rules. Each field of `Settings` is an option: its name is the key with ``_`` instead of the first ``.``,
+and its default is the default text, parsed like any other value, so that the two cannot disagree. The order
+here is that of config.properties and docs/configuration.md, and a test compares all three. Values read from
+`Settings` need no further checks: `properties_reader` has checked them.
 """
 
-# ruff: noqa: RUF009 - _option makes a dataclass field, whose default is made anew for each Settings
+# ruff: noqa: RUF009 - _option returns a dataclass field, whose default is computed for each Settings
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from configuration import kinds
 from configuration.kinds import Kind
 
 _PACK_AFTER_HOURS = {"sqlite": 2.0, "cassandra": 0.0}
-"""What ``auto`` is. Users of Cassandra query rows with tools of their own, and its tables are compressed."""
+"""The value of ``auto``. On Cassandra, users query rows with their own tools, and tables are compressed."""
 
 _PEM = kinds.or_empty(kinds.FILE, None, "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option as the operator knows it."""
+    """One option, as described to the operator."""
 
     section: str
     key: str
@@ -55,10 +55,10 @@ def _option(section: str, default: str, kind: Kind, meaning: str, *, secret: boo
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The server's configuration, checked and complete; ``Settings()`` is all defaults.
+    """The server's configuration, checked and complete; ``Settings()`` has all defaults.
 
-    Passwords are left out of its repr. ``sip_bind``, ``sip_tls_port``, ``sip_receivers`` and
-    ``storage_pack_after_hours`` are resolved: they hold the value in use, never "as the other one".
+    Secrets are left out of its repr. ``sip_bind``, ``sip_tls_port``, ``sip_receivers`` and
+    ``storage_pack_after_hours`` are resolved: they have the value in use, never one that refers to another.
     """
 
     sip_public_addr: str = _option(
@@ -298,6 +298,6 @@ def _options() -> tuple[Option, ...]:
 
 
 OPTIONS: tuple[Option, ...] = _options()
-"""The schema, in the order of the files."""
+"""All options, in the order of the files."""
 
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(option.section for option in OPTIONS))

@@ -87,7 +87,7 @@ class SipSender:
         return not self._current and self._seconds.empty()
 
     def offer(self, messages: Sequence[Outgoing], wait_s: float) -> bool:
-        """Queue the messages of a second, ascending in time. False, at full speed, if there is no room yet."""
+        """Queue the messages of a second, ascending in time. At full speed, False if there is no room yet."""
         waits = self._pace.waits
         try:
             self._seconds.put(messages, block=not waits, timeout=wait_s)

@@ -1,4 +1,4 @@
-"""``python -m reference_cluster start|stop|clean|status|relock [--nodes N]``: a real Cassandra here."""
+"""``python -m reference_cluster start|stop|clean|status|relock [--nodes N]``: a real, local Cassandra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reference_cluster.node import NodeError, answers
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks; 0 done, 1 not, with the reason on stderr."""
+    """Run the command; returns 0, or 1 with the reason on stderr."""
     options = _parser().parse_args(arguments)
     try:
         return _COMMANDS[options.command](options)

@@ -13,7 +13,7 @@ _RING = 2**64
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a cluster lies; the same arguments find the running one again."""
+    """A cluster; created again with the same arguments, it refers to the running one."""
 
     folder: Path
     count: int = 1
@@ -25,7 +25,7 @@ class Cluster:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes, the first of which is the seed; they share the ring evenly."""
+        """The nodes, the first of which is the seed; each has an equal share of the token ring."""
         return tuple(
             Node(
                 folder=self.folder / f"node-{i + 1}",
@@ -41,7 +41,7 @@ class Cluster:
         )
 
     def start(self) -> None:
-        """Start every node that does not run, the seed first, and wait until all are ready (NodeError)."""
+        """Start every node that is not running, the seed first, and wait until all are ready (NodeError)."""
         seed, *others = self.nodes
         seed.start()
         seed.wait_until_ready()
@@ -51,12 +51,12 @@ class Cluster:
             node.wait_until_ready()
 
     def stop(self) -> None:
-        """End every node in order."""
+        """Stop every node in order."""
         for node in self.nodes:
             node.stop()
 
     def clean(self) -> None:
-        """End every node and remove all data; the jars stay in the cache."""
+        """Stop every node and remove all data; the jars stay in the cache."""
         for node in self.nodes:
             node.clean()
         shutil.rmtree(self.folder, ignore_errors=True)

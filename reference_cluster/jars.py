@@ -1,8 +1,8 @@
 """Jars, mainly Cassandra's: downloaded once into a cache outside the project, each checked against a lock.
 
-A line of a lock is ``sha256  group:artifact:version[:classifier]``. What is fetched is the list
-of the lock, so nothing is resolved at run time and nothing newer can slip in. ``relock`` writes the
-lock anew from the release's own dependency tree; run it manually when CASSANDRA_VERSION changes.
+A line of a lock is ``sha256  group:artifact:version[:classifier]``. Exactly the jars in the lock are fetched,
+so nothing is resolved at run time and no newer version can slip in. ``relock`` writes a new lock from the
+release's own dependency tree; run it manually when CASSANDRA_VERSION changes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _TIMEOUT_S = 60
 
 
 class JarError(Exception):
-    """A jar could not be had, or is not the one that the lock names."""
+    """A jar could not be fetched, or does not match the lock."""
 
 
 def cache_folder() -> Path:
-    """Where jars and nodes live: ``$XDG_CACHE_HOME`` or ``~/.cache``, then the project's name."""
+    """The folder for jars and nodes: ``$XDG_CACHE_HOME`` or ``~/.cache``, then the project's name."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "energy-consumption-server"
 
 
 def locked(lock: Path = LOCK) -> list[tuple[str, str]]:
-    """``(coordinate, sha256)`` of every jar of a lock."""
+    """``(coordinate, sha256)`` of every jar in a lock."""
     lines = (line.split() for line in lock.read_text("ascii").splitlines() if line[:1] not in ("#", ""))
     return [(coordinate, sha256) for sha256, coordinate in lines]
 
@@ -44,10 +44,10 @@ def classpath(
     lock: Path = LOCK,
     product: str = f"Cassandra {CASSANDRA_VERSION}",
 ) -> str:
-    """Java's class path of every jar of the lock, fetched where it is absent and always verified.
+    """The Java class path of all jars in the lock, which are fetched if missing and always verified.
 
-    Raises JarError if a jar cannot be fetched or is another than the lock's. Processes that ask
-    at once wait for each other.
+    Raises JarError if a jar cannot be fetched or does not match the lock. Concurrent processes wait for each
+    other.
     """
     wanted = locked(lock)
     _repository().mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def classpath(
 
 
 def relock() -> None:
-    """Write jars.lock from the dependency tree of CASSANDRA_VERSION, trusting what is fetched now."""
+    """Write jars.lock from the dependency tree of CASSANDRA_VERSION, trusting what it fetches."""
     context = _maven_context()
     release = context.create_dependency(f"org.apache.cassandra:cassandra-all:{CASSANDRA_VERSION}")
     _root, nodes = context.resolver.get_dependency_list([release])

