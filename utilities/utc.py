@@ -83,7 +83,7 @@ def parse_ec(ec_date_text: str, ec_time_text: str) -> int:
 
 @lru_cache(maxsize=8192)
 def is_ec_time(text: str) -> bool:
-    """Whether a column ``ec_time`` names a second of a day; another program may have written anything."""
+    """Whether a text from a column ``ec_time`` is a time of day; other programs may have written anything."""
     return (
         len(text) == 6 and text.isascii() and text.isdigit() and text < "24" and max(text[2], text[4]) < "6"
     )

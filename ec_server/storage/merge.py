@@ -61,7 +61,7 @@ class RepairedSecond:
     def __init__(self, rows: Iterable[StoredRow]) -> None:
         self._rows = in_rank(rows)
         self.texts = {row.batch.key: row.batch.values for row in self._rows}
-        """The rows' texts by their keys, as they are after the repair so far."""
+        """The texts of the rows by key, as they are after the repair so far."""
         self._values: Samples | None = None
         self._parsed: set[tuple[str, int, int, int]] = set()
         self._spans: list[tuple[int, int]] = []

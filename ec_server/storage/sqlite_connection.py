@@ -39,7 +39,7 @@ _RETRYABLE = (
     apsw.ProtocolError,
     apsw.NoMemError,
 )
-# What is not as this program left it: its statements fit its tables, and hold their constraints.
+# Errors that mean a damaged file: this program's statements match its own tables and constraints.
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ConstraintError, UnicodeDecodeError)
 _OTHER_TABLES = ("no such column", "no such table", "has no column named")
 

@@ -175,7 +175,7 @@ class DayFile:
         return [(parse_ec(self.date, t), rows, samples) for t, rows, samples in found]
 
     def restore_lines(self, cursor: apsw.Cursor, minutes: Iterable[tuple[str, int]]) -> None:
-        """Count the rows of minutes, by device, whose line was lost, so that they are seen again."""
+        """Create the lines of these ``(device, minute)`` again if they were lost, by counting their rows."""
         for device_id, minute in minutes:
             at = (device_id, ec_time(minute))
             span = (device_id, self.date, *self.span(minute, minute + MINUTE_S))

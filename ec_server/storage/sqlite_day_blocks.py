@@ -32,7 +32,7 @@ OnDamage = Callable[[str, int, str], object]
 """Called with the device, the minute and what is damaged in it."""
 
 READABLE_TIME = "ec_time GLOB '[0-2][0-9][0-5][0-9][0-5][0-9]' AND +ec_time < '24'"
-"""What is no time of day, because it was damaged or another program wrote it, is of no second."""
+"""A row whose ``ec_time`` is not a time of day (damaged, or written by another program) is ignored."""
 _SPAN = "device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
 _INSERT = (
     "INSERT INTO ec_consumption (rowid, device_id, ec_date, ec_time, start_us, end_us,"

@@ -43,7 +43,7 @@ class _OtherFormError(Exception):
 
 
 def columns_of(file: DayFile, device_id: str, time_text: str) -> SecondColumns | None:
-    """The rows of a second; None where there are none, or some cannot be taken so. apsw's errors."""
+    """The rows of a second; None if there are none or if some do not qualify. Raises apsw's errors."""
     try:
         rows = all_rows(file.db.execute(_STATEMENT, (device_id, file.date, time_text)))
     except UnicodeDecodeError:  # damaged

@@ -82,7 +82,7 @@ class DayPacking:
         return [(device_id, parse_ec(self._file.date, at)) for device_id, at in all_rows(found)]
 
     def count_unpacked(self, before: int) -> int:
-        """How many minutes ``unpacked`` would give without a limit."""
+        """How many minutes ``unpacked`` would return without a limit."""
         statement = "SELECT count(*) FROM minute_line WHERE packed = 0 AND row_count > 0 AND ec_time < ?"
         return int(the_value(self._file.db.execute(statement, (self._first_too_new(before),))))
 

@@ -35,7 +35,7 @@ _STATES = {state.value for state in MinuteState}
 
 
 class Noted(NamedTuple):
-    """Of some minutes: how many are in which state, and what was found in them."""
+    """How many of some minutes are in each state, and the sums of their figures."""
 
     unresolved: int = 0
     unconfirmable: int = 0
@@ -213,7 +213,7 @@ class DayProof:
         return ranges.of_minutes(parse_ec(self._file.date, t) for (t,) in found)
 
     def noted(self, device_id: str | None = None) -> dict[str, Noted]:
-        """What to say of each device's minutes, or of one device's, that are not simply proven."""
+        """A summary of the minutes that are not simply proven, by device; of every device or of one."""
         of_device = "device_id = ? AND" if device_id is not None else ""
         found = self._file.db.execute(
             f"SELECT {_NOTED} FROM minute_line WHERE {of_device} {_OPEN} GROUP BY device_id",  # noqa: S608
@@ -237,7 +237,7 @@ class DayProof:
         }
 
     def minutes(self, device_id: str, start: int, stop: int) -> list[MinuteRecord]:
-        """What is on record, without computing anything."""
+        """The recorded lines, without computing anything."""
         found = self._file.db.execute(
             f"SELECT m.ec_time, p.values_count, p.values_checksum, readable_state, {_FIGURES},"  # noqa: S608
             " m.check_time, m.check_times, packed FROM minute_line m LEFT JOIN digest_line p"
@@ -261,12 +261,12 @@ class DayProof:
 
 
 def _state_of(text: str | None) -> MinuteState | None:
-    """What is not the name of a state says nothing of the minute."""
+    """The state of this name; None if there is no such state."""
     return MinuteState(text) if text in _STATES else None
 
 
 def _moment_us(text: str | None) -> int | None:
-    """Epoch microseconds; None where it is no moment."""
+    """Epoch microseconds of a text; None if it is not a time."""
     try:
         return parse_iso(text) if text is not None else None
     except ValueError:

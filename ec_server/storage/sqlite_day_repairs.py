@@ -1,8 +1,8 @@
-"""How a repair gets into a day's file: one second's rows, as the device has them.
+"""Repairs one second of a day file: its rows become those that the device has.
 
 Rules:
 
-1. What a repaired row takes the place of, and what was damaged, goes on record as replaced.
+1. Rows that a repair replaces, and damaged ones, are kept as replaced.
 2. A repaired second is read back before it is committed.
 """
 
@@ -27,14 +27,14 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 
 
 class DayRepairs:
-    """Repairs in one open day file; apsw's errors."""
+    """Repairs in one open day file; raises apsw's errors."""
 
     def __init__(self, file: DayFile, rows: DayRows) -> None:
         self._file, self._rows = file, rows
         self._write = RowWrites(file)
 
     def second(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> list[Effect]:
-        """Write what the device says of one second, within a transaction; what each batch did."""
+        """Write the device's own values of one second, within a transaction; returns each batch's effect."""
         lost = self._make_way(cursor, batches, now_us)
         rows, samples = map(sum, zip(lost, self._replace_damaged(cursor, batches[0], now_us)))
         stored = {
@@ -65,13 +65,13 @@ class DayRepairs:
         return effects
 
     def _expect_to_read_back(self, batch: Batch, second: RepairedSecond) -> None:
-        """Where SQLite finds other rows than it was given, it searches in a damaged index."""
+        """Raise CorruptError if SQLite finds other rows than were written: then an index is damaged."""
         rows = self._rows.all(batch.device_id, batch.second, batch.second + 1)
         if {row.batch.key: row.batch.values for row in rows} != second.texts:
             raise apsw.CorruptError(f"the repaired second {ec_time(batch.second)} cannot be read back")
 
     def _make_way(self, cursor: apsw.Cursor, batches: Sequence[Batch], now_us: int) -> tuple[int, int]:
-        """Restore a packed second where packed rows are in question; rows and samples of a damaged block."""
+        """Restore a packed second if needed; returns the rows and samples of a damaged block."""
         device_id, time_text = batches[0].device_id, ec_time(batches[0].second)
         lost = self._file.blocks.set_damaged_aside(cursor, device_id, time_text, now_us)
         block = self._file.blocks.of_second(device_id, time_text)
@@ -82,10 +82,10 @@ class DayRepairs:
         return lost
 
     def _replace_damaged(self, cursor: apsw.Cursor, batch: Batch, now_us: int) -> tuple[int, int]:
-        """Take rows of the second that do not fit their checksums out, and keep them as replaced.
+        """Move the second's rows that do not match their checksums to the replaced rows.
 
-        What of their samples can be read is put back as a row of its own, so that nothing is lost. Returns
-        by how many rows and samples that made it less.
+        Their readable samples are inserted again as a row, so that nothing is lost. Returns how many rows
+        and samples fewer there are afterwards.
         """
         rows = samples = 0
         for rowid, row in list(self._rows.with_rowid(batch.device_id, batch.second, batch.second + 1)):

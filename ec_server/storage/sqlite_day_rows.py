@@ -196,7 +196,7 @@ def is_whole(values: str, checksum: str) -> bool:
 
 
 def _readable(stored: bytes | None) -> str:
-    """A stored text as ASCII, with ``?`` for each byte that damage has made something else."""
+    """A stored text as ASCII, with ``?`` for each byte that is not ASCII because of damage."""
     if stored is None:
         return ""
     try:

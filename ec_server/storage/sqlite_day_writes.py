@@ -141,7 +141,7 @@ class DayWrites:
         moments_us: Sequence[int],
         rowids: Sequence[int],
     ) -> list[Effect]:
-        """Insert rows, but for those that are packed already."""
+        """Insert rows, except those that are packed already."""
         again = self._packed_already(cursor, batches)
         if not again:
             return self._insert_loose(cursor, batches, moments_us, rowids, None)
@@ -184,7 +184,7 @@ class DayWrites:
         rowids: Sequence[int],
         merged_rowid: int | None,
     ) -> list[Effect]:
-        """Insert rows that no packed row is in the way of; ``merged_rowid`` as in ``_settle``."""
+        """Insert rows that conflict with no packed row; for ``merged_rowid`` see ``_settle``."""
         bindings = self._write.bindings(batches, moments_us, rowids)
         before = self._file.db.total_changes()
         cursor.executemany(INSERT, bindings)
@@ -205,7 +205,7 @@ class DayWrites:
     def _settle(
         self, cursor: apsw.Cursor, row: StoredRow, binding: tuple[Any, ...], merged_rowid: int
     ) -> Effect:
-        """After an insert that may have met its key: what the row did, merged where it must be.
+        """The effect of a row after an insert that may have found its key taken; merges rows if necessary.
 
         A merged row gets ``merged_rowid``. Rows above it follow in the same call and are not considered yet.
         """
@@ -217,7 +217,7 @@ class DayWrites:
             return NOTHING
         second = dict(self._rows.with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
         stored = second.get(found)
-        if stored is None:  # its key or time cannot be read: what arrived takes its place
+        if stored is None:  # its key or time is unreadable: the new row replaces it
             self._write.replace(cursor, found, "message")
             cursor.execute(INSERT, binding)
             return True, 0, 0
@@ -242,7 +242,7 @@ class DayWrites:
     # --- minutes --------------------------------------------------------------------------
 
     def _account(self, cursor: apsw.Cursor, batches: Sequence[Batch], effects: Sequence[Effect]) -> Written:
-        """Count each minute's rows, and take away what of its digests and proof is true no more."""
+        """Update each minute's row counts, and remove its digests and proof if they no longer hold."""
         opened, revoked = set(), False
         for (device_id, minute), seconds in _by_minute(batches, effects).items():
             rows, samples = map(sum, zip(*seconds.values(), strict=True))

@@ -29,7 +29,7 @@ _FOR_EVER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class _DayView:
-    """What is read of a day again and again: settled ranges and what is noted, by device."""
+    """What is read of a day repeatedly: settled ranges, and the summary of notable minutes, by device."""
 
     settled: Mapping[str, Sequence[Range]]
     noted: Mapping[str, Noted]

@@ -1,6 +1,6 @@
-"""How one row gets into a day's file: its rowid, its columns, and what it takes the place of.
+"""Writes single rows to a day file: their rowids and columns, and the rows that they replace.
 
-Rule: a row is inserted only where no row has its key; what it takes the place of goes on record first.
+Rule: a row is inserted only if no row has its key; a row that it replaces is first kept as replaced.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ NOTHING: Effect = (False, 0, 0)
 
 
 class RowWrites:
-    """Writes of single rows to one open day file, within a transaction of the caller's; apsw's errors."""
+    """Writes single rows to one open day file, within the caller's transaction; raises apsw's errors."""
 
     def __init__(self, file: DayFile) -> None:
         self._file = file
 
     def rowids(self, cursor: apsw.Cursor, now_us: int, count: int) -> range:
-        """Rowids for so many new rows, above those of all others."""
+        """Rowids for ``count`` new rows, above those of all others."""
         last = the_value(cursor.execute("SELECT max(rowid) FROM ec_consumption")) or 0
         return rowids_after(max(last, self._file.blocks.last_rowid(cursor)), now_us, count)
 
     def free_rowid(self, cursor: apsw.Cursor, row: StoredRow) -> int:
-        """The first rowid of the row's rank, or after it, that no row has, nor a packed one of its second."""
+        """The first free rowid from the row's rank on; packed rows of its second count as well."""
         rowid = first_rowid(row.rank)
         block = self._file.blocks.of_second(row.batch.device_id, ec_time(row.batch.second))
         packed = {at for at, _ in rows_of(block)} if block is not None else set()
@@ -80,7 +80,7 @@ class RowWrites:
 
     @staticmethod
     def replace(cursor: apsw.Cursor, rowid: int, reason: str) -> None:
-        """Take a row out, and keep it on record as replaced."""
+        """Move a row to the replaced rows."""
         cursor.execute(
             f"INSERT INTO ec_replaced SELECT {_COLUMNS}, ?, ? FROM ec_consumption WHERE rowid = ?",  # noqa: S608
             (iso(time.time_ns() // 1000), reason, rowid),

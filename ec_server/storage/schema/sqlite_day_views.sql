@@ -1,5 +1,5 @@
--- The server's own lines as it reads them; what it writes to are the tables. A line whose key is unreadable,
--- because the file was damaged or another program wrote it, is not there, and an unreadable state or moment is NULL.
+-- Views through which the server reads its own lines; it writes to the tables. A line whose key is unreadable,
+-- because of damage or another program, is left out. An unreadable state or time is NULL.
 
 CREATE TEMP VIEW IF NOT EXISTS minute_line AS SELECT
     device_id, ec_time, version, extra, conflicts, digest_cached, packed, state,
