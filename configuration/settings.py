@@ -143,7 +143,7 @@ class Settings:
         "Storage", "data", kinds.FOLDER, "SQLite day files and spools; relative to the working folder"
     )
     storage_retention_days: int = _option(
-        "Storage", "0", kinds.whole(0, 36_500), "days for which data is kept; 0: for ever"
+        "Storage", "0", kinds.whole(0, 36_500), "days for which data is kept; 0: forever"
     )
     storage_pack_after_hours: float = _option(
         "Storage",
