@@ -185,6 +185,6 @@ PACK_AFTER = Kind(_pack_after, f"auto, or a number, 0 to {_MOST_HOURS}, fraction
 KEYSPACE = Kind(_keyspace, "a letter, then up to 47 letters, digits and _")
 REGISTRAR = Kind(_registrar, "HOST or HOST:PORT, with ;transport=udp, tcp or tls after it where wanted")
 REPLICATION = Kind(_replication, "copies (1 to 99), or copies a data centre: dc1:3,dc2:2")
-FOLDER = Kind(_path, "a folder; it is made where it is missing")
+FOLDER = Kind(_path, "a folder; created if it is missing")
 FILE = Kind(_path, "a file's name")
 TEXT = Kind(str, "any text")

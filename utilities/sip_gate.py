@@ -160,7 +160,7 @@ _OF_MESSAGE = (
     Row("any other MESSAGE", Action.TAKE, 200),
 )  # fmt: skip
 _OF_SUBSCRIBE = (
-    Row("SUBSCRIBE from where no device may send", Action.REFUSE, 403,
+    Row("SUBSCRIBE from an address from which no device may send", Action.REFUSE, 403,
         lambda _, origin: not origin.may_send(origin.ip)),
     Row("SUBSCRIBE for another event than `presence`", Action.REFUSE, 489, _wrong_event,
         b"Allow-Events: presence\r\n"),
