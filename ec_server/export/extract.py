@@ -14,8 +14,8 @@ from ec_server.export.coverage import SECOND_US, Coverage, Spans
 from ec_server.export.minute_lines import state_word
 from ec_server.export.stored_seconds import Span, microseconds_of, seconds_of, stored_minutes
 from ec_server.storage.contract import Store
+from ec_server.storage.digests import digest_of_minute, digest_of_second
 from utilities import utc
-from utilities.checksum_util import minute_digest, second_digest
 from utilities.model import UNPROVEN, Digest
 
 
@@ -46,14 +46,14 @@ def extract(
     """
     gaps = _Gaps(span, note_gap)
     for minute, _rows, _samples in stored_minutes(store, span):
-        digests: list[tuple[str, int, str]] = []
+        digests: list[tuple[int, Digest]] = []
         for second in seconds_of(span, minute):
             text = store.second_text(span.device_id, second)
             if not text:
                 continue
             report.samples += text.count(";") + 1
-            if note_gap is not None and (digest := second_digest(text)):
-                digests.append((utc.ec_time(second), *digest))
+            if note_gap is not None and (digest := digest_of_second(text)):
+                digests.append((second, digest))
                 gaps.add(second, text)
             yield second, text
         if note_gap is not None:
@@ -70,15 +70,14 @@ def settled_without_samples(store: Store, span: Span, report: Report) -> None:
     report.minutes.sort(key=lambda one: one.minute)
 
 
-def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[str, int, str]]) -> ExportedMinute:
+def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[int, Digest]]) -> ExportedMinute:
     """The minute's line; if only a part of it is in the span, the digest is that of the whole minute."""
     stop = minute + utc.MINUTE_S
     if minute < span.start or stop > span.stop:
         stored = dict(store.minute_digests(span.device_id, minute, stop))
         digest = stored.get(minute)
     else:
-        computed = minute_digest(seconds)
-        digest = Digest(*computed) if computed else None
+        digest = digest_of_minute(seconds)
     records = store.minutes(span.device_id, minute, stop)
     record = records[0] if records else None
     changed = record is not None and record.digest is not None and record.digest != digest

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ec_server.storage.cassandra_clock import now
 from ec_server.storage.cassandra_minutes import MinuteLines
-from ec_server.storage.cassandra_record import Records, digest_of_minute
+from ec_server.storage.cassandra_record import Records
 from ec_server.storage.cassandra_rows import Rows
 from ec_server.storage.cassandra_second import SecondRows
+from ec_server.storage.digests import digest_of_minute, digest_of_second
 from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
-from utilities.checksum_util import second_digest
 from utilities.model import Digest
 from utilities.utc import MINUTE_S
 
@@ -129,9 +129,8 @@ class Digests:
         digests = dict(cached)
         for found in self._uncached_seconds(device_id, minute, cached):
             self._note_damage(found)
-            digest = second_digest(found.text())
-            if digest:
-                digests[found.second] = Digest(*digest)
+            if digest := digest_of_second(found.text()):
+                digests[found.second] = digest
         return sorted(digests.items())
 
     def _note_damage(self, found: SecondRows) -> None:

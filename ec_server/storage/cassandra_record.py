@@ -7,7 +7,7 @@ is stored with the rows, in another partition, by a separate mutation; their ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -23,10 +23,10 @@ from ec_server.storage.cassandra_minutes import (
     minutes_of_rows,
     state_proof,
 )
+from ec_server.storage.digests import digest_of_minute
 from ec_server.storage.timeuuid import timeuuid
 from utilities.cassandra_util import Database
 from utilities.cassandra_values import Statement
-from utilities.checksum_util import minute_digest
 from utilities.model import Digest, MinuteState, Verdict
 from utilities.utc import ec_date, ec_time, is_ec_time, parse_ec
 
@@ -248,9 +248,3 @@ class Records:
 def at(device_id: str, minute: int) -> tuple[str, str, str]:
     """The key of a minute in ``ec_minute`` and ``ec_notable``."""
     return device_id, ec_date(minute), ec_time(minute)
-
-
-def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
-    """The minute digest of a minute's non-empty seconds; None if there are none."""
-    digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
-    return Digest(*digest) if digest else None

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from ec_server.storage import ranges
 from ec_server.storage.contract import FinishedMinute, ReplacedRow, StorageHealth, Store
+from ec_server.storage.digests import digest_of_minute, digest_of_second
 from ec_server.storage.merge import RepairedSecond, in_rank, merged, single_day
-from utilities.checksum_util import join_rows, minute_digest, second_digest
+from utilities.checksum_util import join_rows
 from utilities.model import (
     SETTLED,
     Batch,
@@ -25,7 +26,7 @@ from utilities.model import (
     Verdict,
     WriteResult,
 )
-from utilities.utc import MINUTE_S, day_of, ec_date, ec_time, minute_of
+from utilities.utc import MINUTE_S, day_of, ec_date, minute_of
 
 Key = tuple[int, int]
 
@@ -160,9 +161,9 @@ class MemoryStore(Store):
         """See the contract."""
         found = []
         for second in self._seconds(device_id, minute, minute + MINUTE_S):
-            digest = second_digest(self.second_text(device_id, second))
+            digest = digest_of_second(self.second_text(device_id, second))
             if digest is not None:  # None if all rows of the second are damaged
-                found.append((second, Digest(*digest)))
+                found.append((second, digest))
         return found
 
     def minute_digests(
@@ -171,10 +172,9 @@ class MemoryStore(Store):
         """See the contract."""
         found = []
         for minute in sorted({minute_of(s) for s in self._seconds(device_id, start, stop)}):
-            lines = self.second_digests(device_id, minute)
-            digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in lines)
+            digest = digest_of_minute(self.second_digests(device_id, minute))
             if digest is not None:
-                found.append((minute, Digest(*digest)))
+                found.append((minute, digest))
         return found
 
     def row_counts(self, device_id: str, start: int, stop: int) -> list[tuple[int, int, int]]:

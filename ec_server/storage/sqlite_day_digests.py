@@ -17,11 +17,11 @@ from typing import Any
 import apsw
 
 from ec_server.storage.contract import FinishedMinute
+from ec_server.storage.digests import digest_of_minute, digest_of_second
 from ec_server.storage.sqlite_connection import the_row, the_value, transaction
 from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_day_blocks import READABLE_TIME
 from ec_server.storage.sqlite_day_rows import SPAN, DayRows
-from utilities.checksum_util import minute_digest, second_digest
 from utilities.model import Digest
 from utilities.utc import MINUTE_S, ec_time, parse_ec
 
@@ -48,7 +48,8 @@ class DayDigests:
             for second in seconds:
                 if second not in cached:
                     for _, text in self._rows.texts(device_id, second, second + 1, trusted=not from_rows):
-                        computed[second] = _second_digest(text)
+                        if digest := digest_of_second(text):
+                            computed[second] = digest
         digests = sorted({s: d for s, d in (cached | computed).items() if s in seconds}.items())
         if not self._file.read_only and version is not None and (from_rows or computed or not is_cached):
             self._cache(device_id, minute, version, digests, computed)
@@ -178,15 +179,3 @@ class DayDigests:
             (ec_time(before - MINUTE_S + 1) if before - MINUTE_S + 1 < self._file.day + 86_400 else "~",),
         )
         return [(d, parse_ec(self._file.date, t)) for d, t in found]
-
-
-def _second_digest(text: str) -> Digest:
-    digest = second_digest(text)
-    assert digest is not None, "a second with rows has samples"
-    return Digest(*digest)
-
-
-def digest_of_minute(seconds: Iterable[tuple[int, Digest]]) -> Digest | None:
-    """The minute digest of a minute's non-empty seconds; None if there are none."""
-    digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in seconds)
-    return Digest(*digest) if digest else None

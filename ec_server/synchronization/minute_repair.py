@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from ec_server.storage.digests import digest_of_minute
 from ec_server.synchronization.frames import Answer, AskSamples, AskSeconds, Request, Samples, Seconds
 from ec_server.synchronization.repair_plan import (
     Fault,
@@ -32,10 +33,9 @@ from ec_server.synchronization.repair_plan import (
 )
 from ec_server.synchronization.session import WINDOW
 from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
-from utilities.checksum_util import minute_digest
 from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState
-from utilities.utc import ec_time, minute_text, second_text
+from utilities.utc import minute_text, second_text
 
 _ATTEMPTS = 3
 """How often the repair of a second is repeated if others write to it at the same time."""
@@ -94,7 +94,7 @@ def repair_minute(device_id: str, minute: int, theirs: Digest, most_samples: int
         answer = cast(Seconds, (yield from _collect(repair, asked)))
         repair.there = dict(answer.digests)
         repair.expected = dict(repair.there)
-        if _minute_digest(repair.there) != theirs:
+        if digest_of_minute(sorted(repair.there.items())) != theirs:
             repair.faults[minute] = Fault("digest_mismatch", "the seconds' digests do not match the minute's")
         else:
             here = yield from _repair_seconds_until_equal(repair, here)
@@ -136,11 +136,6 @@ def _differing(repair: _Repair, here: Mapping[int, Digest]) -> list[tuple[int, D
     ]
 
 
-def _minute_digest(seconds: Mapping[int, Digest]) -> Digest | None:
-    digest = minute_digest((ec_time(s), d.count, d.md5) for s, d in sorted(seconds.items()))
-    return Digest(*digest) if digest else None
-
-
 def _report(repair: _Repair, here: Mapping[int, Digest], theirs: Digest) -> Steps[MinuteReport]:
     fault = next(iter(repair.faults.values()), None)
     unresolved = bool(repair.faults) or bool(_differing(repair, here))
@@ -151,7 +146,7 @@ def _report(repair: _Repair, here: Mapping[int, Digest], theirs: Digest) -> Step
     return MinuteReport(
         repair.minute,
         MinuteState.UNRESOLVED if unresolved else MinuteState.PROVEN,
-        _minute_digest(here),
+        digest_of_minute(sorted(here.items())),
         theirs,
         len(repair.changed),
         repair.samples,
