@@ -94,7 +94,7 @@ class StoreSuite:
         assert [row.batch for row in store.rows("m", NOON, NOON + 1)] == [late, early]
 
     def test_one_call_takes_one_day(self, store: Store) -> None:
-        with pytest.raises(ValueError, match="one UTC day"):
+        with pytest.raises(ValueError, match="the same UTC day"):
             store.ingest([run_of("m", MIDNIGHT - 1, 0), run_of("m", MIDNIGHT, 0)])
         assert store.second_text("m", MIDNIGHT) == ""
 
