@@ -72,9 +72,10 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
     """The ranges in which the samples that a second lacks can lie, cut into requests.
 
     ``stored`` is the second's text here, ``wanted`` the device's count. Empty where ranges do not
-    help: nothing stored, nothing more at the device, or gaps without number.
+    help: nothing stored, nothing more at the device, gaps without number, or a damaged row among the
+    stored ones, which makes no canonical text.
     """
-    if not stored or wanted <= stored.count(";") + 1:
+    if not stored or wanted <= stored.count(";") + 1 or canonical_fault(stored) is not None:
         return ()
     gaps = _gaps(list(map(int, stored.replace(";", ",").split(",")[::2])))
     if len(gaps) > MAX_RANGES * MAX_RANGE_REQUESTS:
