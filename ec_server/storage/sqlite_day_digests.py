@@ -157,17 +157,17 @@ class DayDigests:
         seconds: Iterable[tuple[int, Digest]],
         whole: Digest | None,
     ) -> None:
-        rows: list[tuple[Any, ...]] = [
-            (device_id, self._file.date, ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds
-        ]
-        if whole is not None:
-            check = the_row(
-                cursor.execute(
-                    "SELECT check_time, check_times FROM minute_line WHERE device_id = ? AND ec_time = ?",
-                    (device_id, ec_time(minute)),
-                )
+        """Comparisons so far are those of the minute: a digest that a write took away was compared, too."""
+        check = the_row(
+            cursor.execute(
+                "SELECT check_time, check_times FROM minute_line WHERE device_id = ? AND ec_time = ?",
+                (device_id, ec_time(minute)),
             )
-            rows.append((device_id, self._file.date, ec_time(minute), "P", whole.count, whole.md5, *check))
+        )
+        of_day = (device_id, self._file.date)
+        rows: list[tuple[Any, ...]] = [(*of_day, ec_time(s), "S", d.count, d.md5, *check) for s, d in seconds]
+        if whole is not None:
+            rows.append((*of_day, ec_time(minute), "P", whole.count, whole.md5, *check))
         cursor.executemany(_CACHE, rows)
 
     def absent(self, before: int) -> list[tuple[str, int]]:

@@ -358,6 +358,9 @@ class TestFiles:
         check(store, "m", NOON, MinuteState.PROVEN)
         checked = foreign("SELECT check_time, check_times FROM ec_checksum")
         assert checked == [{"check_time": "1970-01-01T00:00:05.000000+00:00", "check_times": 1}] * 2
+        store.ingest([run_of("m", NOON + 5, 1000)])
+        store.minute_digests("m", NOON, NOON + 60)
+        assert foreign("SELECT check_time, check_times FROM ec_checksum") == checked
 
     def test_a_read_only_store_makes_nothing(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path / "absent", read_only=True) as store:
