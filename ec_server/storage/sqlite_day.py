@@ -21,6 +21,7 @@ from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import BUSY_TIMEOUT_MS, all_rows, connect, the_value, transaction
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
 from ec_server.storage.sqlite_lasting import LastingCommits
+from ec_server.storage.sqlite_written import OwnMinutes
 from utilities.errors import PermanentStorageError
 from utilities.model import SETTLED
 from utilities.utc import MINUTE_S, ec_date, ec_time, parse_ec
@@ -56,6 +57,7 @@ class DayFile:
         self.day = day
         self.date = ec_date(day)
         self.writer = writer
+        self.own = OwnMinutes()
         self.read_only = read_only
         self.on_damage = on_damage
         self.db = connect(path, read_only=read_only, synchronous=synchronous)

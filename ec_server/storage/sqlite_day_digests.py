@@ -4,7 +4,8 @@ Rules:
 
 1. ``ec_checksum`` holds only what is true of the rows. A digest enters it in a transaction that
    finds the minute's ``version`` unchanged since the rows were read (``cache``), or the minute's
-   ``writer`` still the one process that wrote all of it (``publish``).
+   ``writer`` still the one process that wrote all of it, and its ``version`` that of this one's last
+   write (``publish``; sqlite_written.py).
 2. While ``ec_minute.writer`` is set, nothing of that minute is cached; so the minute's own writer,
    and it alone, may add rows without looking for digests to remove.
 """
@@ -126,7 +127,14 @@ class DayDigests:
                 self._put_digests(cursor, device_id, minute, computed.items(), digest_of_minute(digests))
 
     def forget(self, cursor: apsw.Cursor, device_id: str, minute: int, seconds: Iterable[int]) -> None:
-        """Take away the cached digests of a minute and of some of its seconds, within a transaction."""
+        """Take away the cached digests of a minute and of some of its seconds, within a transaction.
+
+        From now on they are computed from the rows.
+        """
+        cursor.execute(
+            "UPDATE ec_minute SET writer = NULL WHERE device_id = ? AND ec_time = ? AND writer IS NOT NULL",
+            (device_id, ec_time(minute)),
+        )
         statement = (
             "DELETE FROM ec_checksum WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND ec_type = ?"
         )
@@ -140,8 +148,14 @@ class DayDigests:
             for one in finished:
                 cursor.execute(
                     "UPDATE ec_minute SET writer = NULL, digest_cached = ? WHERE device_id = ?"
-                    " AND ec_time = ? AND writer = ?",
-                    (int(one.complete), one.device_id, ec_time(one.minute), self._file.writer),
+                    " AND ec_time = ? AND writer = ? AND version = ?",
+                    (
+                        int(one.complete),
+                        one.device_id,
+                        ec_time(one.minute),
+                        self._file.writer,
+                        self._file.own.version((one.device_id, one.minute)),
+                    ),
                 )
                 if self._file.db.changes() == 1:
                     whole = digest_of_minute(one.seconds) if one.complete else None

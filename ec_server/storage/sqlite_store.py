@@ -19,11 +19,11 @@ from pathlib import Path
 from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
 from ec_server.storage.sqlite_backlog import Backlog
-from ec_server.storage.sqlite_day_writes import Written
 from ec_server.storage.sqlite_files import Day
 from ec_server.storage.sqlite_folder import SqliteFolder
 from ec_server.storage.sqlite_records import Records
 from ec_server.storage.sqlite_trust import DayTrust
+from ec_server.storage.sqlite_written import Written
 from utilities.errors import DamagedFileError, RetryableStorageError
 from utilities.model import (
     Batch,
