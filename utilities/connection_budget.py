@@ -3,7 +3,7 @@
 Rules:
 
 1. A connection is *proven* once it has carried a valid message: a MESSAGE that the gate took, in the
-   name of a device that may send from there.
+   name of a device that may send from there, with samples that can be stored.
 2. Where one too many is open, the one to go is: of the unproven ones, the oldest of the address that has
    most of them; where all are proven, the one that has been silent for longest.
 3. The unproven connections of one address are never more than its share, so that one address cannot

@@ -53,8 +53,8 @@ class Reply(NamedTuple):
     """Over UDP: the port of the source address that the answer goes to."""
     notify: bytes = b""
     """What follows the answer, to the source itself."""
-    valid: bool = False
-    """Whether it was a valid message: it proves its connection."""
+    may_send: bool = False
+    """Whether it was a MESSAGE that begins with the id of a device that may send."""
 
 
 class Request(NamedTuple):
@@ -79,6 +79,9 @@ class Handler(Protocol):
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
         """What a request brings about. May block; that is the back-pressure."""
+
+    def proves(self, body: bytes) -> bool:
+        """Whether a body of a device that may send is a valid message, which proves its connection."""
 
 
 class Ended(Exception):  # noqa: N818  (not an error: how a connection tells its owner)
@@ -112,7 +115,7 @@ class Connection:
         self.stuck_since_s: float | None = now_s if self._shaking else None
         """Since when the peer owes something: a handshake, the rest of a message, reading its answers."""
         self.valid_s: float | None = None
-        """When the last valid message came."""
+        """When the last message came that counts; none does before a valid one."""
 
     @property
     def owes(self) -> End:
@@ -224,7 +227,7 @@ class Connection:
     def _answer(self, request: Request, body: bytes, answers: list[bytes], now_s: float) -> None:
         reply = self._handler.handle(request, body, self.origin)
         self._moved = True
-        if reply.valid:
+        if reply.may_send and (self.valid_s is not None or self._handler.proves(body)):
             self.valid_s = now_s
         answers.append(reply.answer)
         if reply.notify:
