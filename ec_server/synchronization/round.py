@@ -197,8 +197,13 @@ def _settled(round_: RoundState) -> Steps[tuple[int, Heard]]:
 
 
 def _recorded_again(round_: RoundState) -> Steps[list[Range]]:
-    """What is settled of the minutes that the device has not finished: it records them again."""
-    span = (round_.stop, max(round_.task.stop, round_.task.settled_to))
+    """What is settled of the minutes that the device has not finished: it records them again.
+
+    A device whose clock was reset to 1970 has finished nothing since, but no round covers what is more than a
+    day before this one's beginning (coverage.py): the days before it are not worth reading.
+    """
+    task = round_.task
+    span = (max(round_.stop, task.start - DAY_S), max(task.stop, task.settled_to))
     if span[0] >= span[1]:
         return []
     return ranges.subtract([span], (yield from _unproven(round_, *span)))
