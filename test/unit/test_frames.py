@@ -112,6 +112,7 @@ class TestLines:
         assert refused(DEVICE, {"type": "welcome", "protocol": 1, "interval": 1}).code == "unknown_type"
 
     def test_only_samples_have_a_payload(self) -> None:
+        assert decode(DEVICE, b'{"type":"hello","protocol":1,"device":"a","length":0}') == f.Hello("a")
         error = refused(DEVICE, {"type": "hello", "protocol": 1, "device": "a", "length": 5})
         assert error.code == "bad_frame"
 
