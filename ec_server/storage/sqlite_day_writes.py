@@ -21,9 +21,10 @@ import apsw
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import merged
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
-from ec_server.storage.sqlite_day import REMOVED, DayFile
+from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_digests import DayDigests
+from ec_server.storage.sqlite_day_layout import REMOVED
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_day_repairs import DayRepairs
 from ec_server.storage.sqlite_day_rows import DayRows
