@@ -20,6 +20,7 @@ from ec_server.storage.sqlite_connection import BUSY_TIMEOUT_MS, all_rows, conne
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
 from ec_server.storage.sqlite_day_layout import (
     REMOVED,
+    adopt,
     bring_to_layout,
     make_views,
     refuse_unfinished,
@@ -101,6 +102,11 @@ class DayFile:
     def version(cursor: apsw.Cursor) -> int:
         """The file's layout, or REMOVED."""
         return version_of(cursor)
+
+    def remake(self) -> None:
+        """Make again from the rows what is kept of them; nothing of it is proven then."""
+        with transaction(self.db) as cursor:
+            adopt(cursor, self.date)
 
     @property
     def has_blocks(self) -> bool:

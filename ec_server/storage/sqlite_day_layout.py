@@ -32,12 +32,16 @@ _OWN_TABLES = (
     "ec_writer",
 )  # fmt: skip
 _TABLES = ("ec_consumption", "ec_checksum", *_OWN_TABLES)
+_READABLE = (
+    "ec_date = ?1 AND ec_time GLOB '[0-2][0-9][0-5][0-9][0-5][0-9]' AND ec_time < '240000'"
+    " AND typeof(values_count) = 'integer' AND values_count BETWEEN 0 AND 1000000000"
+)
 _COUNTED = (
-    "INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)"
+    "INSERT INTO ec_minute (device_id, ec_time, row_count, row_samples)"  # noqa: S608
     " SELECT device_id, substr(ec_time, 1, 4) || '00', sum(of_rows), sum(of_samples) FROM ("
     "SELECT device_id, ec_time, 1 AS of_rows, values_count AS of_samples FROM ec_consumption"
-    " WHERE ec_date = ?1"
-    " UNION ALL SELECT device_id, ec_time, row_count, values_count FROM ec_block WHERE ec_date = ?1"
+    f" WHERE {_READABLE}"
+    f" UNION ALL SELECT device_id, ec_time, row_count, values_count FROM ec_block WHERE {_READABLE}"
     ") GROUP BY 1, 2"
 )
 
@@ -92,7 +96,7 @@ def _bring(db: apsw.Connection, cursor: apsw.Cursor, path: Path, date: str) -> N
         make_views(db, LAYOUT)
         _settle_layout_1(cursor, date)
     elif has_rows:
-        _adopt(cursor, date)
+        adopt(cursor, date)
     cursor.execute(f"PRAGMA user_version = {LAYOUT}")
 
 
@@ -119,13 +123,14 @@ def _settle_layout_1(cursor: apsw.Cursor, date: str) -> None:
         cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in found])
 
 
-def _adopt(cursor: apsw.Cursor, date: str) -> None:
+def adopt(cursor: apsw.Cursor, date: str) -> None:
     """Count the rows, and forget what is said of them. New rows rank above all that may be packed."""
-    for table in ("ec_checksum", "ec_minute", "ec_settled"):
+    for table in ("ec_checksum", "ec_minute", "ec_settled", "ec_block_total", "ec_file"):
         cursor.execute(f"DELETE FROM {table}")  # noqa: S608
     cursor.execute(_COUNTED, (date,))
+    cursor.execute("INSERT INTO ec_file VALUES (0)")  # behind what is known of it: nothing proves anything
     cursor.execute(
-        "UPDATE ec_block_total SET block_bytes = (SELECT coalesce(sum(length(block)), 0) FROM ec_block),"
-        " last_rowid = CASE WHEN EXISTS (SELECT 1 FROM ec_block) THEN max(last_rowid, ?) ELSE last_rowid END",
+        "INSERT INTO ec_block_total"
+        " SELECT iif(count(*), ?, 0), coalesce(sum(length(block)), 0) FROM ec_block",
         (first_rowid(time.time_ns() // 1000),),
     )

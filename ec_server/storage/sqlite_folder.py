@@ -4,7 +4,8 @@ Rules:
 
 1. A file that SQLite cannot read is set aside and costs its day (sqlite_files.py): once it was found so
    twice, the second time opened anew on a disk that reads (disk_check.py). Damaged rows cost their minute.
-   Both stay on record until the devices have filled the gap.
+   Both stay on record until the devices have filled the gap. What the server keeps of the rows, and
+   cannot understand, is made again from them (sqlite_day_layout.py), once in a while.
 2. A progress.db that SQLite cannot read is set aside too, and begun anew. It proves nothing, so that no
    data is lost: every minute is compared again, and devices are on record again when they are heard.
 3. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, other programs on
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +30,10 @@ from utilities.utc import DAY_S, day_of, minute_text
 
 _LONGEST_S, _READERS_LONGEST_S = 10.0, 0.5
 """For reading a file that SQLite calls damaged; a reader may have somebody waiting for it."""
+
+_REMADE_AGAIN_S = 600.0
+_NOT_UNDERSTOOD = (ValueError, TypeError, OverflowError, AssertionError)
+"""What comes of values that this server does not write: from a damaged page, or another program."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +57,8 @@ class SqliteFolder:
         """How often; what was put on record in it before may not be in it any more."""
         self._unreadable: dict[str, tuple[int, tuple[int, ...], str]] = {}
         """What could not be read: its day, the file's stamp then, and why."""
+        self._remade_s: dict[int, float] = {}
+        """When a day's file may be remade again."""
         if not read_only:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,37 @@ class SqliteFolder:
         return not self.read_only or (self.path / "progress.db").exists()
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
-        """What ``use`` makes of the day's file; a damaged one is set aside, and used anew."""
+        """What ``use`` makes of the day's file.
+
+        A damaged one is set aside, and used anew. Where what is kept of its rows cannot be understood, that
+        is made again from them; PermanentStorageError where it is no use.
+        """
+        try:
+            return self._on_file(doing, day, use)
+        except _NOT_UNDERSTOOD as error:
+            why: Exception = error
+        if self._may_be_remade(day):
+            name = self.days.path(day).name
+            _log.error("%s: what is kept of its rows is made again from them, since %s: %r", name, doing, why)
+            self._on_file("writing to", day, lambda d: d.file.remake())
+            try:
+                return self._on_file(doing, day, use)
+            except _NOT_UNDERSTOOD as error:
+                why = error
+        raise PermanentStorageError(
+            f"{doing} {self.days.path(day)}: it cannot be understood: {why!r}"
+        ) from why
+
+    def _may_be_remade(self, day: int) -> bool:
+        """Whether it is worth it: not again and again."""
+        now_s = time.monotonic()
+        is_time = now_s >= self._remade_s.get(day, now_s)
+        if self.read_only or not is_time:
+            return False
+        self._remade_s[day] = now_s + _REMADE_AGAIN_S
+        return True
+
+    def _on_file(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
         path = self.days.path(day)
         try:
             with translated(doing, path):
@@ -136,7 +174,7 @@ class SqliteFolder:
             first, last = max(start, day), min(stop, day + DAY_S)
             try:
                 yield from self.on_day("reading", day, lambda file, a=first, b=last: list(read(file, a, b)))  # type: ignore[misc]
-            except DamagedFileError as error:
+            except PermanentStorageError as error:
                 if len(days) == 1:
                     raise
                 self.note_unreadable(day, str(error))

@@ -78,3 +78,49 @@ def test_a_file_of_something_else_is_set_aside_and_costs_its_day_only(folder: Pa
         assert store.second_text("m", NOON + DAY_S) == run_of("m", NOON + DAY_S, 0).values
         assert "ec-20260302.sqlite.damaged-1" in store.health().damage[0]
         assert len(list(store.rows("m", NOON, NOON + 60))) == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ec_minute SET state = 'none' WHERE device_id = 'other'",
+        "UPDATE ec_checksum SET ec_time = '12000x'",
+        "UPDATE ec_settled SET start = 'x'",
+        "UPDATE ec_block_total SET last_rowid = 'x'",
+        "DELETE FROM ec_block_total",
+        "DELETE FROM ec_file",
+    ],
+)
+def test_what_is_kept_of_rows_and_makes_no_sense_is_made_again_from_them(
+    folder: Path, statement: str
+) -> None:
+    by_hand(folder / NAME, statement)
+    with SqliteStore(folder) as store:
+        assert [record.device_id for record in store.devices()] == ["m"]
+        store.ingest([run_of("another", NOON, 0)])
+        for device_id in ("m", "other", "another"):
+            assert store.earliest_minute(device_id)
+            assert store.checks(device_id, NOON)
+            for minute, _, _ in store.row_counts(device_id, NOON, NOON + 120):
+                check(store, device_id, minute, MinuteState.PROVEN)  # makes it again, at the latest
+                check(store, device_id, minute, MinuteState.PROVEN)
+                assert store.unproven_ranges(device_id, minute, minute + 60) == []
+        assert store.row_counts("other", NOON, NOON + 120) == [(NOON + 60, 1, 4)]
+        pack_all(store)
+
+
+@pytest.mark.parametrize("table", ["ec_consumption", "ec_block"])
+def test_a_row_whose_time_is_none_costs_no_other(folder: Path, table: str) -> None:
+    with SqliteStore(folder) as store:
+        store.ingest([run_of("m", NOON + 5, 0), run_of("m", NOON + 6, 0)])
+        if table == "ec_block":
+            pack_all(store)
+    by_hand(folder / NAME, f"UPDATE {table} SET ec_time = '12000x' WHERE ec_time = '120005'")
+    with SqliteStore(folder) as store:
+        assert [second for second, _ in store.second_digests("m", NOON)] == [NOON, NOON + 6]
+        assert store.second_text("m", NOON + 6) == run_of("m", NOON + 6, 0).values
+        assert {row.batch.second for row in store.rows("m", NOON, NOON + 60)} == {NOON, NOON + 6}
+        store.repair([run_of("m", NOON + 5, 0)])
+        pack_all(store)
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert len(store.second_digests("m", NOON, from_rows=True)) == 3
