@@ -23,6 +23,7 @@ from configuration.settings import Settings
 from ec_server.account.figures import RECEIVER_FIGURES, RUN_FOLDER, receiver_name
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.intake_ring import IntakeRing
+from ec_server.ingest.message_limits import limits_of, valid_within
 from ec_server.ingest.receiver_lock import lock_receiver
 from ec_server.ingest.ring_file import ring_path
 from ec_server.ingest.writer_process import WriterProcess
@@ -101,9 +102,7 @@ class Receiver:
             ring_path(run_folder, name), self._page, settings.ingest_queue_batches, self._while_full
         )
         self._writer = WriterProcess(self._ring, number, configuration)
-        self._sip = SipReceiver(
-            sip_options(settings, number), self._ring.put, _senders(settings.devices_file)
-        )
+        self._sip = SipReceiver(sip_options(settings, number), self._ring.put, _senders(settings))
         self._port_shown = (self._page.figures()["sip_connections"], 0, 0, 0)  # from a former process
         self._stop = threading.Event()
         self._stop_s = 0.0
@@ -206,13 +205,17 @@ class Receiver:
         return 0
 
 
-def _senders(devices_file: Path | None) -> Senders:
+def _senders(settings: Settings) -> Senders:
     """Who may send. If the file cannot be read, the writer refuses to start."""
     try:
-        directory = DeviceDirectory.read(devices_file)
+        directory = DeviceDirectory.read(settings.devices_file)
     except ConfigurationError:
         return Senders(lambda _device_id, _ip: False, lambda _ip: False)
-    return Senders(lambda device_id, ip: directory.admits(device_id, ip) is None, directory.admits_some)
+    return Senders(
+        lambda device_id, ip: directory.admits(device_id, ip) is None,
+        directory.admits_some,
+        valid_within(limits_of(settings)),
+    )
 
 
 def sip_options(settings: Settings, number: int) -> SipOptions:

@@ -3,7 +3,7 @@
 Rules:
 
 1. A connection is *proven* once it has carried a valid message: a MESSAGE that the gate accepted, from a
-   device that may send from that address.
+   device that may send from that address, with samples that can be stored.
 2. If there is one too many, the connection to close is the oldest unproven one of the address that has
    most of them; if all are proven, the one that has been silent for longest.
 3. An address never has more unproven connections than its share, so that one address cannot push out the

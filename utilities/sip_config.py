@@ -75,6 +75,8 @@ class Senders:
     """Whether the given device may send from an IP address."""
     some_may_send: Callable[[str], bool] = lambda _ip: True
     """Whether any device may send from an IP address."""
+    is_valid: Callable[[bytes], bool] = lambda _body: True
+    """Whether a body is a message that could be stored; asked until a connection has carried one."""
 
 
 class SipReceiver:
@@ -86,6 +88,7 @@ class SipReceiver:
         """``take`` is called with each message and may block; if it returns False, no answer is sent."""
         self._options, self._take = options, take
         senders = senders or Senders()
+        self._is_valid_body = senders.is_valid
         self._device_may_send = lru_cache(_KNOWN_SENDERS)(senders.device_may_send)
         self._port = SipPort(self, self._told_address, lru_cache(_KNOWN_SENDERS)(senders.some_may_send))
         self._registration: RegistrationThread | None = None
@@ -174,10 +177,14 @@ class SipReceiver:
             if write:
                 _log.exception("a request could not be processed (%d more before)", held_back)
             return Reply(_FAILED + text.removeprefix(_TAKEN), request.port)
-        valid = origin.transport != "UDP" and self._is_valid(body, origin)
-        return Reply(text, request.port, b"", valid)
+        may_send = origin.transport != "UDP" and self._may_send(body, origin)
+        return Reply(text, request.port, b"", may_send)
 
-    def _is_valid(self, body: bytes, origin: Origin) -> bool:
+    def proves(self, body: bytes) -> bool:
+        """Whether a body of a device that may send is a valid message."""
+        return self._is_valid_body(body)
+
+    def _may_send(self, body: bytes, origin: Origin) -> bool:
         """Whether a body begins with the id of a device that may send from there."""
         device_id, mark, _ = body[:65].partition(b"|")
         name = device_id.decode("latin-1")

@@ -54,8 +54,8 @@ class Reply(NamedTuple):
     """Over UDP: the port of the source address to which the answer is sent."""
     notify: bytes = b""
     """Another message to send to the source after the answer."""
-    valid: bool = False
-    """Whether it was a valid message, which makes its connection a proven one."""
+    may_send: bool = False
+    """Whether it was a MESSAGE that begins with the id of a device that may send."""
 
 
 class Request(NamedTuple):
@@ -80,6 +80,9 @@ class Handler(Protocol):
 
     def handle(self, request: Request, body: bytes, origin: Origin) -> Reply:
         """The reply to a request. May block, which is the back-pressure."""
+
+    def proves(self, body: bytes) -> bool:
+        """Whether a body of a device that may send is a valid message, which proves its connection."""
 
 
 class Ended(Exception):  # noqa: N818  (not an error: a signal to the connection's owner)
@@ -113,7 +116,7 @@ class Connection:
         self.stuck_since_s: float | None = now_s if self._shaking else None
         """Since when the peer is due: with the handshake, the rest of a message, or reading its answers."""
         self.valid_s: float | None = None
-        """When the last valid message arrived."""
+        """When the last message arrived that counts; none does before a valid one."""
 
     @property
     def owes(self) -> End:
@@ -225,7 +228,7 @@ class Connection:
     def _answer(self, request: Request, body: bytes, answers: list[bytes], now_s: float) -> None:
         reply = self._handler.handle(request, body, self.origin)
         self._moved = True
-        if reply.valid:
+        if reply.may_send and (self.valid_s is not None or self._handler.proves(body)):
             self.valid_s = now_s
         answers.append(reply.answer)
         if reply.notify:

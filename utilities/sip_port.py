@@ -23,7 +23,7 @@ from functools import partial
 
 from utilities.connection_budget import ConnectionBudget
 from utilities.log import RateLimit
-from utilities.sip_connection import Connection, End, Ended, Handler
+from utilities.sip_connection import Connection, End, Ended, Handler, Request
 from utilities.sip_gate import Origin
 from utilities.sip_request import END_OF_HEAD, MESSAGE_LIMIT_BYTES, address
 
@@ -123,7 +123,7 @@ class SipPort:
     def _datagrams(self, one: socket.socket, local: str, _now_s: float) -> None:
         for _ in range(_DATAGRAMS_A_TURN):
             try:
-                data, source = one.recvfrom(MESSAGE_LIMIT_BYTES)
+                data, source = one.recvfrom(MESSAGE_LIMIT_BYTES + 1)  # one more tells that it is too long
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error caused by an earlier answer
@@ -141,9 +141,7 @@ class SipPort:
         if request is None:
             self.figures.dropped += bool(data.strip(b"\r\n\0"))  # else it is a keep-alive
             return
-        body = data[end + len(END_OF_HEAD) :]
-        if request.length is not None:
-            body = body[: request.length]
+        request, body = _body(request, data, end + len(END_OF_HEAD))
         reply = self._handler.handle(request, body, origin)
         try:
             if reply.answer:
@@ -250,6 +248,19 @@ class SipPort:
             _log.warning("the SIP port: %d more lines like these were suppressed", held_back)
         if write:
             _log.log(level, text, *values, exc_info=error)
+
+
+def _body(request: Request, data: bytes, start: int) -> tuple[Request, bytes]:
+    """The body of a request that came as a datagram, and the request, with its true length where it is cut.
+
+    A message that is too long must not pass for a whole one: where what is left of it ends in an end mark,
+    that goes as well.
+    """
+    body = data[start:] if request.length is None else data[start : start + request.length]
+    if start + len(body) <= MESSAGE_LIMIT_BYTES:
+        return request, body
+    length = len(body) if request.length is None else request.length
+    return request._replace(length=length), body[: MESSAGE_LIMIT_BYTES - start].rstrip(b" \r\n|")
 
 
 def _limits() -> tuple[int, int]:

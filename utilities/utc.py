@@ -2,7 +2,8 @@
 
 Inside the server, a time is an ``int``: UTC epoch seconds. A *minute* is the epoch second at which it
 begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open. Text is used only
-in database columns, in frames of the synchronization, and for people.
+in database columns, in frames of the synchronization, and for people. Years have four digits there; strftime
+would write the year 33 as ``33``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def day_of(second: int) -> int:
 @lru_cache(maxsize=8192)
 def ec_date(second: int) -> str:
     """Column ``ec_date``, ``YYYYMMDD``, of an epoch second."""
-    return time.strftime("%Y%m%d", time.gmtime(second))
+    return time.strftime("%Y%m%d", time.gmtime(second)).zfill(8)
 
 
 @lru_cache(maxsize=8192)
@@ -46,13 +47,13 @@ def ec_time(second: int) -> str:
 @lru_cache(maxsize=8192)
 def minute_text(minute: int) -> str:
     """``YYYYMMDDHHMM`` of the minute that begins at epoch second ``minute``."""
-    return time.strftime("%Y%m%d%H%M", time.gmtime(minute))
+    return time.strftime("%Y%m%d%H%M", time.gmtime(minute)).zfill(12)
 
 
 @lru_cache(maxsize=8192)
 def second_text(second: int) -> str:
     """``YYYYMMDDHHMMSS`` of an epoch second."""
-    return time.strftime("%Y%m%d%H%M%S", time.gmtime(second))
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(second)).zfill(14)
 
 
 def parse_minute(text: str) -> int:

@@ -78,6 +78,8 @@ class _Steps:
         """``(step, lowest, sum, highest, samples)``."""
 
     def add(self, times_us: Microseconds, values: Values) -> Iterator[Step]:
+        if not len(values):  # of a damaged second
+            return
         numbers = (times_us - self._start_us) // self._step_us
         begins = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1))
         found = zip(

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -88,26 +89,48 @@ def seconds_of(span: Span, minute: int) -> range:
 
 
 def microseconds_of(text: str) -> Microseconds:
-    """The microseconds of a second's canonical text, ascending."""
+    """The microseconds of a second's canonical text, ascending; of a damaged one, those that can be read."""
+    found = _leading_digits(text)
+    return _readable(text)[0] if found is None else found
+
+
+def _leading_digits(text: str) -> Microseconds | None:
+    """The six digits at the beginning of each sample; None where something else stands there."""
     raw = np.frombuffer(text.encode("ascii"), np.uint8)
     starts = np.concatenate(([0], np.flatnonzero(raw == _SEPARATOR) + 1))
-    digits: Microseconds = (raw[starts[:, None] + _DIGITS].astype(np.int64) - _ZERO) @ _WEIGHTS
-    return digits
+    if starts[-1] + len(_DIGITS) > len(raw):
+        return None
+    digits = raw[starts[:, None] + _DIGITS] - np.uint8(_ZERO)
+    return None if (digits > 9).any() else digits.astype(np.int64) @ _WEIGHTS
 
 
 def arrays_of(text: str) -> tuple[Microseconds, Values]:
-    """Microseconds and values of a second's canonical text."""
+    """Microseconds and values of a second's canonical text; of a damaged one, what can be read."""
     if arrow := _arrow():
         try:
             return arrow.parse(text)
         except arrow.refused:
             pass
-    fields = text.replace(";", ",").split(",")
+    microseconds, fields = _leading_digits(text), text.replace(";", ",").split(",")
+    if microseconds is not None and len(fields) == 2 * len(microseconds):
+        with suppress(ValueError):
+            return microseconds, np.array(fields[1::2], np.float64)
+    return _readable(text)
+
+
+def _readable(text: str) -> tuple[Microseconds, Values]:
+    """What disk or another program have changed, and is no sample any more, is left out."""
+    samples = {
+        us: number for us, value in parse_canonical(text).items() if (number := _number(value)) is not None
+    }
+    return np.array(list(samples), np.int64), np.array(list(samples.values()), np.float64)
+
+
+def _number(text: str) -> float | None:
     try:
-        return microseconds_of(text), np.array(fields[1::2], np.float64)
-    except (ValueError, IndexError):  # changed by another program: ignore what is not a sample
-        samples = parse_canonical(text)
-        return np.array(list(samples), np.int64), np.array(list(map(float, samples.values())), np.float64)
+        return float(text)
+    except ValueError:
+        return None
 
 
 class _Arrow:

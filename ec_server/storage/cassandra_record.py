@@ -31,7 +31,7 @@ from utilities.model import Digest, MinuteState, Verdict
 from utilities.utc import ec_date, ec_time, is_ec_time, parse_ec
 
 _DIGESTS = (
-    "SELECT ec_time, ec_type, values_count, values_checksum, check_times FROM ec_checksum"
+    "SELECT ec_time, ec_type, values_count, values_checksum FROM ec_checksum"
     " WHERE device_id = ? AND ec_date = ? AND ec_time >= ? AND ec_time <= ?"
 )
 _CACHE = (
@@ -192,10 +192,10 @@ class Records:
         where, time_text = (device_id, ec_date(minute)), ec_time(minute)
         of_these = digest_of_minute(seconds)
         whole = of_these if complete else None
-        kept: list[tuple[Any, ...]] = [(ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds]
+        check = (timeuuid(lines.check_time_us) if lines.check_time_us else None, lines.check_times)
+        kept: list[tuple[Any, ...]] = [(ec_time(s), "S", d.count, d.md5, *check) for s, d in seconds]
         if whole is not None:
-            checked = timeuuid(lines.check_time_us) if lines.check_time_us else None
-            kept.append((time_text, "P", whole.count, whole.md5, checked, lines.check_times))
+            kept.append((time_text, "P", whole.count, whole.md5, *check))
         statements = [Statement(_CACHE, (*where, *row, stamp + 1, ttl_s)) for row in kept]
         if lines.digest_version is not None:
             values = (stamp, *where, time_text, ec_time(minute + 59))
@@ -231,9 +231,8 @@ class Records:
         outcome = (verdict.state.value, lines.fingerprint, verdict.extra, conflicts)
         statements = [Statement(_VERDICT, (ttl_s, stamp, *outcome, moment, lines.check_times + 1, *where))]
         for second, row in self._digest_rows(device_id, minute) if verdict.seen else ():
-            times = lines.check_times + 1 if row.ec_type == "P" else (row.check_times or 0) + 1
             key = (*where[:2], ec_time(second), row.ec_type)
-            statements.append(Statement(_CHECKED, (ttl_s, stamp, moment, times, *key)))
+            statements.append(Statement(_CHECKED, (ttl_s, stamp, moment, lines.check_times + 1, *key)))
         proof = (ttl_s, stamp, state_proof(lines.fingerprint, verdict.state), *where[:2], where[2][:4])
         mutations = [statements]
         if verdict.state in NEEDS_ROWS or verdict.seen is not None:

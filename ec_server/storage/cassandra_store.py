@@ -29,6 +29,7 @@ from ec_server.storage.cassandra_days import Days
 from ec_server.storage.cassandra_devices import Devices
 from ec_server.storage.cassandra_digests import Digests
 from ec_server.storage.cassandra_layout import tables_cql
+from ec_server.storage.cassandra_lifetime import Lifetime
 from ec_server.storage.cassandra_minutes import MinuteLines
 from ec_server.storage.cassandra_packing import Packing
 from ec_server.storage.cassandra_record import Records
@@ -53,9 +54,8 @@ from utilities.model import (
     Verdict,
     WriteResult,
 )
-from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of, parse_ec
+from utilities.utc import DAY_S, MINUTE_S, minute_of, parse_ec
 
-_LONGEST_TTL_S = 20 * 365 * DAY_S  # Cassandra's own limit
 _UPKEEP_S = 1.0
 
 _Rows = TypeVar("_Rows")
@@ -72,7 +72,7 @@ class CassandraStore(Store):
         ``packs``: rows will be packed; tables that are created now get a compaction strategy for that.
         """
         self._read_only = read_only
-        self._retention_s = retention_days * DAY_S
+        self._lifetime = Lifetime(retention_days)
         self._lock = threading.RLock()
         self._next_upkeep_s = 0.0
         self._stamps = Stamps()
@@ -123,10 +123,7 @@ class CassandraStore(Store):
 
     def _ttl_s(self, moment: int) -> int:
         """Seconds until retention removes the day of ``moment``; 0 means never."""
-        if not self._retention_s:
-            return 0
-        left_s = day_of(moment) + DAY_S + self._retention_s - int(time.time())
-        return 0 if left_s > _LONGEST_TTL_S else max(DAY_S, left_s)
+        return self._lifetime.ttl_s(moment, int(time.time()))
 
     # --- ingest ---------------------------------------------------------------------------
 

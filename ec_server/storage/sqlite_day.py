@@ -3,7 +3,7 @@
 sqlite_day_rows.py reads its rows, sqlite_day_writes.py writes them, sqlite_day_digests.py caches their
 digests, sqlite_day_proof.py records what is proven, sqlite_day_packing.py packs them into blocks. Rules:
 
-1. A file of an older layout is converted when it is opened for writing; its rows do not change.
+1. A file of an older layout is converted when it is opened for writing (sqlite_day_layout.py).
 2. Before retention deletes a file, its last transaction sets ``user_version`` to REMOVED. A process that
    still has the file open must not write to it, but open the path again.
 """
@@ -12,20 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 
 import apsw
 
-from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import BUSY_TIMEOUT_MS, all_rows, connect, the_value, transaction
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
+from ec_server.storage.sqlite_day_layout import (
+    REMOVED,
+    adopt,
+    bring_to_layout,
+    make_views,
+    refuse_unfinished,
+    version_of,
+)
 from ec_server.storage.sqlite_lasting import LastingCommits
-from utilities.errors import PermanentStorageError
-from utilities.model import SETTLED
+from ec_server.storage.sqlite_written import OwnMinutes
 from utilities.utc import MINUTE_S, ec_date, ec_time, parse_ec
 
-LAYOUT = 2
 _HAS_LINE = "SELECT 1 FROM minute_line WHERE device_id = ? AND ec_time = ?"
 _OF_SPAN = "WHERE device_id = ? AND ec_date = ? AND ec_time BETWEEN ? AND ?"
 _RESTORE_LINE = (
@@ -35,8 +39,6 @@ _RESTORE_LINE = (
     f" SELECT sum(row_count), sum(values_count) FROM ec_block {_OF_SPAN})"
     " HAVING sum(rows) > 0 ON CONFLICT DO NOTHING"
 )
-REMOVED = -1
-_SCHEMA = Path(__file__).with_name("schema")
 
 
 class DayFile:
@@ -56,14 +58,21 @@ class DayFile:
         self.day = day
         self.date = ec_date(day)
         self.writer = writer
+        self.own = OwnMinutes()
         self.read_only = read_only
         self.on_damage = on_damage
         self.db = connect(path, read_only=read_only, synchronous=synchronous)
         self.lasting = LastingCommits(self.db, synchronous)
-        if not read_only:
-            self._make_tables()
+        try:
+            if read_only:
+                refuse_unfinished(self.db, path)
+            else:
+                bring_to_layout(self.db, path, self.date)
+        except BaseException:
+            self.db.close()
+            raise
         self.layout = self.version(self.db.cursor())
-        self._make_views(self.layout)
+        make_views(self.db, self.layout)
         self.blocks = DayBlocks(self.db, self.date, on_damage, present=self.has_blocks)
         self.inode = path.stat().st_ino
 
@@ -89,48 +98,15 @@ class DayFile:
 
     # --- layout ---------------------------------------------------------------------------
 
-    def _make_tables(self) -> None:
-        with transaction(self.db) as cursor:
-            version = self.version(cursor)
-            if version in (LAYOUT, REMOVED):
-                return
-            if version not in (0, 1):
-                raise PermanentStorageError(
-                    f"{self.path} has layout {version}, this program knows 1 to {LAYOUT}: "
-                    "run the program that wrote it, or move the file away"
-                )
-            if version == 0:
-                cursor.execute((_SCHEMA / "sqlite_day.sql").read_text("utf-8"))
-            else:
-                cursor.execute("DROP INDEX ec_minute_unsealed")
-                cursor.execute("ALTER TABLE ec_minute RENAME COLUMN sealed TO digest_cached")
-                cursor.execute("ALTER TABLE ec_minute ADD COLUMN packed INTEGER NOT NULL DEFAULT 0")
-            cursor.execute((_SCHEMA / "sqlite_day_own.sql").read_text("utf-8"))
-            self._settle_layout_1(cursor)
-            cursor.execute(f"PRAGMA user_version = {LAYOUT}")
-
-    def _settle_layout_1(self, cursor: apsw.Cursor) -> None:
-        self._make_views(LAYOUT)
-        states = ", ".join(f"'{state.value}'" for state in SETTLED)
-        lines = all_rows(
-            cursor.execute(
-                f"SELECT device_id, ec_time FROM minute_line WHERE state IN ({states}) ORDER BY 1, 2"  # noqa: S608
-            )
-        )
-        for device_id, group in groupby(lines, key=lambda line: line[0]):
-            found = of_minutes(parse_ec(self.date, time_text) for _, time_text in group)
-            cursor.executemany("INSERT INTO ec_settled VALUES (?, ?, ?)", [(device_id, *r) for r in found])
-
-    def _make_views(self, layout: int) -> None:
-        views = (_SCHEMA / "sqlite_day_views.sql").read_text("utf-8")
-        if layout == 1:
-            views = views.replace("digest_cached, packed", "sealed AS digest_cached, 0 AS packed")
-        self.db.execute(views)
-
     @staticmethod
     def version(cursor: apsw.Cursor) -> int:
         """The number of the file's layout, or REMOVED."""
-        return int(the_value(cursor.execute("PRAGMA user_version")))
+        return version_of(cursor)
+
+    def remake(self) -> None:
+        """Compute from the rows again what is kept of them; nothing is proven afterwards."""
+        with transaction(self.db) as cursor:
+            adopt(cursor, self.date)
 
     @property
     def has_blocks(self) -> bool:

@@ -127,7 +127,10 @@ class DayBlocks:
     # --- restoring ------------------------------------------------------------------------
 
     def restore(self, cursor: apsw.Cursor, device_id: str, time_text: str, block: Block) -> None:
-        """Move the rows of a second from its block back into ``ec_consumption``."""
+        """Move the rows of a second from its block back into ``ec_consumption``.
+
+        Whoever packs the minute at this moment has to read its rows again.
+        """
         self.remove(cursor, device_id, time_text)
         rows = list(rows_of(block))[::-1]
         times = iso_texts([row.inserted_us for _, row in rows])
@@ -143,7 +146,7 @@ class DayBlocks:
             if self._db.changes() == 0:
                 self._keep_replaced(cursor, values)
         cursor.execute(
-            "UPDATE ec_minute SET packed = 0 WHERE device_id = ? AND ec_time = ?",
+            "UPDATE ec_minute SET packed = 0, version = version + 1 WHERE device_id = ? AND ec_time = ?",
             (device_id, time_text[:4] + "00"),
         )
 

@@ -4,7 +4,8 @@ Rules:
 
 1. ``ec_checksum`` holds only digests that match the rows. A digest is inserted in a transaction that
    finds the minute's ``version`` unchanged since the rows were read (``_cache``), or finds that the minute's
-   ``writer`` is still the only process that wrote to it (``publish``).
+   ``writer`` is still the only process that wrote to it, and its ``version`` that of this one's last write
+   (``publish``; sqlite_written.py).
 2. While ``ec_minute.writer`` is set, no digest of that minute is cached. So that writer, and no other, may
    add rows without looking for digests to remove.
 """
@@ -127,7 +128,14 @@ class DayDigests:
                 self._put_digests(cursor, device_id, minute, computed.items(), digest_of_minute(digests))
 
     def forget(self, cursor: apsw.Cursor, device_id: str, minute: int, seconds: Iterable[int]) -> None:
-        """Remove the cached digests of a minute and of some of its seconds, within a transaction."""
+        """Remove the cached digests of a minute and of some of its seconds, within a transaction.
+
+        From now on they are computed from the rows.
+        """
+        cursor.execute(
+            "UPDATE ec_minute SET writer = NULL WHERE device_id = ? AND ec_time = ? AND writer IS NOT NULL",
+            (device_id, ec_time(minute)),
+        )
         statement = (
             "DELETE FROM ec_checksum WHERE device_id = ? AND ec_date = ? AND ec_time = ? AND ec_type = ?"
         )
@@ -141,8 +149,14 @@ class DayDigests:
             for one in finished:
                 cursor.execute(
                     "UPDATE ec_minute SET writer = NULL, digest_cached = ? WHERE device_id = ?"
-                    " AND ec_time = ? AND writer = ?",
-                    (int(one.complete), one.device_id, ec_time(one.minute), self._file.writer),
+                    " AND ec_time = ? AND writer = ? AND version = ?",
+                    (
+                        int(one.complete),
+                        one.device_id,
+                        ec_time(one.minute),
+                        self._file.writer,
+                        self._file.own.version((one.device_id, one.minute)),
+                    ),
                 )
                 if self._file.db.changes() == 1:
                     whole = digest_of_minute(one.seconds) if one.complete else None
@@ -158,17 +172,17 @@ class DayDigests:
         seconds: Iterable[tuple[int, Digest]],
         whole: Digest | None,
     ) -> None:
-        rows: list[tuple[Any, ...]] = [
-            (device_id, self._file.date, ec_time(s), "S", d.count, d.md5, None, 0) for s, d in seconds
-        ]
-        if whole is not None:
-            check = the_row(
-                cursor.execute(
-                    "SELECT check_time, check_times FROM minute_line WHERE device_id = ? AND ec_time = ?",
-                    (device_id, ec_time(minute)),
-                )
+        """Comparisons so far are those of the minute: a digest that a write took away was compared, too."""
+        check = the_row(
+            cursor.execute(
+                "SELECT check_time, check_times FROM minute_line WHERE device_id = ? AND ec_time = ?",
+                (device_id, ec_time(minute)),
             )
-            rows.append((device_id, self._file.date, ec_time(minute), "P", whole.count, whole.md5, *check))
+        )
+        of_day = (device_id, self._file.date)
+        rows: list[tuple[Any, ...]] = [(*of_day, ec_time(s), "S", d.count, d.md5, *check) for s, d in seconds]
+        if whole is not None:
+            rows.append((*of_day, ec_time(minute), "P", whole.count, whole.md5, *check))
         cursor.executemany(_CACHE, rows)
 
     def absent(self, before: int) -> list[tuple[str, int]]:

@@ -23,9 +23,10 @@ import apsw
 from ec_server.packing.block import Row, pack, pack_columns
 from ec_server.storage.contract import Packed, StoredBytes
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
-from ec_server.storage.sqlite_day import REMOVED, DayFile, snapshot
+from ec_server.storage.sqlite_day import DayFile, snapshot
 from ec_server.storage.sqlite_day_blocks import READABLE_TIME
 from ec_server.storage.sqlite_day_columns import columns_of
+from ec_server.storage.sqlite_day_layout import REMOVED
 from ec_server.storage.sqlite_rank import first_rowid, rank_of
 from utilities.model import Batch
 from utilities.utc import MINUTE_S, ec_time, iso_texts, parse_ec, parse_iso

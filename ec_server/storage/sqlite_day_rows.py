@@ -94,7 +94,7 @@ class DayRows:
             (device_id, self._file.date, *self._file.span(start, stop)),
         )
         kept = [(self._stored(device_id, row, 0), row[7], row[8]) for row in found]
-        return [ReplacedRow(row, parse_iso(moment), reason) for row, moment, reason in kept if row]
+        return [ReplacedRow(row, _moment_us(moment), reason) for row, moment, reason in kept if row]
 
     def texts(
         self, device_id: str, start: int, stop: int, *, trusted: bool = True
@@ -188,6 +188,14 @@ def _rowid(row: tuple[int, StoredRow]) -> int:
 
 def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
     return row[1].batch.second, row[0]
+
+
+def _moment_us(stored: str) -> int:
+    """A stored moment in epoch microseconds; 0 for what is none."""
+    try:
+        return parse_iso(stored)
+    except ValueError:
+        return 0
 
 
 def is_whole(values: str, checksum: str) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -23,14 +22,16 @@ import apsw
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import merged
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
-from ec_server.storage.sqlite_day import REMOVED, DayFile
+from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_digests import DayDigests
+from ec_server.storage.sqlite_day_layout import REMOVED
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_day_repairs import DayRepairs
 from ec_server.storage.sqlite_day_rows import DayRows
 from ec_server.storage.sqlite_rank import rank_of
 from ec_server.storage.sqlite_row_writes import INSERT, NOTHING, Effect, RowWrites
+from ec_server.storage.sqlite_written import Written
 from utilities.model import Batch, CommitMark, StoredRow, WriteResult
 from utilities.utc import ec_time, iso, minute_of
 
@@ -49,15 +50,6 @@ _TOUCH = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The result of one transaction."""
-
-    result: WriteResult
-    generation: int | None
-    """The file's new generation, if a change affected proof."""
-
-
 class DayWrites:
     """Writes to one open day file; raises apsw's errors."""
 
@@ -68,7 +60,7 @@ class DayWrites:
 
     def ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
         """Commit batches that arrived in messages; ``now_us`` is the first one's insert time."""
-        return self._file.lasting.run(lambda: self._ingest(batches, mark, now_us))
+        return self._file.own.committed(self._file.lasting.run(lambda: self._ingest(batches, mark, now_us)))
 
     def _ingest(self, batches: Sequence[Batch], mark: CommitMark | None, now_us: int) -> Written | None:
         with transaction(self._file.db) as cursor:
@@ -87,7 +79,7 @@ class DayWrites:
 
     def replay(self, rows: Sequence[StoredRow]) -> Written | None:
         """Commit rows that keep their insert times and ranks."""
-        return self._file.lasting.run(lambda: self._replay(rows))
+        return self._file.own.committed(self._file.lasting.run(lambda: self._replay(rows)))
 
     def _replay(self, rows: Sequence[StoredRow]) -> Written | None:
         with transaction(self._file.db) as cursor:
@@ -109,7 +101,7 @@ class DayWrites:
 
     def repair(self, batches: Sequence[Batch]) -> Written | None:
         """Commit the device's own values of some seconds; afterwards these values win."""
-        return self._file.lasting.run(lambda: self._repair_all(batches))
+        return self._file.own.committed(self._file.lasting.run(lambda: self._repair_all(batches)))
 
     def _repair_all(self, batches: Sequence[Batch]) -> Written | None:
         now_us = time.time_ns() // 1000
@@ -243,20 +235,23 @@ class DayWrites:
 
     def _account(self, cursor: apsw.Cursor, batches: Sequence[Batch], effects: Sequence[Effect]) -> Written:
         """Update each minute's row counts, and remove its digests and proof if they no longer hold."""
-        opened, revoked = set(), False
+        opened, revoked, versions = set(), False, {}
         for (device_id, minute), seconds in _by_minute(batches, effects).items():
             rows, samples = map(sum, zip(*seconds.values(), strict=True))
             at = (device_id, ec_time(minute), self._file.writer, rows, samples)
             writer, version, state = the_row(cursor.execute(_TOUCH, at))
+            follows = version == self._file.own.version((device_id, minute)) + 1
+            versions[device_id, minute] = version
             if state is not None:
                 revoked = True
                 self._proof.revoke(cursor, device_id, minute)
             if version == 1:
                 opened.add((device_id, minute))
-            elif writer != self._file.writer:
+            elif writer != self._file.writer or not follows:
                 self._digests.forget(cursor, device_id, minute, seconds)
         generation = self._file.next_generation(cursor) if opened or revoked else None
-        return Written(WriteResult(tuple(effect[0] for effect in effects), frozenset(opened)), generation)
+        result = WriteResult(tuple(effect[0] for effect in effects), frozenset(opened))
+        return Written(result, generation, versions)
 
 
 def _by_minute(

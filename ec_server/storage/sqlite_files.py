@@ -26,9 +26,10 @@ from itertools import count
 from pathlib import Path
 
 from ec_server.storage.sqlite_connection import translated
-from ec_server.storage.sqlite_day import REMOVED, DayFile
+from ec_server.storage.sqlite_day import DayFile
 from ec_server.storage.sqlite_day_blocks import OnDamage
 from ec_server.storage.sqlite_day_digests import DayDigests
+from ec_server.storage.sqlite_day_layout import REMOVED
 from ec_server.storage.sqlite_day_packing import DayPacking
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_day_rows import DayRows

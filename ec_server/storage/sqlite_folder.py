@@ -5,7 +5,8 @@ Rules:
 1. A file that SQLite cannot read is set aside, and only its day is lost (sqlite_files.py). This happens
    after it was found unreadable twice, the second time after opening it again while the disk itself could
    read it (disk_check.py). Damaged rows affect only their minute. Both stay recorded until the devices have
-   filled the gap.
+   filled the gap. What the server keeps of the rows, and cannot understand, is computed from them again
+   (sqlite_day_layout.py), once in a while.
 2. A progress.db that SQLite cannot read is set aside, too, and a new one is created. It holds no proof, so
    no data is lost: every minute is compared again, and devices are recorded again when they send.
 3. Below ``min_free_bytes`` nothing should be written: SQLite survives a full disk, but other programs on
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +31,10 @@ from utilities.utc import DAY_S, day_of, minute_text
 
 _LONGEST_S, _READERS_LONGEST_S = 10.0, 0.5
 """Time limit for reading a file that SQLite calls damaged: a caller may be waiting."""
+
+_REMADE_AGAIN_S = 600.0
+_NOT_UNDERSTOOD = (ValueError, TypeError, OverflowError, AssertionError)
+"""What comes of values that this server does not write: from a damaged page, or another program."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +58,8 @@ class SqliteFolder:
         """How often progress.db was opened; a new file may lack what was recorded before."""
         self._unreadable: dict[str, tuple[int, tuple[int, ...], str]] = {}
         """What could not be read: its day, the file's stamp at that time, and why."""
+        self._remade_s: dict[int, float] = {}
+        """When a day's file may be remade again."""
         if not read_only:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -111,7 +119,37 @@ class SqliteFolder:
         return not self.read_only or (self.path / "progress.db").exists()
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
-        """Call ``use`` with the day's file; a damaged one is set aside, and a new one used."""
+        """What ``use`` makes of the day's file.
+
+        A damaged one is set aside, and used anew. Where what is kept of its rows cannot be understood, that
+        is made again from them; PermanentStorageError where it is no use.
+        """
+        try:
+            return self._on_file(doing, day, use)
+        except _NOT_UNDERSTOOD as error:
+            why: Exception = error
+        if self._may_be_remade(day):
+            name = self.days.path(day).name
+            _log.error("%s: what is kept of its rows is made again from them, since %s: %r", name, doing, why)
+            self._on_file("writing to", day, lambda d: d.file.remake())
+            try:
+                return self._on_file(doing, day, use)
+            except _NOT_UNDERSTOOD as error:
+                why = error
+        raise PermanentStorageError(
+            f"{doing} {self.days.path(day)}: it cannot be understood: {why!r}"
+        ) from why
+
+    def _may_be_remade(self, day: int) -> bool:
+        """Whether it is worth it: not again and again."""
+        now_s = time.monotonic()
+        is_time = now_s >= self._remade_s.get(day, now_s)
+        if self.read_only or not is_time:
+            return False
+        self._remade_s[day] = now_s + _REMADE_AGAIN_S
+        return True
+
+    def _on_file(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
         path = self.days.path(day)
         try:
             with translated(doing, path):
@@ -139,7 +177,7 @@ class SqliteFolder:
             first, last = max(start, day), min(stop, day + DAY_S)
             try:
                 yield from self.on_day("reading", day, lambda file, a=first, b=last: list(read(file, a, b)))  # type: ignore[misc]
-            except DamagedFileError as error:
+            except PermanentStorageError as error:
                 if len(days) == 1:
                     raise
                 self.note_unreadable(day, str(error))

@@ -20,7 +20,7 @@ from ec_server.storage.sqlite_files import Day, day_of_set_aside
 from ec_server.storage.sqlite_folder import SqliteFolder
 from ec_server.storage.sqlite_progress import DeviceLine
 from ec_server.storage.sqlite_trust import UNCHANGED_FOR_S, DayTrust, Trust
-from utilities.errors import DamagedFileError
+from utilities.errors import PermanentStorageError
 from utilities.model import SETTLED, DeviceRecord, MinuteRecord, MinuteState, Verdict
 from utilities.utc import DAY_S, MINUTE_S, day_of, minute_of
 
@@ -108,7 +108,7 @@ class Records:
         rests = time.time() - stamp[1] / 1e9 >= UNCHANGED_FOR_S
         try:
             view = self._folder.on_day("reading", day, lambda d: _read_view(d, None if rests else device_id))
-        except DamagedFileError as error:
+        except PermanentStorageError as error:
             self._folder.note_unreadable(day, str(error))
             return _NO_VIEW
         if rests and self._folder.days.stamp(day) == stamp:

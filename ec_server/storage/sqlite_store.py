@@ -19,11 +19,11 @@ from pathlib import Path
 from ec_server.storage.contract import FinishedMinute, Packed, ReplacedRow, StorageHealth, Store, StoredBytes
 from ec_server.storage.merge import single_day
 from ec_server.storage.sqlite_backlog import Backlog
-from ec_server.storage.sqlite_day_writes import Written
 from ec_server.storage.sqlite_files import Day
 from ec_server.storage.sqlite_folder import SqliteFolder
 from ec_server.storage.sqlite_records import Records
 from ec_server.storage.sqlite_trust import DayTrust
+from ec_server.storage.sqlite_written import Written
 from utilities.errors import DamagedFileError, RetryableStorageError
 from utilities.model import (
     Batch,
@@ -245,12 +245,11 @@ class SqliteStore(Store):
         return self._records.minutes(device_id, start, stop)
 
     def checks(self, device_id: str, minute: int) -> dict[tuple[int, str], tuple[int | None, int]]:
-        """See the contract."""
-        return dict(
-            self._folder.of_days(
-                minute, minute + MINUTE_S, lambda d, a, _: d.proof.checks(device_id, a).items()
-            )
+        """See the contract. What is not cached was compared as often as its minute."""
+        cached = self._folder.of_days(
+            minute, minute + MINUTE_S, lambda d, a, _: d.proof.checks(device_id, a).items()
         )
+        return super().checks(device_id, minute) | dict(cached)
 
     # --- keeping --------------------------------------------------------------------------
 

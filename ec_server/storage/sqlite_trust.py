@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_folder import SqliteFolder
-from utilities.errors import DamagedFileError
+from utilities.errors import PermanentStorageError
 from utilities.utc import DAY_S
 
 UNCHANGED_FOR_S = 60.0
@@ -87,7 +87,7 @@ class DayTrust:
         """Whether the day's file has the recorded generation or a later one; otherwise it is revoked."""
         try:
             generation = self._generation(day)
-        except DamagedFileError as error:
+        except PermanentStorageError as error:
             self._folder.note_unreadable(day, str(error))
             return False
         known = abs(known) if known is not None else None

@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"storage.path {settings.storage_path} does not exist: name the server's configuration "
                   "with -c", file=sys.stderr)  # fmt: skip
             return EXIT_NOTHING
+        if _is_the_server_s(options.out, settings.storage_path):
+            print(f"{options.out} is the server's own, in storage.path: name another file", file=sys.stderr)
+            return EXIT_FAULT
         with open_store(settings, read_only=True) as store:
             rows = write_day(store, options.day, options.device, options.out)
     except (EcServerError, OSError, apsw.Error) as error:
@@ -50,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_NOTHING
     print(f"{options.out}: {rows} rows")
     return 0
+
+
+def _is_the_server_s(path: Path, storage_path: Path) -> bool:
+    """Whether a file is there that holds more than the tables that would take its place."""
+    is_named_so = path.name == "progress.db" or (path.name.startswith("ec-") and path.suffix == ".sqlite")
+    return is_named_so and path.exists() and path.resolve().parent == storage_path.resolve()
 
 
 def write_day(store: Store, day: int, device_id: str | None, path: Path) -> int:

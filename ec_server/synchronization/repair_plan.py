@@ -72,9 +72,10 @@ def range_requests(stored: str, wanted: int) -> tuple[Ranges, ...]:
     """The ranges in which a second's missing samples can be, grouped into requests.
 
     ``stored`` is the stored text, ``wanted`` the device's count. Empty if ranges do not help: nothing is
-    stored, the device does not have more, or there are too many gaps.
+    stored, the device does not have more, there are too many gaps, or a damaged row is among the stored ones,
+    so that their text is not canonical.
     """
-    if not stored or wanted <= stored.count(";") + 1:
+    if not stored or wanted <= stored.count(";") + 1 or canonical_fault(stored) is not None:
         return ()
     gaps = _gaps(list(map(int, stored.replace(";", ",").split(",")[::2])))
     if len(gaps) > MAX_RANGES * MAX_RANGE_REQUESTS:

@@ -196,8 +196,13 @@ def _settled(round_: RoundState) -> Steps[tuple[int, Heard]]:
 
 
 def _recorded_again(round_: RoundState) -> Steps[list[Range]]:
-    """The settled minutes that the device has not finished: it is recording them again."""
-    span = (round_.stop, max(round_.task.stop, round_.task.settled_to))
+    """The settled minutes that the device has not finished: it is recording them again.
+
+    A device whose clock was reset to 1970 has finished nothing since, but no round covers what is more than a
+    day before this one's beginning (coverage.py): the days before it are not worth reading.
+    """
+    task = round_.task
+    span = (max(round_.stop, task.start - DAY_S), max(task.stop, task.settled_to))
     if span[0] >= span[1]:
         return []
     return ranges.subtract([span], (yield from _unproven(round_, *span)))
@@ -238,17 +243,20 @@ def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
     for minute in ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)):
         mine, theirs = here.get(minute), there.get(minute)
         if theirs is None or mine == theirs:
-            settled.append(MinuteReport(minute, _state_without_repair(mine, theirs), mine, theirs))
+            settled.append(_report_without_repair(minute, mine, theirs))
         else:
             yield from _conclude(round_, settled)
             settled = [(yield from _differing_minute(round_.task, minute, theirs))]
     yield from _conclude(round_, settled)
 
 
-def _state_without_repair(mine: Digest | None, theirs: Digest | None) -> MinuteState:
+def _report_without_repair(minute: int, mine: Digest | None, theirs: Digest | None) -> MinuteReport:
+    """Of a minute whose digests are equal, or of which the device has nothing and so lacks all."""
     if theirs is not None:
-        return MinuteState.PROVEN
-    return MinuteState.EMPTY if mine is None else MinuteState.UNCONFIRMABLE
+        return MinuteReport(minute, MinuteState.PROVEN, mine, theirs)
+    if mine is None:
+        return MinuteReport(minute, MinuteState.EMPTY, mine, theirs)
+    return MinuteReport(minute, MinuteState.UNCONFIRMABLE, mine, theirs, extra=mine.count)
 
 
 def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, Digest]]:

@@ -54,7 +54,7 @@ def decode(sender: Side, line: bytes) -> Frame:
     kind = BY_NAME.get((sender, name))
     if kind is None:
         raise RemoteProtocolError("unknown_type", f"a {sender.value} sends no frame of type {name[:40]!r}")
-    if "length" in values and not kind.payload:
+    if values.get("length", 0) != 0 and not kind.payload:
         raise RemoteProtocolError("bad_frame", f"a frame of type {name!r} has no payload")
     return kind.frame(**_read(kind, values))
 

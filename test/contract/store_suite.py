@@ -367,6 +367,17 @@ class StoreSuite:
         assert (record.check_times, record.check_time_us) == (2, 5_000_000)
         assert record.state is MinuteState.PROVEN
 
+    def test_comparisons_so_far_outlast_a_write_of_minute_and_seconds_alike(self, store: Store) -> None:
+        store.ingest([run_of("m", NOON, 0), run_of("m", NOON + 1, 0)])
+        check(store, "m", NOON, MinuteState.PROVEN)
+        store.ingest([run_of("m", NOON, 1000)])
+        of_these = [(NOON, "P"), (NOON, "S"), (NOON + 1, "S")]
+        for _ in range(2):
+            assert [store.checks("m", NOON)[one] for one in of_these] == [(5_000_000, 1)] * 3
+            store.minute_digests("m", NOON, NOON + 60)
+        check(store, "m", NOON, MinuteState.PROVEN)
+        assert [store.checks("m", NOON)[one][1] for one in of_these] == [2, 2, 2]
+
     def test_verified_through_is_the_first_minute_that_is_not_settled(self, store: Store) -> None:
         store.note_devices({"m": 1})
         for minute in range(NOON, NOON + 180, 60):

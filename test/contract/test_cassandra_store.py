@@ -16,7 +16,7 @@ from ec_server.storage.contract import FinishedMinute, Store
 from utilities.cassandra_values import Statement
 from utilities.errors import RetryableStorageError
 from utilities.model import CommitMark, Digest, MinuteState, StoredRow
-from utilities.utc import DAY_S, ec_date
+from utilities.utc import DAY_S, ec_date, ec_time
 
 pytestmark = pytest.mark.cassandra
 KEYSPACE = "ec_contract"
@@ -167,14 +167,15 @@ class TestWrites:
 
     def test_rows_end_with_their_days_retention(self, cassandra: RealCassandra, opens: Opens) -> None:
         opens()
-        today = int(time.time()) // DAY_S * DAY_S
+        now = int(time.time())
+        today = now // DAY_S * DAY_S
         with CassandraStore(cassandra.target(KEYSPACE), retention_days=3) as store:
             store.wait(30)
-            store.ingest([run_of("m", today, 0)])
+            store.ingest([run_of("m", now, 0)])
             (row,) = store._db.read(
                 "SELECT TTL(values_count) AS ttl FROM ec_consumption"
                 " WHERE device_id = ? AND ec_date = ? AND ec_minute = ?",
-                *("m", ec_date(today), "0000"),
+                *("m", ec_date(now), ec_time(now)[:4]),
             )
         left_s = today + 4 * DAY_S - time.time()
         assert abs(row.ttl - left_s) < 10

@@ -104,6 +104,27 @@ def test_a_repair_wins_over_what_was_read_before_it(
         assert "003000,8;003010,8;" in store.second_text("m", NOON + 1)
 
 
+def test_a_second_that_a_duplicate_unpacked_meanwhile_has_each_row_once(
+    store: SqliteStore, tmp_path: Path, day_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = run_of("m", NOON + 1, 3000)
+    store.ingest([batch("m", NOON + 1, {3000: "8", 3030: "8"})])
+    pack_all(store)
+    store.ingest([run_of("m", NOON + 1, 50_000), run_of("m", NOON + 1, 60_000)])
+    by_hand(day_file, "UPDATE ec_consumption SET values_checksum = 'damaged' WHERE start_us = '050000'")
+    pack = sqlite_day_packing.pack
+    with SqliteStore(tmp_path) as other:
+
+        def disturbed(rows: Any) -> Any:
+            assert other.ingest([replaced]).duplicate == 1
+            return pack(rows)
+
+        monkeypatch.setattr(sqlite_day_packing, "pack", disturbed)
+        before = everything(store)
+        store.pack_minute("m", NOON)
+        assert everything(store) == before
+
+
 def test_two_packers_at_once_pack_each_row_once(
     store: SqliteStore, meanwhile: Meanwhile, tmp_path: Path, day_file: Path
 ) -> None:

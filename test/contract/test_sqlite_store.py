@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from contract.store_suite import (
     MIDNIGHT,
@@ -25,7 +27,7 @@ from ec_server.storage.contract import FinishedMinute
 from ec_server.storage.sqlite_files import DayFiles
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError, StorageError
-from utilities.model import CommitMark, MinuteState
+from utilities.model import CommitMark, Digest, MinuteState
 from utilities.utc import DAY_S
 
 Foreign = Callable[[str], list[dict[str, Any]]]
@@ -48,6 +50,16 @@ def opens(tmp_path: Path) -> Iterator[Opens]:
 def foreign(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
     """The day's file in somebody else's SQLite tool."""
     return lambda statement: by_hand(tmp_path / "ec-20260301.sqlite", statement)
+
+
+def copy_rows(source: Path, target: Path) -> None:
+    """As SQLite's ``.backup`` and ``.restore`` do, from one file that may be in use into another."""
+    with (
+        closing(apsw.Connection(str(source))) as one,
+        closing(apsw.Connection(str(target))) as other,
+        other.backup("main", one, "main") as backup,
+    ):
+        backup.step()
 
 
 class TestSqliteStore(StoreSuite):
@@ -156,6 +168,21 @@ class TestFilesThatGoBack:
         assert record is not None
         assert record.verified_through == NOON
         assert [(r.minute, r.state) for r in store.minutes("m", NOON, NOON + 120)] == [(NOON, None)]
+
+    @pytest.mark.parametrize("goes_on", [False, True])
+    def test_one_that_was_restored_while_its_writer_was_at_work_has_no_digest_of_rows_that_it_lost(
+        self, opens: Opens, tmp_path: Path, goes_on: bool
+    ) -> None:
+        store, day, copy = opens(), tmp_path / "ec-20260301.sqlite", tmp_path / "copy"
+        store.ingest([run_of("m", NOON, 0)])
+        copy_rows(day, copy)
+        store.ingest([run_of("m", NOON, 1000)])
+        copy_rows(copy, day)
+        if goes_on:
+            store.ingest([run_of("m", NOON, 2000)])
+        of_all = Digest(4 * (2 + goes_on), "0" * 32)
+        assert store.publish([FinishedMinute("m", NOON, ((NOON, of_all),), complete=True)]) == 0
+        assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4 * (1 + goes_on)
 
     def test_a_read_only_reader_does_not_believe_it_either(self, tmp_path: Path, proven: Path) -> None:
         shutil.copy(proven, tmp_path / "ec-20260301.sqlite")
@@ -358,6 +385,9 @@ class TestFiles:
         check(store, "m", NOON, MinuteState.PROVEN)
         checked = foreign("SELECT check_time, check_times FROM ec_checksum")
         assert checked == [{"check_time": "1970-01-01T00:00:05.000000+00:00", "check_times": 1}] * 2
+        store.ingest([run_of("m", NOON + 5, 1000)])
+        store.minute_digests("m", NOON, NOON + 60)
+        assert foreign("SELECT check_time, check_times FROM ec_checksum") == checked
 
     def test_a_read_only_store_makes_nothing(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path / "absent", read_only=True) as store:

@@ -69,6 +69,16 @@ class TestUnpack:
         assert unpack.main(["-d", "20260301", "-o", str(out), "--device", "m", "-c", str(configuration)]) == 0
         assert by_hand(out, "SELECT DISTINCT device_id FROM ec_consumption") == [{"device_id": "m"}]
 
+    def test_a_file_of_the_server_s_own_is_not_replaced(
+        self, store: SqliteStore, tmp_path: Path, configuration: Path, capsys
+    ) -> None:
+        before = stored(tmp_path)
+        arguments = ["-d", "20260301", "--device", "m", "-c", str(configuration)]
+        out = tmp_path / "data" / "ec-20260301.sqlite"
+        assert unpack.main([*arguments, "-o", str(out)]) == 2
+        assert "storage.path" in capsys.readouterr().err
+        assert stored(tmp_path) == before
+
     def test_nothing_stored_makes_no_file(
         self, store: SqliteStore, tmp_path: Path, configuration: Path, capsys
     ) -> None:

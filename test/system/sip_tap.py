@@ -20,6 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from ec_server.ingest.message_body import Limits
+from ec_server.ingest.message_limits import valid_within
 from utilities import log
 from utilities.model import RawMessage
 from utilities.sip_config import Senders, SipOptions, SipReceiver
@@ -40,6 +42,7 @@ def senders(devices: list[str] | None, network: str) -> Senders:
     return Senders(
         lambda device_id, ip: (devices is None or device_id in devices) and ip.startswith(network),
         lambda ip: ip.startswith(network),
+        valid_within(Limits()),
     )
 
 

@@ -109,6 +109,17 @@ class TestMessages:
             assert found["cut"]
             assert found["body"] == body[: PACKET_LIMIT - size]
 
+    @pytest.mark.parametrize(("ending", "is_cut"), [(b"||", False), (b"|| ", True), (b"||\r\n", True)])
+    def test_a_message_that_udp_cut_just_behind_its_end_mark_has_none(
+        self, tap: Tap, ending: bytes, is_cut: bool
+    ) -> None:
+        with Peer("UDP", tap.port) as peer:
+            head = len(request(body=b"x" * 1000, transport="UDP", local=peer.name)) - 1000
+            body = b"m|1772366400|" + b"x" * (PACKET_LIMIT - head - 15) + ending
+            assert peer.ask(body) == 200
+            found = tap.next()
+            assert (found["cut"], found["body"].rstrip().endswith(b"||")) == (is_cut, not is_cut)
+
     @both
     def test_a_message_just_within_the_limit_is_whole(self, tap: Tap, transport: str) -> None:
         with Peer(transport, tap.port) as peer:

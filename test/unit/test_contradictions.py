@@ -18,6 +18,7 @@ from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.frames import Answer, AskSamples, Minutes, Samples, Seconds
 from ec_server.synchronization.round_state import RoundTask
+from utilities.checksum_util import parse_canonical
 from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState
 from utilities.utc import DAY_S
@@ -237,6 +238,21 @@ class TestADamagedMinute:
         damaged.damaged = ()
         result, _ = run_round(store, meter, replace(MINUTES, heard=result.heard))
         assert (result.verified.through, result.unreadable) == (NOON + 300, "")
+
+    @pytest.mark.parametrize(
+        ("before", "after"), [("000003", "0000a3"), (";000003", ":000003"), ("3.5", "3;5"), ("003,", "900,")]
+    )
+    def test_by_one_byte_of_a_row_is_repaired_and_so_is_what_follows(
+        self, store: Store, before: str, after: str
+    ) -> None:
+        samples = {us: f"{us}.5" for us in range(9)}
+        row = batch(DEVICE, NOON, {us: samples[us] for us in range(6)})
+        store.ingest([row._replace(values=row.values.replace(before, after))])
+        meter = MemoryMeter({NOON: samples, NOON + 60: samples})
+        result, _ = run_round(store, meter, MINUTES)
+        assert (result.verified.through, result.verified.unresolved) == (NOON + 300, 0)
+        for minute in meter.seconds:
+            assert samples.items() <= parse_canonical(store.second_text(DEVICE, minute)).items()
 
     @pytest.mark.parametrize("call", ["unproven_ranges", "ranges_in", "minutes"])
     def test_where_the_whole_day_cannot_be_read_it_costs_that_day_only(self, call: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ec_server.export import stored_seconds
 from ec_server.export.coverage import Coverage, clipped, gaps_between, is_whole
+from ec_server.export.power import Reading, power_steps
 from ec_server.export.stored_seconds import (
     Span,
     arrays_of,
@@ -17,7 +18,9 @@ from ec_server.export.stored_seconds import (
     microseconds_of,
     parse_moment,
 )
+from ec_server.storage.memory_store import MemoryStore
 from reference_client.message import MICROSECONDS
+from utilities.model import Batch
 
 FULL = MICROSECONDS.astype(np.int64)
 S = 1_000_000
@@ -112,3 +115,29 @@ def test_a_span_is_forward_and_bounded() -> None:
         with pytest.raises(ValueError, match=said):
             check_span(span, 3600)
     assert length_text(62 * 86_400) == "62 days"
+
+
+@pytest.mark.parametrize("has_arrow", [True, False])
+@pytest.mark.parametrize(
+    ("damaged", "left"),
+    [
+        ("abc", {}),
+        ("000001,1;000002,2;5", {1: 1.0, 2: 2.0}),
+        ("000001,1;0000a2,2;000003,3", {1: 1.0, 3: 3.0}),
+        ("000001,1;000002,2x;000003,3", {1: 1.0, 3: 3.0}),
+        ("000001,1;000002;2;000003,3", {1: 1.0, 3: 3.0}),
+    ],
+)
+def test_of_a_damaged_second_what_can_be_read_is_left(
+    damaged: str, left: dict[int, float], has_arrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_arrow:
+        monkeypatch.setattr(stored_seconds, "_arrow", lambda: None)
+    microseconds, values = arrays_of(damaged)
+    assert dict(zip(microseconds.tolist(), values.tolist(), strict=True)) == left
+    assert left.keys() <= set(microseconds_of(damaged).tolist())
+    with MemoryStore() as store:
+        store.ingest([Batch("m", 60, 0, 5, damaged, 1, "")])
+        span = Span("m", 60, 61)
+        steps = [step for step in power_steps(store, span, 1, Reading(1, 1)) if step]
+        assert [step.highest for step in steps] == ([max(left.values())] if left else [])

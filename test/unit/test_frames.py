@@ -36,6 +36,7 @@ EVERY_FRAME = [
     (DEVICE, f.Samples(3, SECOND, 0, "", packed=False, length=0)),
     (DEVICE, f.Samples(3, SECOND, 1, MD5, packed=True, length=17)),
     (SERVER, f.Verified(MINUTE - 60, MINUTE, 30, 2, 1, 7)),
+    (SERVER, f.Verified(parse_minute("000101010000"), parse_minute("099912312359"), 0, 0, 0, 0)),
     (SERVER, f.Ping()),
     (DEVICE, f.Pong()),
     (DEVICE, f.Error("busy", "not now")),
@@ -111,6 +112,7 @@ class TestLines:
         assert refused(DEVICE, {"type": "welcome", "protocol": 1, "interval": 1}).code == "unknown_type"
 
     def test_only_samples_have_a_payload(self) -> None:
+        assert decode(DEVICE, b'{"type":"hello","protocol":1,"device":"a","length":0}') == f.Hello("a")
         error = refused(DEVICE, {"type": "hello", "protocol": 1, "device": "a", "length": 5})
         assert error.code == "bad_frame"
 

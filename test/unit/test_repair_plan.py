@@ -50,6 +50,10 @@ class TestRanges:
     ) -> None:
         assert range_requests(stored, wanted) == ()
 
+    @pytest.mark.parametrize("damaged", ["0000a1,1", "000001,1:000002,1", "000002,1;000001,1", "000001,1;5"])
+    def test_are_no_help_where_a_damaged_row_is_stored(self, damaged: str) -> None:
+        assert range_requests(damaged, 9) == ()
+
     def test_name_only_wide_steps_where_there_are_many(self) -> None:
         samples = waveform(NOON, 44_000)
         ordered = sorted(samples)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from ec_server.storage.cassandra_lifetime import Lifetime
 from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.merge import batch_of
@@ -210,3 +211,20 @@ def test_a_second_leap_begins_its_day_anew() -> None:
     clock.now(YEAR_S + 10.0, 10.0)
     clock.now(2 * YEAR_S + DAY_S - 10.0, DAY_S - 10.0)
     assert clock.now(2 * YEAR_S + DAY_S + 20.0, DAY_S + 20.0) == DAY_S + 20.0
+
+
+class TestTheTimeToLive:
+    def test_of_a_live_row_ends_with_its_day_that_many_days_later(self) -> None:
+        assert Lifetime(3).ttl_s(NOON, NOON + 5) == TODAY + 4 * DAY_S - NOON
+        assert Lifetime(0).ttl_s(NOON, NOON) == 0
+
+    def test_is_not_shortened_by_a_clock_that_leaps_forward(self) -> None:
+        lifetime = Lifetime(30)
+        right = lifetime.ttl_s(NOON, NOON)
+        assert lifetime.ttl_s(NOON + 60, NOON + 29 * DAY_S) == right - 60
+        assert lifetime.ttl_s(NOON, NOON + YEAR_S) == right - 60
+
+    def test_of_late_data_ends_no_later_than_that_of_newer_data(self) -> None:
+        lifetime = Lifetime(30)
+        newest = lifetime.ttl_s(NOON, NOON)
+        assert lifetime.ttl_s(NOON - 3 * DAY_S, NOON) == newest - 3 * DAY_S

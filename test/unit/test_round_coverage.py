@@ -136,6 +136,20 @@ class TestVerified:
         assert (offset(verified.start), offset(verified.through)) == (-DAY_S // MINUTE_S, 8)
         assert len(crossed.requests) == 25
 
+    def test_of_a_device_whose_clock_was_reset_has_no_day_read_in_which_nothing_can_be_settled(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        meter = minutes(0, 5)
+        connection = Connection(store, meter, RULES)
+        connection.round(at(5))
+        meter.unfinished = 0
+        asked: list[int] = []
+        real = store.unproven_ranges
+        monkeypatch.setattr(store, "unproven_ranges", lambda d, a, b: asked.append(a) or real(d, a, b))
+        connection.round(at(6))
+        assert asked
+        assert min(asked) >= NOON - 2 * DAY_S
+
     def test_of_the_next_round_on_a_connection_goes_with_the_device(self, store: Store) -> None:
         meter = minutes(0, 30)
         connection = Connection(store, meter, RULES)

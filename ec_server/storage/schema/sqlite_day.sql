@@ -1,7 +1,7 @@
 -- One UTC day of every device. The first two tables are the original design's; the others are the
 -- server's own. Readable with any SQLite tool while the server runs; see docs/storage.md.
 
-CREATE TABLE ec_consumption (
+CREATE TABLE IF NOT EXISTS ec_consumption (
     device_id             TEXT NOT NULL,
     ec_date               TEXT NOT NULL,  -- YYYYMMDD, UTC
     ec_time               TEXT NOT NULL,  -- HHMMSS, UTC
@@ -15,7 +15,7 @@ CREATE TABLE ec_consumption (
     -- The rowid is the order of insertion, rank * 1024 + n: see sqlite_rank.py.
 );
 
-CREATE TABLE ec_checksum (
+CREATE TABLE IF NOT EXISTS ec_checksum (
     device_id       TEXT NOT NULL,
     ec_date         TEXT NOT NULL,
     ec_time         TEXT NOT NULL,        -- HHMMSS of a second, HHMM00 of a minute
