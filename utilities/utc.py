@@ -1,8 +1,10 @@
 """Conversion of UTC times: dates, times, minutes and seconds as text.
 
-Inside the server, a time is an ``int``: UTC epoch seconds. A *minute* is the epoch second at which it
-begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open. Text is used only
-in database columns, in frames of the synchronization, and for people.
+A year has four digits, also before the year 1000, where ``strftime`` writes fewer.
+
+Inside the server a moment is an ``int``: UTC epoch seconds. A *minute* is the epoch second at
+which it begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open.
+Text appears only at the edges: database columns, frames of the synchronization, people.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def day_of(second: int) -> int:
 @lru_cache(maxsize=8192)
 def ec_date(second: int) -> str:
     """Column ``ec_date``, ``YYYYMMDD``, of an epoch second."""
-    return time.strftime("%Y%m%d", time.gmtime(second))
+    return time.strftime("%Y%m%d", time.gmtime(second)).zfill(8)
 
 
 @lru_cache(maxsize=8192)
@@ -46,13 +48,13 @@ def ec_time(second: int) -> str:
 @lru_cache(maxsize=8192)
 def minute_text(minute: int) -> str:
     """``YYYYMMDDHHMM`` of the minute that begins at epoch second ``minute``."""
-    return time.strftime("%Y%m%d%H%M", time.gmtime(minute))
+    return time.strftime("%Y%m%d%H%M", time.gmtime(minute)).zfill(12)
 
 
 @lru_cache(maxsize=8192)
 def second_text(second: int) -> str:
     """``YYYYMMDDHHMMSS`` of an epoch second."""
-    return time.strftime("%Y%m%d%H%M%S", time.gmtime(second))
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(second)).zfill(14)
 
 
 def parse_minute(text: str) -> int:
@@ -97,7 +99,7 @@ def iso(moment_us: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _iso_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).zfill(19)
 
 
 def iso_texts(moments_us: Iterable[int]) -> list[str]:

@@ -20,7 +20,9 @@ from ec_server.storage.contract import Store
 MOST_POINTS = 10_000
 DEFAULT_POINTS = 1_000
 MOST_SECONDS = 3_600
-"""The most seconds of samples that one answer reads: a complete hour."""
+"""Seconds of samples that one answer reads at most: an hour without a break."""
+_SCALE = 2.0**-40
+"""Changes no digit of a value, and keeps the sum of a step finite, whatever finite values it has."""
 
 
 class Step(NamedTuple):
@@ -75,7 +77,7 @@ class _Steps:
         self._start_us = span.start * SECOND_US
         self._step_us = max(1, -(-(span.stop - span.start) * SECOND_US // points))
         self._open: tuple[int, float, float, float, int] | None = None
-        """``(step, lowest, sum, highest, samples)``."""
+        """``(step, lowest, sum times _SCALE, highest, samples)``."""
 
     def add(self, times_us: Microseconds, values: Values) -> Iterator[Step]:
         numbers = (times_us - self._start_us) // self._step_us
@@ -83,7 +85,7 @@ class _Steps:
         found = zip(
             numbers[begins].tolist(),
             np.minimum.reduceat(values, begins).tolist(),
-            np.add.reduceat(values, begins).tolist(),
+            np.add.reduceat(values * _SCALE, begins).tolist(),
             np.maximum.reduceat(values, begins).tolist(),
             np.diff(begins, append=len(values)).tolist(),
         )
@@ -108,5 +110,6 @@ class _Steps:
     def finish(self) -> Iterator[Step]:
         if self._open is not None:
             number, lowest, total, highest, count = self._open
-            yield Step(self._start_us + number * self._step_us, lowest, total / count, highest)
+            mean = min(max(total / count / _SCALE, lowest), highest)
+            yield Step(self._start_us + number * self._step_us, lowest, mean, highest)
             self._open = None
