@@ -1,9 +1,10 @@
 """Finds where samples are stored and proven, and the gaps, without reading complete seconds.
 
-The number of samples of a second is in its cached digest. For each number, one second is read to learn
-whether seconds of that number have no gaps. Seconds of other numbers are read, so that lost messages show to
-the microsecond. At most ``MOST_READ_SECONDS`` are read: after that, a second counts as stored from its
-beginning to its end, and the answer is not exact.
+A second's count is in its cached digest. Which counts belong to seconds without a gap is learnt from
+the samples of one second of each count; a second of such a count, between two seconds that are stored,
+is not read. All others are, so lost messages, beginnings and ends show to the microsecond. Small counts
+tell nothing: the same few samples may lie anywhere. At most ``MOST_READ_SECONDS`` are read: beyond that, a
+second counts as stored from its beginning to its end, and the answer is not exact.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from utilities.model import MinuteState
 
 MOST_READ_SECONDS = 3_600
 MOST_DAYS = 62
+_TELLING_COUNT = 1_000
+"""So many samples, as many as in a second without a gap, have none either."""
 
 
 @dataclass(slots=True)
@@ -32,14 +35,15 @@ class Availability:
 
 
 def find_availability(store: Store, span: Span, found: Availability) -> Iterator[None]:
-    """Fill ``found``; yields after each minute, so that the caller can keep a connection alive."""
-    coverage, seconds = Coverage(), _Seconds(store, span.device_id)
+    """Fill ``found``; comes up for air after each minute."""
+    seconds = _Seconds(store, span.device_id)
     spans: Spans = []
     for minute, _, _ in stored_minutes(store, span):
         for second, digest in store.second_digests(span.device_id, minute):
-            spans += seconds.add(coverage, second, digest.count)
+            if span.start <= second < span.stop:
+                spans += seconds.add(second, digest.count)
         yield
-    spans += coverage.finish()
+    spans += seconds.finish()
     limits = (span.start * SECOND_US, span.stop * SECOND_US)
     found.stored = list(clipped(spans, *limits))
     found.gaps = list(gaps_between(found.stored, *limits))
@@ -48,29 +52,53 @@ def find_availability(store: Store, span: Span, found: Availability) -> Iterator
 
 
 class _Seconds:
-    """Adds seconds to a coverage, reading only those that may have gaps."""
+    """Adds seconds, ascending, to a coverage, reading only those that may have gaps or end a span."""
 
     def __init__(self, store: Store, device_id: str) -> None:
         self._store, self._device_id = store, device_id
+        self._coverage = Coverage()
+        self._waiting: tuple[int, int] | None = None
+        """The latest second and its count: the next one tells whether it is inside of a span."""
+        self._before = -1
+        """The second before it."""
         self._intervals_us: dict[int, int] = {}
         """Number of samples of a second without a gap, to their interval."""
         self._left = MOST_READ_SECONDS
         self.exact = True
 
-    def add(self, coverage: Coverage, second: int, count: int) -> Spans:
-        if interval_us := self._intervals_us.get(count):
-            return coverage.add_whole(second, interval_us)
+    def add(self, second: int, count: int) -> Spans:
+        """The spans that end before it."""
+        closed = self._settle(second)
+        self._waiting = (second, count)
+        return closed
+
+    def finish(self) -> Spans:
+        """Those that are left."""
+        return [*self._settle(-1), *self._coverage.finish()]
+
+    def _settle(self, following: int) -> Spans:
+        if self._waiting is None:
+            return []
+        second, count = self._waiting
+        is_inside = self._before == second - 1 and following == second + 1
+        self._before = second
+        interval_us = self._intervals_us.get(count) if count >= _TELLING_COUNT else None
+        if interval_us and is_inside:
+            return self._coverage.add_whole(second, interval_us)
         if self._left <= 0:
             self.exact = False
-            return coverage.add_whole(second, SECOND_US // max(count, 1) or 1)
+            return self._coverage.add_whole(second, interval_us or SECOND_US // max(count, 1) or 1)
         self._left -= 1
+        return self._read(second, count)
+
+    def _read(self, second: int, count: int) -> Spans:
         text = self._store.second_text(self._device_id, second)
         if not text:  # removed since it was listed
             return []
         microseconds = microseconds_of(text)
         if interval_us := is_whole(second, microseconds):
             self._intervals_us[count] = interval_us
-        return coverage.add(second, microseconds)
+        return self._coverage.add(second, microseconds)
 
 
 def _proven_ranges(store: Store, span: Span) -> Iterator[tuple[int, int]]:
