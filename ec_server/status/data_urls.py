@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ec_server.export import availability, power
 from ec_server.export.extract import Report, extract
-from ec_server.export.minute_lines import minute_lines
+from ec_server.export.minute_lines import MOST_COUNTED, minute_lines
 from ec_server.export.sample_formats import CsvEncoder, ParquetEncoder
 from ec_server.export.stored_seconds import Span, check_span, length_text, parse_moment
 from ec_server.status.streamed_answer import NoSuchDeviceError, StoredData
@@ -131,7 +131,7 @@ def _known(store: Store, span: Span) -> Store:
 
 
 def _minutes(store: Store, span: Span) -> Iterator[bytes]:
-    return _array(json.dumps(line.as_object()) for line in minute_lines(store, span))
+    return _array(json.dumps(line.as_object()) for line in minute_lines(store, span, MOST_COUNTED))
 
 
 def _array(items: Iterator[str]) -> Iterator[bytes]:
