@@ -2,10 +2,11 @@
 
 Rules:
 
-1. Memory use does not depend on the range: one second is held at a time.
-2. Seconds are read only of minutes that have rows, so an empty year costs one query per day.
-3. A value is always the double nearest to its text. If pyarrow is installed, it parses at twice the speed;
-   what it does not accept (``+5``) is parsed by Python.
+1. Memory does not grow with the range: one second is held at a time.
+2. Only minutes that have rows are asked for their seconds, so an empty year costs one look per day; of a
+   longer span only the days from the first to the last that are stored are looked at.
+3. A value is the double nearest to its text, whichever way it was parsed. pyarrow parses at twice the
+   speed where it is installed; what it does not take (``+5``) is parsed by Python.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from utilities.checksum_util import parse_canonical
 Microseconds = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-MOST_DAYS = 3660
-"""The longest range in days: each day costs a query, even if it is empty."""
+_NARROWED_S = 366 * utc.DAY_S
+"""Longer spans are narrowed: each day costs a look into the database, also where it is empty."""
 
 _SEPARATOR = ord(";")
 _ZERO = ord("0")
@@ -50,11 +51,11 @@ def parse_moment(text: str) -> int:
     raise ValueError(f"{text!r} is not a UTC moment of the form YYYYMMDDhhmm or YYYYMMDDhhmmss")
 
 
-def check_span(span: Span, most_s: int = MOST_DAYS * utc.DAY_S) -> None:
-    """ValueError if the range is empty, backwards or longer than ``most_s`` seconds."""
+def check_span(span: Span, most_s: int | None = None) -> None:
+    """ValueError where the range is empty, backwards or longer than ``most_s`` seconds."""
     if span.start >= span.stop:
         raise ValueError("from must be earlier than to: the range is half-open, [from, to)")
-    if span.stop - span.start > most_s:
+    if most_s is not None and span.stop - span.start > most_s:
         raise ValueError(f"the range is longer than {length_text(most_s)}: ask for shorter ones in turn")
 
 
@@ -77,9 +78,19 @@ def days_of(span: Span) -> Iterator[Span]:
 
 
 def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
-    """``(minute, rows, sum of the rows' sample counts)`` of minutes with rows that overlap the span."""
-    for day in days_of(span):
+    """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
+    for day in days_of(_narrowed(store, span)):
         yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
+
+
+def _narrowed(store: Store, span: Span) -> Span:
+    """The part of a long span in which there may be rows of the device."""
+    if span.stop - span.start <= _NARROWED_S:
+        return span
+    first, last = store.earliest_minute(span.device_id), store.latest_second()
+    if first is None or last is None:
+        return Span(span.device_id, span.start, span.start)
+    return Span(span.device_id, max(span.start, first), min(span.stop, last + 1))
 
 
 def seconds_of(span: Span, minute: int) -> range:
