@@ -10,6 +10,7 @@ It applies the server's own rules (docs/protocol-messages.md), with the limits o
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ from configuration.properties_reader import read_settings
 from configuration.settings import Settings
 from ec_server.ingest.message_body import Limits, parse
 from utilities import utc
+from utilities.command_line import run, say
 from utilities.errors import ConfigurationError
 from utilities.model import Batch, Rejection, RejectReason
 
@@ -79,8 +81,20 @@ def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int)
     )
     outcome = parse(body, limits, now_s)
     if isinstance(outcome, Batch):
+        outcome = _fitting(outcome, len(body))
+    if isinstance(outcome, Batch):
         outcome = _admitted(outcome, settings, sender)
     return Judgement(source, outcome, len(body), tuple(_warnings(body)))
+
+
+def _fitting(batch: Batch, size: int) -> Batch | Rejection:
+    if size < LONGEST_SIP_MESSAGE:
+        return batch
+    text = (
+        f"{size} bytes; the server takes SIP messages of at most {LONGEST_SIP_MESSAGE}, headers included: "
+        "over UDP a longer one arrives cut, over TCP and TLS it ends the connection"
+    )
+    return Rejection(RejectReason.TRUNCATED, text, batch.device_id)
 
 
 def _admitted(batch: Batch, settings: Settings, sender: str) -> Batch | Rejection:
@@ -95,7 +109,7 @@ def _admitted(batch: Batch, settings: Settings, sender: str) -> Batch | Rejectio
 
 def _warnings(body: bytes) -> list[str]:
     found = []
-    if len(body) + _USUAL_HEADERS > LONGEST_SIP_MESSAGE:
+    if LONGEST_SIP_MESSAGE - _USUAL_HEADERS < len(body) < LONGEST_SIP_MESSAGE:
         found.append(
             f"{len(body)} bytes: with its headers the SIP message may be longer than the "
             f"{LONGEST_SIP_MESSAGE} bytes that the server takes; over UDP it arrives cut"
@@ -118,8 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now_s = int(time.time()) if asked.now is None else asked.now
     judgements = [judge(source, body, settings, asked.sender, now_s) for source, body in bodies]
     for judgement in judgements:
-        print(json.dumps(judgement.as_object()) if asked.json else judgement.as_text())
+        say(json.dumps(judgement.as_object()) if asked.json else judgement.as_text())
     return 0 if all(judgement.accepted for judgement in judgements) else 1
+
+
+def _address(text: str) -> str:
+    """An address in its usual form; empty where it is not to be checked."""
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 or IPv6 address") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,11 +161,17 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file, for its limits"
     )
-    add("--sender", default="", metavar="IP", help="the device's address, for the networks of devices.file")
+    add(
+        "--sender",
+        type=_address,
+        default="",
+        metavar="IP",
+        help="the device's address, for the networks of devices.file",
+    )
     add("--now", type=int, metavar="EPOCH", help="the server's clock (default: now)")
     add("--json", action="store_true", help="one JSON object per body, for programs")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))
