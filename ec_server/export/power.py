@@ -80,6 +80,8 @@ class _Steps:
         """``(step, lowest, sum times _SCALE, highest, samples)``."""
 
     def add(self, times_us: Microseconds, values: Values) -> Iterator[Step]:
+        if not len(values):  # damage left none
+            return
         numbers = (times_us - self._start_us) // self._step_us
         begins = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1))
         found = zip(

@@ -12,7 +12,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from math import isfinite, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,7 @@ _SEPARATOR = ord(";")
 _ZERO = ord("0")
 _WEIGHTS = np.array([100_000, 10_000, 1_000, 100, 10, 1], np.int64)
 _DIGITS = np.arange(6)
+_SECOND_US = 1_000_000
 
 
 class Span(NamedTuple):
@@ -100,6 +103,14 @@ def seconds_of(span: Span, minute: int) -> range:
 
 def microseconds_of(text: str) -> Microseconds:
     """The microseconds of a second's canonical text, ascending."""
+    try:
+        found = _first_digits(text)
+    except IndexError:
+        found = np.array([-1])
+    return found if _are_of_a_second(found) else np.array(sorted(parse_canonical(text)), np.int64)
+
+
+def _first_digits(text: str) -> Microseconds:
     raw = np.frombuffer(text.encode("ascii"), np.uint8)
     starts = np.concatenate(([0], np.flatnonzero(raw == _SEPARATOR) + 1))
     digits: Microseconds = (raw[starts[:, None] + _DIGITS].astype(np.int64) - _ZERO) @ _WEIGHTS
@@ -107,18 +118,38 @@ def microseconds_of(text: str) -> Microseconds:
 
 
 def arrays_of(text: str) -> tuple[Microseconds, Values]:
-    """Microseconds and values of a second's canonical text."""
-    if arrow := _arrow():
-        try:
-            return arrow.parse(text)
-        except arrow.refused:
-            pass
-    fields = text.replace(";", ",").split(",")
+    """Microseconds and values of a second's canonical text; what damage has made of it is left out."""
+    for parse in (_by_arrow, _by_python):
+        with suppress(ValueError, IndexError):
+            microseconds, values = parse(text)
+            if _are_of_a_second(microseconds) and np.isfinite(values).all():
+                return microseconds, values
+    samples = {us: _number(value) for us, value in sorted(parse_canonical(text).items())}
+    sound = {us: value for us, value in samples.items() if isfinite(value)}
+    return np.array(list(sound), np.int64), np.array(list(sound.values()), np.float64)
+
+
+def _by_arrow(text: str) -> tuple[Microseconds, Values]:
+    arrow = _arrow()
+    if arrow is None:
+        raise ValueError("not installed")
+    return arrow.parse(text)
+
+
+def _by_python(text: str) -> tuple[Microseconds, Values]:
+    return _first_digits(text), np.array(text.replace(";", ",").split(",")[1::2], np.float64)
+
+
+def _are_of_a_second(microseconds: Microseconds) -> bool:
+    within = len(microseconds) and microseconds[0] >= 0 and microseconds[-1] < _SECOND_US
+    return bool(within and (np.diff(microseconds) > 0).all())
+
+
+def _number(text: str) -> float:
     try:
-        return microseconds_of(text), np.array(fields[1::2], np.float64)
-    except (ValueError, IndexError):  # changed by another program: ignore what is not a sample
-        samples = parse_canonical(text)
-        return np.array(list(samples), np.int64), np.array(list(map(float, samples.values())), np.float64)
+        return float(text)
+    except ValueError:
+        return nan
 
 
 class _Arrow:
@@ -126,7 +157,6 @@ class _Arrow:
 
     def __init__(self, arrow: Any, csv: Any) -> None:
         self._arrow, self._csv = arrow, csv
-        self.refused: type[Exception] = arrow.ArrowInvalid
         self._options = {
             "read_options": csv.ReadOptions(
                 column_names=["time", "value"], use_threads=False, block_size=1 << 26
