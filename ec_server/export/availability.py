@@ -3,8 +3,9 @@
 A second's count is in its cached digest. Which counts belong to seconds without a gap is learnt from
 the samples of one second of each count; a second of such a count, between two seconds that are stored,
 is not read. All others are, so lost messages, beginnings and ends show to the microsecond. Small counts
-tell nothing: the same few samples may lie anywhere. At most ``MOST_READ_SECONDS`` are read: beyond that, a
-second counts as stored from its beginning to its end, and the answer is not exact.
+tell nothing: the same few samples may lie anywhere. At most ``MOST_READ_SECONDS`` are read, and of at most
+``MOST_MINUTES`` the seconds are looked at: beyond that, a second, or a minute, counts as stored from its
+beginning to its end, and the answer is not exact.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ec_server.export.coverage import SECOND_US, Coverage, Spans, clipped, gaps_between, is_whole
-from ec_server.export.stored_seconds import Span, days_of, microseconds_of, stored_minutes
+from ec_server.export.stored_seconds import Span, days_of, microseconds_of, narrowed, stored_minutes
 from ec_server.storage.contract import Store
 from utilities import utc
 from utilities.model import MinuteState
 
 MOST_READ_SECONDS = 3_600
-MOST_DAYS = 62
+MOST_MINUTES = 62 * 1440
 _TELLING_COUNT = 1_000
 """So many samples, as many as in a second without a gap, have none either."""
 
@@ -35,14 +36,18 @@ class Availability:
 
 
 def find_availability(store: Store, span: Span, found: Availability) -> Iterator[None]:
-    """Fill ``found``; comes up for air after each minute."""
+    """Fill ``found``; comes up for air after each minute, or each day of minutes that are not looked at."""
     seconds = _Seconds(store, span.device_id)
     spans: Spans = []
-    for minute, _, _ in stored_minutes(store, span):
-        for second, digest in store.second_digests(span.device_id, minute):
-            if span.start <= second < span.stop:
-                spans += seconds.add(second, digest.count)
-        yield
+    for number, (minute, _, _) in enumerate(stored_minutes(store, span)):
+        if number >= MOST_MINUTES:
+            spans += seconds.add_minute(minute)
+        else:
+            for second, digest in store.second_digests(span.device_id, minute):
+                if span.start <= second < span.stop:
+                    spans += seconds.add(second, digest.count)
+        if number < MOST_MINUTES or number % 1440 == 0:
+            yield
     spans += seconds.finish()
     limits = (span.start * SECOND_US, span.stop * SECOND_US)
     found.stored = list(clipped(spans, *limits))
@@ -71,6 +76,13 @@ class _Seconds:
         closed = self._settle(second)
         self._waiting = (second, count)
         return closed
+
+    def add_minute(self, minute: int) -> Spans:
+        """The same, of a whole minute that is not looked at."""
+        closed = self._settle(-1)
+        self._waiting = None
+        self.exact = False
+        return [*closed, *self._coverage.add_whole(minute, SECOND_US, utc.MINUTE_S)]
 
     def finish(self) -> Spans:
         """Those that are left."""
@@ -102,7 +114,7 @@ class _Seconds:
 
 
 def _proven_ranges(store: Store, span: Span) -> Iterator[tuple[int, int]]:
-    for day in days_of(span):
+    for day in days_of(narrowed(store, span)):
         for record in store.minutes(day.device_id, utc.minute_of(day.start), day.stop):
             if record.state is MinuteState.PROVEN:
                 yield record.minute * SECOND_US, (record.minute + utc.MINUTE_S) * SECOND_US

@@ -82,11 +82,11 @@ def days_of(span: Span) -> Iterator[Span]:
 
 def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
     """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
-    for day in days_of(_narrowed(store, span)):
+    for day in days_of(narrowed(store, span)):
         yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
 
 
-def _narrowed(store: Store, span: Span) -> Span:
+def narrowed(store: Store, span: Span) -> Span:
     """The part of a long span in which there may be rows of the device."""
     if span.stop - span.start <= _NARROWED_S:
         return span

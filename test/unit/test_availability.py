@@ -78,6 +78,17 @@ def test_of_a_run_of_equal_seconds_only_some_are_read(monkeypatch: pytest.Monkey
     ]
 
 
+def test_beyond_the_minutes_it_looks_at_a_minute_is_stored_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(availability, "MOST_MINUTES", 1)
+    store = store_of({59: WHOLE, 61: CROWDED, 125: CROWDED, 300: CROWDED})
+    found = found_in(store, Span("m", MINUTE, MINUTE + 400))
+    assert not found.exact
+    spans = [((a // 10**6) - MINUTE, (b // 10**6) - MINUTE) for a, b in found.stored]
+    assert spans == [(59, 180), (300, 360)]
+
+
 def test_beyond_what_it_may_read_it_says_that_it_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "MOST_READ_SECONDS", 2)
     store = store_of(dict.fromkeys(range(4), CROWDED))
