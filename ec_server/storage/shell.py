@@ -117,7 +117,7 @@ def connect(store: Store) -> apsw.Connection:
         ("ec_checksum", CHECKSUM, _whole_minutes),
     ):
         module: Any = _Module(store, columns, read)
-        database.create_module(f"stored_{name}", module, read_only=True)
+        database.create_module(f"stored_{name}", module, use_bestindex_object=True, read_only=True)
         database.execute(f"CREATE VIRTUAL TABLE {name} USING stored_{name}()")
     return database
 
@@ -164,21 +164,24 @@ class _Module:
 
     Connect = Create
 
-    def BestIndex(  # noqa: N802
-        self, constraints: Sequence[tuple[int, int]], _orders: object
-    ) -> tuple[list[tuple[int, bool] | None], int, str, bool, float]:
-        """Which conditions limit what is read; SQLite checks them again."""
-        used: list[tuple[int, bool] | None] = []
+    def BestIndexObject(self, info: apsw.IndexInfo) -> bool:  # noqa: N802
+        """Which conditions narrow what is read; SQLite checks them again.
+
+        One with a collation of its own (NOCASE) compares otherwise than the tables' bounds do.
+        """
         plan: list[str] = []
-        cost = 1e9
-        for column, operator in constraints:
-            if column in _COST and operator in {*_LOWER, *_UPPER}:
-                used.append((len(plan), False))
+        info.estimatedCost = 1e9
+        for number in range(info.nConstraint):
+            column, operator = info.get_aConstraint_iColumn(number), info.get_aConstraint_op(number)
+            is_known = (
+                column in _COST and operator in {*_LOWER, *_UPPER} and info.get_aConstraint_usable(number)
+            )
+            if is_known and info.get_aConstraint_collation(number) == "BINARY":
                 plan.append(f"{column}:{operator}")
-                cost /= _COST[column] if operator == _EQ else 2
-            else:
-                used.append(None)
-        return used, 0, ",".join(plan), False, cost
+                info.set_aConstraintUsage_argvIndex(number, len(plan))
+                info.estimatedCost /= _COST[column] if operator == _EQ else 2
+        info.idxStr = ",".join(plan)
+        return True
 
     def Open(self) -> _Cursor:  # noqa: N802
         """A cursor over the table."""

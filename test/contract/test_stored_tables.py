@@ -116,6 +116,9 @@ class TestShell:
             ("start_us = '001000'", 8),
             ("values_count = 4 AND ec_time <= '120000'", 8),
             ("ec_time > 5", 0),
+            ("device_id = 'M' COLLATE NOCASE AND ec_date = '20260301'", 6),
+            ("ec_date = '20260301 ' COLLATE RTRIM", 12),
+            ("(device_id, ec_date, ec_time) IN (SELECT 'm', ec_date, ec_time FROM ec_checksum)", 8),
         ],
     )
     def test_conditions_select_what_they_say(self, store: SqliteStore, condition: str, rows: int) -> None:
