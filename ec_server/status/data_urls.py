@@ -172,11 +172,10 @@ def _samples(store: Store, span: Span, encoder: CsvEncoder | ParquetEncoder) -> 
 
 
 def _power(store: Store, span: Span, points: int, seconds: int) -> Iterator[bytes]:
-    reading = power.reading_of(store, span, seconds)
     comma = b""
     yield b"["
     held: list[bytes] = []
-    for number, step in enumerate(chain(power.power_steps(store, span, points, reading), [None])):
+    for number, step in enumerate(chain(power.power_steps(store, span, points, seconds), [None])):
         if step is not None:
             held.append(comma + json.dumps(step).encode())
             comma = b",\n"

@@ -170,7 +170,8 @@ def test_power_of_a_second_comes_down_to_the_samples(client: httpx.Client) -> No
 
 def test_power_of_few_seconds_of_a_span_reads_no_more(client: httpx.Client) -> None:
     found = get(client, "power", "from=202603011200&to=202603011204&points=4&seconds=3")
-    assert [step[0] for step in found] == [M * US, (M + 120) * US]
+    assert [step[0] for step in found] == [M * US, (M + 60) * US, (M + 120) * US]
+    assert found[2][1:] == get(client, "power", "from=20260301120200&to=20260301120201&points=1")[0][1:]
 
 
 def test_a_range_without_data_is_an_empty_answer(client: httpx.Client) -> None:

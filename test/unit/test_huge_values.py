@@ -12,7 +12,7 @@ from stored_data import MINUTE, store_second
 
 from ec_server.check.hour_report import read_hour
 from ec_server.check.report_text import as_json
-from ec_server.export.power import MOST_SECONDS, power_steps, reading_of
+from ec_server.export.power import MOST_SECONDS, power_steps
 from ec_server.export.spectrum import waveform_of
 from ec_server.export.stored_seconds import Span
 from ec_server.storage.memory_store import MemoryStore
@@ -30,11 +30,7 @@ def store() -> MemoryStore:
 
 def test_the_mean_of_a_step_of_a_chart_is_finite(store: MemoryStore) -> None:
     span = Span("m", MINUTE, MINUTE + 2)
-    steps = [
-        step
-        for step in power_steps(store, span, 2, reading_of(store, span, MOST_SECONDS))
-        if step is not None
-    ]
+    steps = [step for step in power_steps(store, span, 2, MOST_SECONDS) if step is not None]
     assert [(step.lowest, step.highest) for step in steps] == [(-1e308, LARGEST), (LARGEST, LARGEST)]
     assert steps[0].mean == pytest.approx(LARGEST / 3 + 0.5e308 / 3)
     assert steps[1].mean == LARGEST
@@ -45,7 +41,7 @@ def test_the_mean_of_usual_values_is_exactly_theirs() -> None:
     store = MemoryStore()
     store_second(store, "m", MINUTE, ["000000,1;000001,2;000002,-3.5;000003,4"])
     span = Span("m", MINUTE, MINUTE + 1)
-    (step,) = [one for one in power_steps(store, span, 1, reading_of(store, span, 1)) if one]
+    (step,) = [one for one in power_steps(store, span, 1, 1) if one]
     assert step.mean == 0.875
 
 
