@@ -22,16 +22,22 @@ from pathlib import Path
 from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.admission import Admission
+from ec_server.ingest.message_body import limits_of
+from ec_server.ingest.message_group import GroupParser
 from utilities import utc
+from utilities.addresses import host_port
 from utilities.command_line import run, say
 from utilities.errors import ConfigurationError
-from utilities.model import Batch, Rejection, RejectReason
+from utilities.model import Batch, RawMessage, Rejection, RejectReason
 
 LONGEST_SIP_MESSAGE = 4_000
-"""The longest SIP message, including headers, that the server accepts."""
+"""Bytes of a SIP message, headers included, that the server's SIP stack takes."""
+_TOO_LONG = (
+    f"the server takes SIP messages of at most {LONGEST_SIP_MESSAGE} bytes, headers included; a longer one "
+    "arrives cut over UDP, and ends the connection over TCP and TLS"
+)
 _USUAL_HEADERS = 400
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +79,27 @@ class Judgement:
 
 
 def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int) -> Judgement:
-    """What a server with these settings would do with a body from the address ``sender`` (empty: any)."""
-    limits = Limits(
-        int(settings.ingest_max_ahead_days * _DAY_S),
-        int(settings.ingest_max_back_days * _DAY_S),
-        settings.ingest_max_samples,
-    )
-    outcome = parse(body, limits, now_s)
-    if isinstance(outcome, Batch):
-        outcome = _fitting(outcome, len(body))
-    if isinstance(outcome, Batch):
-        outcome = _admitted(outcome, settings, sender)
+    """What a server with these settings does with a body from the address ``sender`` (empty: any)."""
+    directory = DeviceDirectory.read(settings.devices_file)
+    admits = Admission(directory if sender else _Anywhere(directory))
+    message = RawMessage(body, host_port(sender, 0), now_s * 1_000_000)
+    (outcome,) = GroupParser(limits_of(settings), admits).parse([message], now_s)
+    size = len(body.rstrip(b" \r\n"))  # what is cut off behind that is ignored
+    if isinstance(outcome, Batch) and size >= LONGEST_SIP_MESSAGE:
+        outcome = Rejection(RejectReason.TRUNCATED, f"{size} bytes: {_TOO_LONG}", outcome.device_id)
     return Judgement(source, outcome, len(body), tuple(_warnings(body)))
 
 
-def _fitting(batch: Batch, size: int) -> Batch | Rejection:
-    if size < LONGEST_SIP_MESSAGE:
-        return batch
-    text = (
-        f"{size} bytes; the server takes SIP messages of at most {LONGEST_SIP_MESSAGE}, headers included: "
-        "over UDP a longer one arrives cut, over TCP and TLS it ends the connection"
-    )
-    return Rejection(RejectReason.TRUNCATED, text, batch.device_id)
+class _Anywhere:
+    """The devices file without its networks, where it is not known whence the message comes."""
 
+    def __init__(self, directory: DeviceDirectory) -> None:
+        self._directory = directory
+        self.open_to_all = directory.open_to_all
 
-def _admitted(batch: Batch, settings: Settings, sender: str) -> Batch | Rejection:
-    directory = DeviceDirectory.read(settings.devices_file)
-    reason = directory.admits(batch.device_id, sender) if sender else None
-    if reason is None and not directory.open_to_all and directory.rule(batch.device_id) is None:
-        reason = RejectReason.UNKNOWN_DEVICE
-    if reason is None:
-        return batch
-    return Rejection(reason, f"devices.file {settings.devices_file} does not let it in", batch.device_id)
+    def admits(self, device_id: str, _ip: str) -> RejectReason | None:
+        """None where the device is in the file."""
+        return None if self._directory.rule(device_id) else RejectReason.UNKNOWN_DEVICE
 
 
 def _warnings(body: bytes) -> list[str]:

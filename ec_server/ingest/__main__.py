@@ -41,7 +41,6 @@ from utilities import log
 from utilities.errors import ConfigurationError, EcServerError, RetryableStorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
 from utilities.private_files import make_files_private
-from utilities.utc import DAY_S
 
 _STORE_AGAIN_S = 0.5
 _OBJECTS_A_COLLECTION = 50_000
@@ -181,19 +180,11 @@ def left_spools(settings: Settings) -> list[LeftSpool]:
 
 
 def writer_settings(settings: Settings, number: int) -> WriterSettings:
-    """The options for committing. Samples that retention would remove at once are not accepted."""
-    max_back_days = settings.ingest_max_back_days
-    if settings.storage_retention_days:
-        max_back_days = min(max_back_days, settings.storage_retention_days)
-    limits = message_body.Limits(
-        int(settings.ingest_max_ahead_days * DAY_S),
-        int(max_back_days * DAY_S),
-        settings.ingest_max_samples,
-    )
+    """What the configuration says of committing."""
     return WriterSettings(
         receiver_name(number),
         settings.storage_path / RUN_FOLDER,
-        limits,
+        message_body.limits_of(settings),
         settings.ingest_commit_batches,
         settings.ingest_commit_ms,
     )

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import lt
 
+from configuration.settings import Settings
 from utilities import utc
 from utilities.model import Batch, Rejection, RejectReason
 
@@ -60,6 +61,18 @@ class Limits:
     max_ahead_s: int = 86_400
     max_back_s: int = 400 * 86_400
     max_samples: int = 1000
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the configuration says; what retention would remove at once is too far back."""
+    max_back_days = settings.ingest_max_back_days
+    if settings.storage_retention_days:
+        max_back_days = min(max_back_days, settings.storage_retention_days)
+    return Limits(
+        int(settings.ingest_max_ahead_days * utc.DAY_S),
+        int(max_back_days * utc.DAY_S),
+        settings.ingest_max_samples,
+    )
 
 
 class _RefusedError(Exception):

@@ -344,11 +344,28 @@ def test_the_devices_file_is_respected(tmp_path: Path) -> None:
 def test_a_body_that_no_sip_message_can_hold_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samples = ";".join(f"{us:06d},231.5" for us in range(308))
-    body = f"m|1772366400|{samples}||".encode()
-    (tmp_path / "body").write_bytes(body + b" " * (4000 - len(body)))
-    assert judge_bodies(["--now", "1772366401", "--json", str(tmp_path / "body")]) == 1
-    assert json.loads(capsys.readouterr().out)["reason"] == "truncated"
+    for samples, spaces, code in ((300, 4000, 0), (400, 0, 1)):
+        text = ";".join(f"{us:06d},231.5" for us in range(samples))
+        (tmp_path / "body").write_bytes(f"m|1772366400|{text}||".encode() + b" " * spaces)
+        assert judge_bodies(["--now", "1772366401", "--json", str(tmp_path / "body")]) == code
+        assert json.loads(capsys.readouterr().out).get("reason") == ("truncated" if code else None)
+
+
+def test_what_the_server_looks_at_first_is_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "devices.ini").write_text("[meter-7]\n")
+    file = tmp_path / "own.properties"
+    file.write_text(f"[Devices]\ndevices.file={tmp_path}/devices.ini\n[Storage]\nstorage.retention_days=30\n")
+    old = 1772366400 - 31 * 86_400
+    for body, reason in (
+        ("meter-1|nonsense", "unknown_device"),
+        (f"meter-7|{old}|000000,1||", "time_too_far_back"),
+    ):
+        (tmp_path / "body").write_text(body)
+        words = ["--now", "1772366400", "--json", "-c", str(file), str(tmp_path / "body")]
+        assert judge_bodies(words) == 1
+        assert json.loads(capsys.readouterr().out)["reason"] == reason
 
 
 def test_a_sender_that_is_no_address_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
