@@ -11,7 +11,7 @@ from stored_data import MINUTE, store_second
 
 from ec_server.export import availability
 from ec_server.export.availability import Availability, find_availability
-from ec_server.export.extract import Report, extract
+from ec_server.export.extract import Notes, Report, extract
 from ec_server.export.stored_seconds import Span, microseconds_of
 from ec_server.storage.memory_store import MemoryStore
 
@@ -38,7 +38,8 @@ def found_in(store: MemoryStore, span: Span) -> Availability:
 
 def gaps_of_an_export(store: MemoryStore, span: Span) -> list[tuple[int, int]]:
     gaps: list[tuple[int, int]] = []
-    list(extract(store, span, lambda start, stop: gaps.append((start, stop)), Report()))
+    notes = Notes(lambda start, stop: gaps.append((start, stop)), lambda _minute: None)
+    list(extract(store, span, notes, Report()))
     return gaps
 
 
