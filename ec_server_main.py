@@ -11,13 +11,15 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from configuration.check import check
+from configuration.check import check, printable
 from configuration.print_config import print_config
 from configuration.properties_reader import read_settings
 from ec_server.supervision.launcher import launch, refuse
 from utilities import log
+from utilities.command_line import device_id, run, say
 from utilities.errors import ConfigurationError
 from utilities.exit_codes import EXIT_CONFIGURATION
 from utilities.private_files import make_files_private
@@ -30,16 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     make_files_private()
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.version:
-        print(_version())
-        return 0
-    if options.json and not options.status:
+    if options.json and options.command is not _status:
         parser.error("--json needs --status")
-    for asked, answer in ((options.check_config, check), (options.print_config, print_config)):
-        if asked:
-            return _say(*answer(options.config, os.environ))
-    if options.status or options.forget:
-        return _ask(options)
+    if options.command is not None:
+        return run(partial(options.command, options))
     log.set_up("launcher")
     try:
         settings = read_settings(options.config, os.environ)
@@ -49,23 +45,54 @@ def main(arguments: Sequence[str]) -> int:
     return launch(settings, options.config, ROOT, os.environ)
 
 
-def _ask(options: argparse.Namespace) -> int:
-    """The commands that query a server, or the configuration, instead of running one."""
-    from ec_server.status.status_command import forget_device, report_status  # noqa: PLC0415 (for these alone)
+# --- commands that end by themselves; each returns its exit code -------------------------------
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    return _say(*check(options.config, os.environ))
+
+
+def _print_config(options: argparse.Namespace) -> int:
+    return _say(*print_config(options.config, os.environ))
+
+
+def _version(_options: argparse.Namespace) -> int:
+    import tomllib  # noqa: PLC0415 (for this alone)
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return _say(0, f"{project['name']} {project['version']}")
+
+
+def _status(options: argparse.Namespace) -> int:
+    from ec_server.status.status_command import report_status  # noqa: PLC0415 (for this alone)
 
     try:
         settings = read_settings(options.config, os.environ)
     except ConfigurationError as error:
-        return _say(EXIT_CONFIGURATION, str(error))
-    if options.forget:
-        return _say(*forget_device(settings, options.forget))
+        return _say(EXIT_CONFIGURATION, printable(str(error)))
     code, text = report_status(settings, as_json=options.json)
     return _say(code, text, to_stdout=code != EXIT_CONFIGURATION or options.json)
 
 
+def _forget(device: str, options: argparse.Namespace) -> int:
+    from ec_server.status.status_command import forget_device  # noqa: PLC0415 (for this alone)
+
+    try:
+        settings = read_settings(options.config, os.environ)
+    except ConfigurationError as error:
+        return _say(EXIT_CONFIGURATION, printable(str(error)))
+    return _say(*forget_device(settings, device))
+
+
 def _say(code: int, text: str, *, to_stdout: bool = False) -> int:
-    print(text, file=sys.stdout if to_stdout or not code else sys.stderr)
+    if to_stdout or not code:
+        say(text)
+    else:
+        print(text, file=sys.stderr)
     return code
+
+
+# --- the command line -------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,36 +111,43 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_mutually_exclusive_group()
     commands.add_argument(
         "--check-config",
-        action="store_true",
+        dest="command",
+        action="store_const",
+        const=_check_config,
         help="report all errors of the configuration and end; exit code 0: none, 2: some",
     )
     commands.add_argument(
         "--print-config",
-        action="store_true",
+        dest="command",
+        action="store_const",
+        const=_print_config,
         help="print each option's value and where it was set, and end; exit code 0, or 2 if there are errors",
     )
     commands.add_argument(
         "--status",
-        action="store_true",
+        dest="command",
+        action="store_const",
+        const=_status,
         help="print the state of the running server and of each device; exit code 0: all is well, "
         "1: something needs attention, 2: no server answers",
     )
     commands.add_argument(
         "--forget",
+        dest="command",
+        type=lambda text: partial(_forget, device_id(text)),
         metavar="DEVICE",
         help="stop counting a device as silent or behind, until it sends again; its data stays; exit code "
         "0: forgotten, 1: unknown, or sending at the moment, 2: not possible",
     )
     parser.add_argument("--json", action="store_true", help="with --status: print JSON")
-    commands.add_argument("--version", action="store_true", help="print name and version, and end")
+    commands.add_argument(
+        "--version",
+        dest="command",
+        action="store_const",
+        const=_version,
+        help="print name and version, and end",
+    )
     return parser
-
-
-def _version() -> str:
-    import tomllib  # noqa: PLC0415 (for this alone)
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return f"{project['name']} {project['version']}"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from ec_server.supervision.parent_pipe import watch_parent
 from ec_server.synchronization import audit
 from ec_server.synchronization.server import SyncServer
 from utilities import log
+from utilities.command_line import device_id, run, say
 from utilities.errors import ConfigurationError, RetryableStorageError, StorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from utilities.private_files import make_files_private
@@ -47,15 +48,18 @@ _log = logging.getLogger("sync_server")
 
 
 def main() -> int:
-    """Read the command line and the configuration, then serve or request an audit; returns the exit code."""
-    arguments = _parser().parse_args()
+    """Read the command line and the configuration, then serve or ask; the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.audit is None and (arguments.start or arguments.stop or arguments.json or arguments.timeout):
+        parser.error("--from, --to, --json and --timeout need --audit")
     make_files_private()
     log.set_up(SYNC_NAME)
     try:
         settings = read_settings(arguments.file, os.environ)
         log.set_up(SYNC_NAME, logging.getLevelNamesMapping()[settings.log_level.upper()])
         if arguments.audit is not None:
-            return _audit(arguments, settings)
+            return run(partial(_audit, arguments, settings))
         directory = DeviceDirectory.read(settings.devices_file)
     except ConfigurationError as error:
         _log.error("%s", error)
@@ -71,13 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     asking = parser.add_argument_group("audit")
     moment: dict[str, Any] = {"type": _minute, "metavar": "YYYYMMDDHHMM"}
     asking.add_argument(
-        "--audit", metavar="DEVICE", help="compare this device again, print a report, and end"
+        "--audit", type=device_id, metavar="DEVICE", help="compare this device again, print a report, and end"
     )
     asking.add_argument("--from", dest="start", help="first minute, UTC", **moment)
     asking.add_argument("--to", dest="stop", help="end of the range, not included", **moment)
     asking.add_argument("--json", action="store_true", help="print the report as JSON")
-    patience = f"wait at most this long for the device ({AUDIT_TIMEOUT_S:g})"
-    asking.add_argument("--timeout", type=_seconds, default=AUDIT_TIMEOUT_S, metavar="S", help=patience)
+    patience = f"wait at most so long for the device ({AUDIT_TIMEOUT_S:g})"
+    asking.add_argument("--timeout", type=_seconds, metavar="S", help=patience)
     return parser
 
 
@@ -156,19 +160,20 @@ def _audit(arguments: argparse.Namespace, settings: Settings) -> int:
     if start is None or stop is None or not 0 < stop - start <= audit.MAX_MINUTES * MINUTE_S:
         print("--audit needs --from and --to, from 1 minute to 31 days apart", file=sys.stderr)
         return EXIT_USAGE
-    run_folder = settings.storage_path / RUN_FOLDER
-    report = audit.ask(run_folder, arguments.audit, start, stop, arguments.timeout)
+    timeout_s = arguments.timeout or AUDIT_TIMEOUT_S
+    try:
+        report = audit.ask(settings.storage_path / RUN_FOLDER, arguments.audit, start, stop, timeout_s)
+    except OSError as error:
+        print(f"cannot ask: {error}; does the sync server use this storage.path?", file=sys.stderr)
+        return EXIT_USAGE
     if report is None:
         print(
-            f"no answer within {arguments.timeout:g} s: is the sync server running, "
+            f"no answer within {timeout_s:g} s: is the sync server running, "
             f"and is {arguments.audit} connected to it?",
             file=sys.stderr,
         )
         return EXIT_NOT_PROVEN
-    if arguments.json:
-        print(json.dumps(report, indent=1))
-    else:
-        print("\n".join(audit.lines_for_people(report)))
+    say(json.dumps(report, indent=1) if arguments.json else "\n".join(audit.lines_for_people(report)))
     return 0 if audit.all_proven(report) else EXIT_NOT_PROVEN
 
 

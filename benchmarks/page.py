@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from benchmarks.effort import Effort
+from benchmarks.headless_chromium import headless_chromium
 from benchmarks.measured_program import PYTHON, BenchmarkError, MeasuredProgram, free_port, script_of
 from benchmarks.outcome import Outcome, Ratio, Value, medians
 from benchmarks.storing_program import this_server
@@ -40,7 +39,7 @@ def run(effort: Effort, say: Say) -> Outcome:
             rows.append({"browsers": "none", "status CPU %": _cpu(program, seconds), "first paint ms": None})
             say(f"round {number + 1} of {effort.rounds}: {_BROWSERS} browsers")
             with ExitStack() as browsers:
-                opened = [browsers.enter_context(_browser()) for _ in range(_BROWSERS)]
+                opened = [browsers.enter_context(headless_chromium()) for _ in range(_BROWSERS)]
                 for browser in opened:
                     browser.get(f"http://127.0.0.1:{status_port}/")
                 paint_ms = max(browser.execute_script(_FIRST_PAINT) or 0.0 for browser in opened)
@@ -71,26 +70,3 @@ def _used_s(program: MeasuredProgram) -> float:
         if usage and script_of(pid) == "ec_server.status":
             return usage.cpu_s
     raise BenchmarkError("the server has no status process")
-
-
-@contextmanager
-def _browser() -> Iterator[Any]:
-    """Debian's Chromium, headless."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    try:
-        from selenium import webdriver  # noqa: PLC0415 (a development dependency)
-        from selenium.webdriver.chrome.options import Options  # noqa: PLC0415
-        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-    except ImportError as error:
-        raise BenchmarkError("selenium is missing: pip install -r requirements-dev.txt") from error
-    if program is None or driver is None:
-        raise BenchmarkError("Chromium is missing: apt-get install chromium chromium-driver")
-    options = Options()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield started
-    finally:
-        started.quit()

@@ -188,3 +188,4 @@ REPLICATION = Kind(_replication, "copies (1 to 99), or copies a data centre: dc1
 FOLDER = Kind(_path, "a folder; created if it is missing")
 FILE = Kind(_path, "a file's name")
 TEXT = Kind(str, "any text")
+TOKEN = Kind(str.strip, "any text; blanks around it are ignored")

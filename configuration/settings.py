@@ -271,7 +271,7 @@ class Settings:
     status_token: str = _option(
         "Status",
         "",
-        kinds.TEXT,
+        kinds.TOKEN,
         "token that everything but /healthz and /readyz asks for; better set in the environment",
         secret=True,
     )

@@ -11,18 +11,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from reference_client.command_line import plans_of
 from utilities import extras
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the meters that the command line describes; returns the exit code."""
+    """Run the meters that a command line describes; the exit code."""
+    plans = plans_of(arguments)
     if extras.is_missing("pjsua2"):
         print(f"the reference meter needs {extras.install_text('pjsua2')}", file=sys.stderr)
         return 2
-    from reference_client.command_line import plans_of  # noqa: PLC0415 (both need pjsua2)
-    from reference_client.fleet import Fleet  # noqa: PLC0415
+    from reference_client.fleet import Fleet  # noqa: PLC0415 (needs pjsua2)
 
-    return Fleet(plans_of(arguments)).run()
+    return Fleet(plans).run()
 
 
 if __name__ == "__main__":

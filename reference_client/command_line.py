@@ -10,10 +10,9 @@ from pathlib import Path
 
 from reference_client.faults import FaultPlan
 from reference_client.message import SAMPLES_PER_SECOND
-from reference_client.meter_process import ProcessPlan, Recorded, SyncTarget
+from reference_client.plan import WINDOWS, ProcessPlan, Recorded, SyncTarget
 from reference_client.recording import Recording
-from reference_client.sip_sender import WINDOWS
-from utilities.sip_client import MOST_ACCOUNTS, ClientOptions, ClientTls
+from utilities.sip_client_options import MOST_ACCOUNTS, ClientOptions, ClientTls
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SERVER = "127.0.0.1:34567"

@@ -23,11 +23,11 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
 LOOPBACK = "127.0.0.1"
 FAULTS = "drop=1%,twice=1%,disorder=1%,seed=1"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks no proxy of the environment for what is on this machine."""
 _UP_S = 60.0
 _END_S = 30.0
 _HEADING = "  time      batches/s   samples/s    stored   missing now   repaired   proven through"
@@ -241,10 +243,10 @@ def _figures(metrics: str) -> dict[str, float]:
 
 def _get(url: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own status server)
+        with _DIRECT.open(url, timeout=5) as answer:
             body: bytes = answer.read()
             return body
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):
         return None
 
 

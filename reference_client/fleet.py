@@ -17,7 +17,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from reference_client.meter_figures import Figures, all_in_vain, describe, line, total
-from reference_client.meter_process import Begin, ProcessPlan, run
+from reference_client.meter_process import Begin, run
+from reference_client.plan import ProcessPlan
 
 _READY_S = 60.0
 _AHEAD_S = 0.3

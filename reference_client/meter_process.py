@@ -14,24 +14,22 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import merge
 from itertools import count
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-from reference_client.faults import FaultPlan, Faults
+from reference_client.faults import Faults
 from reference_client.local_store import LocalStore, store_folder
-from reference_client.message import SAMPLES_PER_SECOND
 from reference_client.meter import Meter
 from reference_client.meter_figures import Figures
-from reference_client.recording import Recording
+from reference_client.plan import ProcessPlan, SyncTarget
 from reference_client.sip_sender import Outgoing, Pace, SipSender
 from reference_client.sync_answerer import SyncAnswerer, SyncSettings
 from reference_client.waveform import SampleSource, Waveform
 from utilities import log
 from utilities.errors import EcServerError
-from utilities.sip_client import ClientOptions, SipClient
+from utilities.sip_client import SipClient
 
 _RECORDING_TAKES_S = 0.5
 _SUBSCRIBE_S = 5.0
@@ -39,61 +37,6 @@ _LAST_ANSWERS_S = 3.0
 _REPORT_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Recordings to replay, assigned to the meters in turn."""
-
-    files: tuple[Path, ...]
-    loop: bool
-    rate: int = SAMPLES_PER_SECOND
-    """Samples per second, for files that do not contain their rate."""
-    scale: float = 1.0
-    """Watts per unit of the files' values."""
-
-    def open(self, number: int, start: int) -> Recording:
-        """Open the recording of the meter with this number."""
-        file = self.files[number % len(self.files)]
-        return Recording(file, start, loop=self.loop, rate=self.rate, scale=self.scale)
-
-
-@dataclass(frozen=True, slots=True)
-class SyncTarget:
-    """Where the meters of a process connect for synchronization, and how they authenticate."""
-
-    host: str
-    port: int
-    key: bytes = field(default=b"", repr=False)
-    tls_authority: Path | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    over_tls: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessPlan:
-    """Everything that a process of meters needs to know."""
-
-    name: str
-    devices: tuple[tuple[int, str], ...]
-    """``(number, device id)`` of each meter."""
-    sip: ClientOptions
-    sync: SyncTarget | None
-    store: Path
-    keep_hours: int
-    binary: bool
-    subscribe: bool
-    recorded: Recorded | None
-    faults: FaultPlan
-    start: int | None
-    """Epoch second of the first sample; None for the time when all processes are ready."""
-    seconds: int | None
-    """How many seconds to record; None: until stopped, or until the recordings end."""
-    speed: float
-    window: int
-    stay: bool
-    """Whether to continue answering the synchronization after everything was sent."""
 
 
 @dataclass(frozen=True, slots=True)

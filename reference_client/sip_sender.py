@@ -20,9 +20,6 @@ from typing import NamedTuple
 
 from utilities.sip_client import SipClient
 
-WINDOWS = {"udp": 64, "tcp": 512, "tls": 512}
-"""The most unanswered messages. Few over UDP, as a server's receive buffer holds about 150."""
-
 _CHUNK = 32
 _QUEUED_SECONDS = 10
 _PAUSE_S = 1.0

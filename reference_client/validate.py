@@ -10,6 +10,7 @@ It applies the server's own rules (docs/protocol-messages.md), with the limits o
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import sys
@@ -21,15 +22,22 @@ from pathlib import Path
 from configuration.devices import DeviceDirectory
 from configuration.properties_reader import read_settings
 from configuration.settings import Settings
-from ec_server.ingest.message_body import Limits, parse
+from ec_server.ingest.admission import Admission
+from ec_server.ingest.message_group import GroupParser
+from ec_server.ingest.message_limits import limits_of
 from utilities import utc
+from utilities.addresses import host_port
+from utilities.command_line import run, say
 from utilities.errors import ConfigurationError
-from utilities.model import Batch, Rejection, RejectReason
+from utilities.model import Batch, RawMessage, Rejection, RejectReason
 
 LONGEST_SIP_MESSAGE = 4_000
-"""The longest SIP message, including headers, that the server accepts."""
+"""Bytes of a SIP message, headers included, that the server's SIP stack takes."""
+_TOO_LONG = (
+    f"the server takes SIP messages of at most {LONGEST_SIP_MESSAGE} bytes, headers included; a longer one "
+    "arrives cut over UDP, and ends the connection over TCP and TLS"
+)
 _USUAL_HEADERS = 400
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +79,32 @@ class Judgement:
 
 
 def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int) -> Judgement:
-    """What a server with these settings would do with a body from the address ``sender`` (empty: any)."""
-    limits = Limits(
-        int(settings.ingest_max_ahead_days * _DAY_S),
-        int(settings.ingest_max_back_days * _DAY_S),
-        settings.ingest_max_samples,
-    )
-    outcome = parse(body, limits, now_s)
-    if isinstance(outcome, Batch):
-        outcome = _admitted(outcome, settings, sender)
+    """What a server with these settings does with a body from the address ``sender`` (empty: any)."""
+    directory = DeviceDirectory.read(settings.devices_file)
+    admits = Admission(directory if sender else _Anywhere(directory))
+    message = RawMessage(body, host_port(sender, 0), now_s * 1_000_000)
+    (outcome,) = GroupParser(limits_of(settings), admits).parse([message], now_s)
+    size = len(body.rstrip(b" \r\n"))  # what is cut off behind that is ignored
+    if isinstance(outcome, Batch) and size >= LONGEST_SIP_MESSAGE:
+        outcome = Rejection(RejectReason.TRUNCATED, f"{size} bytes: {_TOO_LONG}", outcome.device_id)
     return Judgement(source, outcome, len(body), tuple(_warnings(body)))
 
 
-def _admitted(batch: Batch, settings: Settings, sender: str) -> Batch | Rejection:
-    directory = DeviceDirectory.read(settings.devices_file)
-    reason = directory.admits(batch.device_id, sender) if sender else None
-    if reason is None and not directory.open_to_all and directory.rule(batch.device_id) is None:
-        reason = RejectReason.UNKNOWN_DEVICE
-    if reason is None:
-        return batch
-    return Rejection(reason, f"devices.file {settings.devices_file} does not let it in", batch.device_id)
+class _Anywhere:
+    """The devices file without its networks, where it is not known whence the message comes."""
+
+    def __init__(self, directory: DeviceDirectory) -> None:
+        self._directory = directory
+        self.open_to_all = directory.open_to_all
+
+    def admits(self, device_id: str, _ip: str) -> RejectReason | None:
+        """None where the device is in the file."""
+        return None if self._directory.rule(device_id) else RejectReason.UNKNOWN_DEVICE
 
 
 def _warnings(body: bytes) -> list[str]:
     found = []
-    if len(body) + _USUAL_HEADERS > LONGEST_SIP_MESSAGE:
+    if LONGEST_SIP_MESSAGE - _USUAL_HEADERS < len(body) < LONGEST_SIP_MESSAGE:
         found.append(
             f"{len(body)} bytes: with its headers the SIP message may be longer than the "
             f"{LONGEST_SIP_MESSAGE} bytes that the server takes; over UDP it arrives cut"
@@ -118,8 +127,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now_s = int(time.time()) if asked.now is None else asked.now
     judgements = [judge(source, body, settings, asked.sender, now_s) for source, body in bodies]
     for judgement in judgements:
-        print(json.dumps(judgement.as_object()) if asked.json else judgement.as_text())
+        say(json.dumps(judgement.as_object()) if asked.json else judgement.as_text())
     return 0 if all(judgement.accepted for judgement in judgements) else 1
+
+
+def _address(text: str) -> str:
+    """An address in its usual form; empty where it is not to be checked."""
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 or IPv6 address") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,11 +156,17 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file, for its limits"
     )
-    add("--sender", default="", metavar="IP", help="the device's address, for the networks of devices.file")
+    add(
+        "--sender",
+        type=_address,
+        default="",
+        metavar="IP",
+        help="the device's address, for the networks of devices.file",
+    )
     add("--now", type=int, metavar="EPOCH", help="the server's clock (default: now)")
     add("--json", action="store_true", help="one JSON object per body, for programs")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

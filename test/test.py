@@ -24,8 +24,9 @@ from configuration.settings import Settings  # noqa: E402
 from ec_server.check.hour_report import HourReport, read_hour  # noqa: E402
 from ec_server.check.report_text import as_json, write_tables  # noqa: E402
 from ec_server.storage.contract import Store  # noqa: E402
-from ec_server.storage.engines import open_store  # noqa: E402
+from ec_server.storage.engines import open_store, why_no_storage  # noqa: E402
 from utilities import extras, utc  # noqa: E402
+from utilities.command_line import device_id, output, run, say  # noqa: E402
 from utilities.errors import EcServerError  # noqa: E402
 
 EXIT_NO_DATA = 1
@@ -42,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EcServerError as error:
         print(f"test.py: {error}", file=sys.stderr)
         return EXIT_FAULT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`
-        return 0
 
 
 def _show(asked: argparse.Namespace) -> int:
@@ -53,15 +51,16 @@ def _show(asked: argparse.Namespace) -> int:
     wave_second = _wave_second(asked)
     with open_store(settings, read_only=True) as store:
         report = read_hour(store, asked.device, asked.moment, asked.rate, wave_second)
-        known = [] if report.rows else _known(store)
+        known = [] if report.rows else _known(store, asked.device)
     if asked.json:
-        print(as_json(report, source))
+        say(as_json(report, source))
     elif report.rows:
-        write_tables(report, sys.stdout, source)
-    sys.stdout.flush()
+        with output():
+            write_tables(report, sys.stdout, source)
     fault = _plot(report, asked.plot) if asked.plot else 0
     if not report.rows:
-        print(f"test.py: {_missing(settings) or _nothing(report, source, known)}", file=sys.stderr)
+        why = why_no_storage(settings) or _nothing(report, source, known)
+        print(f"test.py: {why}", file=sys.stderr)
         return EXIT_NO_DATA
     return fault
 
@@ -100,18 +99,10 @@ def _wave_second(asked: argparse.Namespace) -> int | None:
     return moment if asked.second == _OWN_SECOND else utc.minute_of(moment) + int(asked.second)
 
 
-def _known(store: Store) -> list[str]:
-    return [record.device_id for record in store.devices()]
-
-
-def _missing(settings: Settings) -> str:
-    """What to say where there is no database at all; empty if there is one."""
-    if settings.storage_engine == "cassandra" or settings.storage_path.is_dir():
-        return ""
-    return (
-        f"storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
-        "run this where the server runs, or name its configuration with -c"
-    )
+def _known(store: Store, device: str) -> list[str]:
+    """Devices on record, and this one where something is stored of it."""
+    known = [record.device_id for record in store.devices()]
+    return known if store.earliest_minute(device) is None else [*known, device]
 
 
 def _nothing(report: HourReport, source: str, known: Sequence[str]) -> str:
@@ -146,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="test.py", description="Show what is stored of a device in one UTC hour."
     )
-    parser.add_argument("-i", dest="device", required=True, metavar="DEVICE", help="device id")
+    parser.add_argument(
+        "-i", dest="device", type=device_id, required=True, metavar="DEVICE", help="device id"
+    )
     parser.add_argument(
         "-d",
         dest="moment",
@@ -172,4 +165,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

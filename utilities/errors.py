@@ -2,6 +2,7 @@
 
     EcServerError
     ├── ConfigurationError          the operator must change a setting; exit code 2
+    ├── OutputError                 a command cannot write its result; exit code 2
     ├── StorageError
     │   ├── RetryableStorageError   the same call may succeed later: locked, disk full, node down
     │   ├── PermanentStorageError   it will not: table of another shape, login refused
@@ -24,6 +25,10 @@ class EcServerError(Exception):
 
 class ConfigurationError(EcServerError):
     """A setting is missing, malformed or contradicts another; the program ends with exit code 2."""
+
+
+class OutputError(EcServerError):
+    """The standard output does not take a command's result: a full disk, for example."""
 
 
 class StorageError(EcServerError):

@@ -22,19 +22,14 @@ from __future__ import annotations
 import logging
 import socket
 from collections import Counter
-from collections.abc import Mapping
 from ctypes import byref
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pjsua2 as pj
 
 from utilities.errors import EcServerError
+from utilities.sip_client_options import ClientOptions
 from utilities.sip_library import TRANSPORTS, Text, endpoint_config, library, tune
-
-MOST_ACCOUNTS = 8
-"""The most meters per client: PJSUA's compiled-in limit."""
 
 _TIMER_K_MS = 500
 _code_of = pj._pjsua2.OnInstantMessageStatusParam_code_get
@@ -44,34 +39,6 @@ _log = logging.getLogger(__name__)
 
 class SipClientError(EcServerError):
     """The stack refuses the options: no such file, no free port, not an address."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTls:
-    """PEM files. Without an ``authority``, the server's certificate is not checked."""
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """Where messages are sent. ``to`` is the address of record, if it is not the server itself."""
-
-    host: str
-    port: int
-    transport: str
-    tls: ClientTls = ClientTls()
-    to: str = ""
-    passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Credentials by device id, for a proxy that asks for digest authentication."""
-
-    @property
-    def uri(self) -> str:
-        """The request URI of every message."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.to or f'sip:ecserver@{host}:{self.port}'};transport={self.transport}"
 
 
 class SipClient:

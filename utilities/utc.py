@@ -2,8 +2,8 @@
 
 Inside the server, a time is an ``int``: UTC epoch seconds. A *minute* is the epoch second at which it
 begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open. Text is used only
-in database columns, in frames of the synchronization, and for people. Years have four digits there; strftime
-would write the year 33 as ``33``.
+in database columns, in frames of the synchronization, and for people. Years have four digits there, where
+``strftime`` would write the year 33 as ``33``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def iso(moment_us: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _iso_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).zfill(19)
 
 
 def iso_texts(moments_us: Iterable[int]) -> list[str]:

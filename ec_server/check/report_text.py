@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, mean
 from typing import TextIO
 
 from rich.console import Console
@@ -88,7 +88,7 @@ def _waveform_object(wave: Waveform) -> dict[str, object]:
         "last_us": wave.microseconds[-1] if values else None,
         "minimum": min(values, default=None),
         "maximum": max(values, default=None),
-        "mean": fmean(values) if values else None,
+        "mean": _mean(values) if values else None,
     }
 
 
@@ -182,5 +182,12 @@ def _summary(wave: Waveform) -> str:
     return (
         f"second {second}: {len(wave.values):,} samples from {wave.microseconds[0]:06d} to "
         f"{wave.microseconds[-1]:06d} µs, values {min(wave.values):g} to {max(wave.values):g}, "
-        f"mean {fmean(wave.values):g}"
+        f"mean {_mean(wave.values):g}"
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return fmean(values)
+    except OverflowError:  # their sum is no float; this is slow, and takes it all the same
+        return mean(values)

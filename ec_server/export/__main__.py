@@ -14,8 +14,9 @@ from ec_server.export.files import Progress, write_files, write_stream
 from ec_server.export.sample_formats import ENCODERS
 from ec_server.export.stored_seconds import Span, check_span, parse_moment
 from ec_server.storage.contract import Store
-from ec_server.storage.engines import open_store
+from ec_server.storage.engines import open_store, refuse_stored_file, why_no_storage
 from utilities import utc
+from utilities.command_line import device_id, new_file, output, run
 from utilities.errors import EcServerError
 
 EXIT_NOTHING = 1
@@ -38,9 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--format {asked.format} needs -o FILE; only csv goes to standard output")
     try:
         return _export(asked, span)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`
-        return 0
     except (EcServerError, OSError) as error:
         print(f"{_NAME}: {error}", file=sys.stderr)
         return EXIT_FAULT
@@ -52,16 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(asked: argparse.Namespace, span: Span) -> int:
     encoder = ENCODERS[asked.format]()
     settings = read_settings(asked.config, os.environ)
-    if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
-        print(
-            f"{_NAME}: storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
-            "run this where the server runs, or name its configuration with -c",
-            file=sys.stderr,
-        )
+    if why := why_no_storage(settings):
+        print(f"{_NAME}: {why}", file=sys.stderr)
         return EXIT_NOTHING
+    if asked.out is not None:
+        refuse_stored_file(settings, asked.out)
     with open_store(settings, read_only=True) as store:
         if asked.out is None:
-            samples = write_stream(store, span, sys.stdout.buffer)
+            samples = _to_stdout(store, span)
         else:
             with _progress_bar(span) as progress:
                 samples = write_files(store, span, encoder, asked.out, progress)
@@ -71,6 +67,13 @@ def _export(asked: argparse.Namespace, span: Span) -> int:
             return 0
         print(f"{_NAME}: {_nothing(store, span)}", file=sys.stderr)
     return EXIT_NOTHING
+
+
+def _to_stdout(store: Store, span: Span) -> int:
+    """The number of samples; where the reader has gone, it has had some."""
+    with output():
+        return write_stream(store, span, sys.stdout.buffer)
+    return 1
 
 
 def _nothing(store: Store, span: Span) -> str:
@@ -113,14 +116,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 exported, 1 nothing is stored there, 2 wrong arguments or configuration.",
     )
     add = parser.add_argument
-    add("device", metavar="DEVICE", help="device id")
+    add("device", type=device_id, metavar="DEVICE", help="device id")
     add("--from", dest="start", required=True, type=_moment, metavar="T", help="YYYYMMDDhhmm[ss], UTC")
     add("--to", dest="stop", required=True, type=_moment, metavar="T", help="end of the range, not included")
     add("--format", choices=tuple(ENCODERS), default="csv", help="default: csv")
     add(
         "-o",
         dest="out",
-        type=Path,
+        type=new_file,
         metavar="FILE",
         help="output file, with a report in FILE.json; default: CSV to standard output",
     )
@@ -129,4 +132,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,8 +1,10 @@
 """Finds where samples are stored and proven, and the gaps, without reading complete seconds.
 
-The number of samples of a second is in its cached digest. For each number, one second is read to learn
-whether seconds of that number have no gaps. Seconds of other numbers are read, so that lost messages show to
-the microsecond. At most ``MOST_READ_SECONDS`` are read: after that, a second counts as stored from its
+A second's count is in its cached digest. Which counts belong to seconds without a gap is learnt from
+the samples of one second of each count; a second of such a count, between two seconds that are stored,
+is not read. All others are, so lost messages, beginnings and ends show to the microsecond. Small counts
+tell nothing: the same few samples may lie anywhere. At most ``MOST_READ_SECONDS`` are read, and of at most
+``MOST_MINUTES`` the seconds are looked at: beyond that, a second, or a minute, counts as stored from its
 beginning to its end, and the answer is not exact.
 """
 
@@ -12,13 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ec_server.export.coverage import SECOND_US, Coverage, Spans, clipped, gaps_between, is_whole
-from ec_server.export.stored_seconds import Span, days_of, microseconds_of, stored_minutes
+from ec_server.export.stored_seconds import Span, days_of, microseconds_of, narrowed, stored_minutes
 from ec_server.storage.contract import Store
 from utilities import utc
 from utilities.model import MinuteState
 
 MOST_READ_SECONDS = 3_600
-MOST_DAYS = 62
+MOST_MINUTES = 62 * 1440
+_TELLING_COUNT = 1_000
+"""So many samples, as many as in a second without a gap, have none either."""
 
 
 @dataclass(slots=True)
@@ -32,14 +36,19 @@ class Availability:
 
 
 def find_availability(store: Store, span: Span, found: Availability) -> Iterator[None]:
-    """Fill ``found``; yields after each minute, so that the caller can keep a connection alive."""
-    coverage, seconds = Coverage(), _Seconds(store, span.device_id)
+    """Fill ``found``; comes up for air after each minute, or each day of minutes that are not looked at."""
+    seconds = _Seconds(store, span.device_id)
     spans: Spans = []
-    for minute, _, _ in stored_minutes(store, span):
-        for second, digest in store.second_digests(span.device_id, minute):
-            spans += seconds.add(coverage, second, digest.count)
-        yield
-    spans += coverage.finish()
+    for number, (minute, _, _) in enumerate(stored_minutes(store, span)):
+        if number >= MOST_MINUTES:
+            spans += seconds.add_minute(minute)
+        else:
+            for second, digest in store.second_digests(span.device_id, minute):
+                if span.start <= second < span.stop:
+                    spans += seconds.add(second, digest.count)
+        if number < MOST_MINUTES or number % 1440 == 0:
+            yield
+    spans += seconds.finish()
     limits = (span.start * SECOND_US, span.stop * SECOND_US)
     found.stored = list(clipped(spans, *limits))
     found.gaps = list(gaps_between(found.stored, *limits))
@@ -48,33 +57,64 @@ def find_availability(store: Store, span: Span, found: Availability) -> Iterator
 
 
 class _Seconds:
-    """Adds seconds to a coverage, reading only those that may have gaps."""
+    """Adds seconds, ascending, to a coverage, reading only those that may have gaps or end a span."""
 
     def __init__(self, store: Store, device_id: str) -> None:
         self._store, self._device_id = store, device_id
+        self._coverage = Coverage()
+        self._waiting: tuple[int, int] | None = None
+        """The latest second and its count: the next one tells whether it is inside of a span."""
+        self._before = -1
+        """The second before it."""
         self._intervals_us: dict[int, int] = {}
         """Number of samples of a second without a gap, to their interval."""
         self._left = MOST_READ_SECONDS
         self.exact = True
 
-    def add(self, coverage: Coverage, second: int, count: int) -> Spans:
-        if interval_us := self._intervals_us.get(count):
-            return coverage.add_whole(second, interval_us)
+    def add(self, second: int, count: int) -> Spans:
+        """The spans that end before it."""
+        closed = self._settle(second)
+        self._waiting = (second, count)
+        return closed
+
+    def add_minute(self, minute: int) -> Spans:
+        """The same, of a whole minute that is not looked at."""
+        closed = self._settle(-1)
+        self._waiting = None
+        self.exact = False
+        return [*closed, *self._coverage.add_whole(minute, SECOND_US, utc.MINUTE_S)]
+
+    def finish(self) -> Spans:
+        """Those that are left."""
+        return [*self._settle(-1), *self._coverage.finish()]
+
+    def _settle(self, following: int) -> Spans:
+        if self._waiting is None:
+            return []
+        second, count = self._waiting
+        is_inside = self._before == second - 1 and following == second + 1
+        self._before = second
+        interval_us = self._intervals_us.get(count) if count >= _TELLING_COUNT else None
+        if interval_us and is_inside:
+            return self._coverage.add_whole(second, interval_us)
         if self._left <= 0:
             self.exact = False
-            return coverage.add_whole(second, SECOND_US // max(count, 1) or 1)
+            return self._coverage.add_whole(second, interval_us or SECOND_US // max(count, 1) or 1)
         self._left -= 1
+        return self._read(second, count)
+
+    def _read(self, second: int, count: int) -> Spans:
         text = self._store.second_text(self._device_id, second)
         if not text:  # removed since it was listed
             return []
         microseconds = microseconds_of(text)
         if interval_us := is_whole(second, microseconds):
             self._intervals_us[count] = interval_us
-        return coverage.add(second, microseconds)
+        return self._coverage.add(second, microseconds)
 
 
 def _proven_ranges(store: Store, span: Span) -> Iterator[tuple[int, int]]:
-    for day in days_of(span):
+    for day in days_of(narrowed(store, span)):
         for record in store.minutes(day.device_id, utc.minute_of(day.start), day.stop):
             if record.state is MinuteState.PROVEN:
                 yield record.minute * SECOND_US, (record.minute + utc.MINUTE_S) * SECOND_US

@@ -43,10 +43,10 @@ class Coverage:
         self._interval_us = self._latest_interval_us = interval_us
         return closed
 
-    def add_whole(self, second: int, interval_us: int) -> Spans:
-        """Add a second that is known to have no gap, without its samples."""
+    def add_whole(self, second: int, interval_us: int, length_s: int = 1) -> Spans:
+        """A second, or several from there on, known to be without a gap, without its samples."""
         closed = self._enter(second * SECOND_US)
-        self._last_us = (second + 1) * SECOND_US - interval_us
+        self._last_us = (second + length_s) * SECOND_US - interval_us
         self._interval_us = self._latest_interval_us = interval_us
         return closed
 

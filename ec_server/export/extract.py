@@ -8,15 +8,15 @@ export is proven. A minute whose cached digest differs was written to meanwhile,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ec_server.export.coverage import SECOND_US, Coverage, Spans
 from ec_server.export.minute_lines import state_word
-from ec_server.export.stored_seconds import Span, microseconds_of, seconds_of, stored_minutes
+from ec_server.export.stored_seconds import Span, days_of, microseconds_of, seconds_of, stored_minutes
 from ec_server.storage.contract import Store
 from ec_server.storage.digests import digest_of_minute, digest_of_second
 from utilities import utc
-from utilities.model import UNPROVEN, Digest
+from utilities.model import UNPROVEN, Digest, MinuteState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,20 @@ class Report:
     """What was exported, in total."""
 
     samples: int = 0
-    minutes: list[ExportedMinute] = field(default_factory=list)
 
 
-def extract(
-    store: Store, span: Span, note_gap: Callable[[int, int], None] | None, report: Report
-) -> Iterator[tuple[int, str]]:
-    """Yields ``(second, canonical text)`` of each stored second, and fills ``report`` meanwhile.
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Is told what the report needs, each kind ascending."""
 
-    ``note_gap`` is called with each gap, half-open in epoch microseconds, ascending. If it is None, minutes
-    are not reported either, and only ``report.samples`` is filled.
-    """
-    gaps = _Gaps(span, note_gap)
+    gap: Callable[[int, int], None]
+    """Half-open in epoch microseconds."""
+    minute: Callable[[ExportedMinute], None]
+
+
+def extract(store: Store, span: Span, notes: Notes | None, report: Report) -> Iterator[tuple[int, str]]:
+    """``(second, canonical text)`` of each stored second; tells ``notes`` and fills ``report`` meanwhile."""
+    gaps, minutes = _Gaps(span, notes), _Minutes(store, span, notes)
     for minute, _rows, _samples in stored_minutes(store, span):
         digests: list[tuple[int, Digest]] = []
         for second in seconds_of(span, minute):
@@ -52,22 +54,14 @@ def extract(
             if not text:
                 continue
             report.samples += text.count(";") + 1
-            if note_gap is not None and (digest := digest_of_second(text)):
+            if notes is not None and (digest := digest_of_second(text)):
                 digests.append((second, digest))
                 gaps.add(second, text)
             yield second, text
-        if note_gap is not None:
-            report.minutes.append(_minute(store, span, minute, digests))
+        if notes is not None:
+            minutes.add(_minute(store, span, minute, digests))
     gaps.finish()
-
-
-def settled_without_samples(store: Store, span: Span, report: Report) -> None:
-    """Add the minutes that have a verdict but no samples, so that the report includes them."""
-    reported = {one.minute for one in report.minutes}
-    for record in store.minutes(span.device_id, utc.minute_of(span.start), span.stop):
-        if record.state and record.minute not in reported:
-            report.minutes.append(ExportedMinute(record.minute, state_word(record), None))
-    report.minutes.sort(key=lambda one: one.minute)
+    minutes.finish()
 
 
 def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[int, Digest]]) -> ExportedMinute:
@@ -84,11 +78,45 @@ def _minute(store: Store, span: Span, minute: int, seconds: list[tuple[int, Dige
     return ExportedMinute(minute, UNPROVEN if changed else state_word(record), digest)
 
 
+class _Minutes:
+    """Tells of minutes with samples, and between them of those that have a verdict and no samples."""
+
+    def __init__(self, store: Store, span: Span, notes: Notes | None) -> None:
+        self._tell = notes.minute if notes else None
+        self._settled = _settled(store, span) if notes else iter(())
+        self._next = next(self._settled, None)
+
+    def add(self, one: ExportedMinute) -> None:
+        assert self._tell is not None
+        self._until(one.minute)
+        self._tell(one)
+
+    def finish(self) -> None:
+        self._until(None)
+
+    def _until(self, minute: int | None) -> None:
+        """All before the minute; what is on record of itself is part of its line."""
+        while self._next is not None and (minute is None or self._next.minute <= minute):
+            if self._tell is not None and self._next.minute != minute:
+                self._tell(self._next)
+            self._next = next(self._settled, None)
+
+
+def _settled(store: Store, span: Span) -> Iterator[ExportedMinute]:
+    """Minutes on record with a verdict, a day at a time."""
+    device_id = span.device_id
+    for start, stop in store.ranges_in(device_id, utc.minute_of(span.start), span.stop, tuple(MinuteState)):
+        for day in days_of(Span(device_id, start, stop)):
+            for record in store.minutes(device_id, day.start, day.stop):
+                if record.state:
+                    yield ExportedMinute(record.minute, state_word(record), None)
+
+
 class _Gaps:
     """Finds the gaps between stored seconds."""
 
-    def __init__(self, span: Span, tell: Callable[[int, int], None] | None) -> None:
-        self._tell = tell
+    def __init__(self, span: Span, notes: Notes | None) -> None:
+        self._tell = notes.gap if notes else None
         self._at_us, self._stop_us = span.start * SECOND_US, span.stop * SECOND_US
         self._coverage = Coverage()
 

@@ -2,22 +2,24 @@
 
 Rules:
 
-1. Both files get their names only when they are complete; until then they are ``.part`` files, which are
-   removed if anything goes wrong.
-2. Memory use does not depend on the number of samples: gaps are written as they are found.
+1. Both files appear under their names only when they are complete; until then they are ``.part``
+   files beside them, which are removed whatever goes wrong.
+2. Memory does not grow with the range: gaps and minutes are written as they are found.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, TextIO
 
 from ec_server.export.coverage import SECOND_US
-from ec_server.export.extract import ExportedMinute, Report, extract, settled_without_samples
+from ec_server.export.extract import ExportedMinute, Notes, Report, extract
 from ec_server.export.sample_formats import CsvEncoder, Encoder, NpyEncoder
 from ec_server.export.stored_seconds import Span
 from ec_server.storage.contract import Store
@@ -71,28 +73,33 @@ def _write_samples(
     described: TextIO,
     progress: Progress,
 ) -> None:
-    gaps = _GapWriter(described)
     head = {"device": span.device_id, "range": _range(span), "format": _name_of(encoder)}
     described.write(f'{json.dumps(head)[:-1]}, "gaps": [')
     out.write(encoder.begin())
-    for second, text in extract(store, span, gaps.write, report):
-        out.write(encoder.add(second, text))
-        progress(second, report.samples)
-    out.write(encoder.finish())
-    if isinstance(encoder, NpyEncoder):
-        out.seek(0)
-        out.write(encoder.header())
-    settled_without_samples(store, span, report)
-    minutes = [_minute_object(one) for one in report.minutes]
-    described.write(f'], "samples": {report.samples}, "minutes": {json.dumps(minutes)}}}\n')
+    with TemporaryFile("w+", encoding="utf-8") as aside:
+        gaps, minutes = _Items(described), _Items(aside)
+        notes = Notes(lambda *gap: gaps.write(gap), lambda one: minutes.write(_minute_object(one)))
+        for second, text in extract(store, span, notes, report):
+            out.write(encoder.add(second, text))
+            progress(second, report.samples)
+        out.write(encoder.finish())
+        if isinstance(encoder, NpyEncoder):
+            out.seek(0)
+            out.write(encoder.header())
+        described.write(f'], "samples": {report.samples}, "minutes": [')
+        aside.seek(0)
+        shutil.copyfileobj(aside, described)
+    described.write("]}\n")
 
 
-class _GapWriter:
+class _Items:
+    """The items of a JSON array, one by one."""
+
     def __init__(self, file: TextIO) -> None:
         self._file, self._first = file, True
 
-    def write(self, start_us: int, stop_us: int) -> None:
-        self._file.write(f"{'' if self._first else ', '}[{start_us}, {stop_us}]")
+    def write(self, item: object) -> None:
+        self._file.write(f"{'' if self._first else ', '}{json.dumps(item)}")
         self._first = False
 
 

@@ -10,10 +10,13 @@ from ec_server.storage.contract import Store
 from utilities import utc
 from utilities.model import UNPROVEN, MinuteRecord
 
+MOST_COUNTED = 3_000_000
+"""Samples that an answer may read to count them: a full minute at 44,000 a second, in about 2 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class MinuteLine:
-    """One minute; ``samples`` is the digest's count if it is cached, else the sum of the rows' counts."""
+    """One minute; ``samples`` counts a microsecond once, or as often as rows hold it (``minute_lines``)."""
 
     minute: int
     state: str
@@ -38,19 +41,31 @@ class MinuteLine:
         }
 
 
-def minute_lines(store: Store, span: Span) -> Iterator[MinuteLine]:
-    """Every minute that overlaps the span, ascending, whether anything is known of it or not."""
+def minute_lines(store: Store, span: Span, counted: int = 0) -> Iterator[MinuteLine]:
+    """Every minute that the span touches, ascending, whether anything is known of it or not.
+
+    A microsecond counts once where the minute's digest is cached. It does in others as long as no more
+    than ``counted`` samples have to be read for that; in the rest it counts as often as rows hold it.
+    """
     for day in days_of(span):
         start = utc.minute_of(day.start)
         records = {record.minute: record for record in store.minutes(day.device_id, start, day.stop)}
         counts = {m: (rows, samples) for m, rows, samples in store.row_counts(day.device_id, start, day.stop)}
         for minute in range(start, day.stop, utc.MINUTE_S):
-            yield _line(minute, records.get(minute), *counts.get(minute, (0, 0)))
+            record, (rows, samples) = records.get(minute), counts.get(minute, (0, 0))
+            if rows and (record is None or record.digest is None) and samples <= counted:
+                counted -= samples
+                samples = _count(store, day.device_id, minute)
+            yield _line(minute, record, rows, samples)
 
 
 def state_word(record: MinuteRecord | None) -> str:
     """The value of the record's `MinuteState`, or ``unproven``."""
     return record.state.value if record and record.state else UNPROVEN
+
+
+def _count(store: Store, device_id: str, minute: int) -> int:
+    return sum(digest.count for _, digest in store.minute_digests(device_id, minute, minute + utc.MINUTE_S))
 
 
 def _line(minute: int, record: MinuteRecord | None, rows: int, samples: int) -> MinuteLine:

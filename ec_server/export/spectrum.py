@@ -10,6 +10,7 @@ from ec_server.export.stored_seconds import Microseconds, Values
 
 MAINS_HZ = 50
 HARMONICS = 20
+_SQUARE_IS_FINITE = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ def waveform_of(microseconds: Microseconds, values: Values) -> Waveform | None:
     """
     if not len(values):
         return None
+    peak = float(np.abs(values).max())
+    if peak > _SQUARE_IS_FINITE:
+        scaled = waveform_of(microseconds, values / peak)
+        return scaled and _times(scaled, peak)
     moments_s = microseconds / 1e6
     swing = values - values.mean()
     highest_order = min(HARMONICS, (len(values) - 1) // 2 // MAINS_HZ)
@@ -47,4 +52,16 @@ def waveform_of(microseconds: Microseconds, values: Values) -> Waveform | None:
         float(values.max()),
         float(np.sqrt(np.mean(np.square(values)))),
         tuple(harmonics),
+    )
+
+
+def _times(wave: Waveform, factor: float) -> Waveform:
+    """The figures of values that are ``factor`` times as large."""
+    return Waveform(
+        wave.samples,
+        wave.lowest * factor,
+        wave.mean * factor,
+        wave.highest * factor,
+        wave.rms * factor,
+        tuple((order, hertz, amplitude * factor) for order, hertz, amplitude in wave.harmonics),
     )

@@ -2,10 +2,11 @@
 
 Rules:
 
-1. Memory use does not depend on the range: one second is held at a time.
-2. Seconds are read only of minutes that have rows, so an empty year costs one query per day.
-3. A value is always the double nearest to its text. If pyarrow is installed, it parses at twice the speed;
-   what it does not accept (``+5``) is parsed by Python.
+1. Memory does not grow with the range: one second is held at a time.
+2. Only minutes that have rows are asked for their seconds, so an empty year costs one look per day; of a
+   longer span only the days from the first to the last that are stored are looked at.
+3. A value is the double nearest to its text, whichever way it was parsed. pyarrow parses at twice the
+   speed where it is installed; what it does not take (``+5``) is parsed by Python.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from math import isfinite, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +27,14 @@ from utilities.checksum_util import parse_canonical
 Microseconds = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-MOST_DAYS = 3660
-"""The longest range in days: each day costs a query, even if it is empty."""
+_NARROWED_S = 366 * utc.DAY_S
+"""Longer spans are narrowed: each day costs a look into the database, also where it is empty."""
 
 _SEPARATOR = ord(";")
 _ZERO = ord("0")
 _WEIGHTS = np.array([100_000, 10_000, 1_000, 100, 10, 1], np.int64)
 _DIGITS = np.arange(6)
+_SECOND_US = 1_000_000
 
 
 class Span(NamedTuple):
@@ -51,11 +54,11 @@ def parse_moment(text: str) -> int:
     raise ValueError(f"{text!r} is not a UTC moment of the form YYYYMMDDhhmm or YYYYMMDDhhmmss")
 
 
-def check_span(span: Span, most_s: int = MOST_DAYS * utc.DAY_S) -> None:
-    """ValueError if the range is empty, backwards or longer than ``most_s`` seconds."""
+def check_span(span: Span, most_s: int | None = None) -> None:
+    """ValueError where the range is empty, backwards or longer than ``most_s`` seconds."""
     if span.start >= span.stop:
         raise ValueError("from must be earlier than to: the range is half-open, [from, to)")
-    if span.stop - span.start > most_s:
+    if most_s is not None and span.stop - span.start > most_s:
         raise ValueError(f"the range is longer than {length_text(most_s)}: ask for shorter ones in turn")
 
 
@@ -78,9 +81,19 @@ def days_of(span: Span) -> Iterator[Span]:
 
 
 def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
-    """``(minute, rows, sum of the rows' sample counts)`` of minutes with rows that overlap the span."""
-    for day in days_of(span):
+    """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
+    for day in days_of(narrowed(store, span)):
         yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
+
+
+def narrowed(store: Store, span: Span) -> Span:
+    """The part of a long span in which there may be rows of the device."""
+    if span.stop - span.start <= _NARROWED_S:
+        return span
+    first, last = store.earliest_minute(span.device_id), store.latest_second()
+    if first is None or last is None:
+        return Span(span.device_id, span.start, span.start)
+    return Span(span.device_id, max(span.start, first), min(span.stop, last + 1))
 
 
 def seconds_of(span: Span, minute: int) -> range:
@@ -89,48 +102,60 @@ def seconds_of(span: Span, minute: int) -> range:
 
 
 def microseconds_of(text: str) -> Microseconds:
-    """The microseconds of a second's canonical text, ascending; of a damaged one, those that can be read."""
-    found = _leading_digits(text)
-    return _readable(text)[0] if found is None else found
+    """The microseconds of a second's canonical text, ascending."""
+    try:
+        found = _first_digits(text)
+    except ValueError:
+        found = np.array([-1])
+    return found if _are_of_a_second(found) else np.array(sorted(parse_canonical(text)), np.int64)
 
 
-def _leading_digits(text: str) -> Microseconds | None:
-    """The six digits at the beginning of each sample; None where something else stands there."""
+def _first_digits(text: str) -> Microseconds:
+    """The six digits at the beginning of each sample. ValueError if anything else is there."""
     raw = np.frombuffer(text.encode("ascii"), np.uint8)
     starts = np.concatenate(([0], np.flatnonzero(raw == _SEPARATOR) + 1))
     if starts[-1] + len(_DIGITS) > len(raw):
-        return None
+        raise ValueError("the last sample is too short")
     digits = raw[starts[:, None] + _DIGITS] - np.uint8(_ZERO)
-    return None if (digits > 9).any() else digits.astype(np.int64) @ _WEIGHTS
+    if (digits > 9).any():
+        raise ValueError("a sample begins with something else")
+    microseconds: Microseconds = digits.astype(np.int64) @ _WEIGHTS
+    return microseconds
 
 
 def arrays_of(text: str) -> tuple[Microseconds, Values]:
-    """Microseconds and values of a second's canonical text; of a damaged one, what can be read."""
-    if arrow := _arrow():
-        try:
-            return arrow.parse(text)
-        except arrow.refused:
-            pass
-    microseconds, fields = _leading_digits(text), text.replace(";", ",").split(",")
-    if microseconds is not None and len(fields) == 2 * len(microseconds):
-        with suppress(ValueError):
-            return microseconds, np.array(fields[1::2], np.float64)
-    return _readable(text)
+    """Microseconds and values of a second's canonical text; what damage has made of it is left out."""
+    for parse in (_by_arrow, _by_python):
+        with suppress(ValueError, IndexError):
+            microseconds, values = parse(text)
+            if _are_of_a_second(microseconds) and np.isfinite(values).all():
+                return microseconds, values
+    samples = {us: _number(value) for us, value in sorted(parse_canonical(text).items())}
+    sound = {us: value for us, value in samples.items() if isfinite(value)}
+    return np.array(list(sound), np.int64), np.array(list(sound.values()), np.float64)
 
 
-def _readable(text: str) -> tuple[Microseconds, Values]:
-    """What disk or another program have changed, and is no sample any more, is left out."""
-    samples = {
-        us: number for us, value in parse_canonical(text).items() if (number := _number(value)) is not None
-    }
-    return np.array(list(samples), np.int64), np.array(list(samples.values()), np.float64)
+def _by_arrow(text: str) -> tuple[Microseconds, Values]:
+    arrow = _arrow()
+    if arrow is None:
+        raise ValueError("not installed")
+    return arrow.parse(text)
 
 
-def _number(text: str) -> float | None:
+def _by_python(text: str) -> tuple[Microseconds, Values]:
+    return _first_digits(text), np.array(text.replace(";", ",").split(",")[1::2], np.float64)
+
+
+def _are_of_a_second(microseconds: Microseconds) -> bool:
+    within = len(microseconds) and microseconds[0] >= 0 and microseconds[-1] < _SECOND_US
+    return bool(within and (np.diff(microseconds) > 0).all())
+
+
+def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return None
+        return nan
 
 
 class _Arrow:
@@ -138,7 +163,6 @@ class _Arrow:
 
     def __init__(self, arrow: Any, csv: Any) -> None:
         self._arrow, self._csv = arrow, csv
-        self.refused: type[Exception] = arrow.ArrowInvalid
         self._options = {
             "read_options": csv.ReadOptions(
                 column_names=["time", "value"], use_threads=False, block_size=1 << 26

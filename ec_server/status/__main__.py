@@ -28,6 +28,7 @@ from ec_server.status.worker_view import PAGE_SUFFIX, expected_workers, read_wor
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store
 from utilities import log
+from utilities.addresses import from_here, host_port
 from utilities.errors import ConfigurationError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
 from utilities.private_files import make_files_private
@@ -86,7 +87,7 @@ def _run(settings: Settings) -> int:
 
     app = create_app(Observer(run_folder, expected, database), data, _site(settings), history)
     page.set_state("ready")
-    _log.info("status page on http://%s:%d/", *listener.getsockname()[:2])
+    _log.info("status page on http://%s/", host_port(*listener.getsockname()[:2]))
     serve(app, listener, beat, until_eof=os.environ.get("EC_SUPERVISED") == "1")
     page.set_state("stopping")
     data.close()
@@ -100,8 +101,7 @@ def _site(settings: Settings) -> Site:
         _version(),
         allowed_lag_s(settings.sync_syncfreq * 60, settings.sync_grace),
         settings.storage_path / RUN_FOLDER,
-        first_meter=f"python -m reference_client --server {_target(settings.sip_bind, settings.sip_port)} "
-        f"--sync {_target(settings.sync_ip, settings.sync_port)}",
+        first_meter=first_meter(settings),
         names={rule.device_id: rule.name for rule in rules if rule.name},
         token=settings.status_token,
         serve_samples=serves_samples(settings.status_ip, settings.status_token),
@@ -110,10 +110,15 @@ def _site(settings: Settings) -> Site:
     )
 
 
-def _target(address: str, port: int) -> str:
-    """``HOST:PORT`` for a client on the same machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 (compared, not bound)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def first_meter(settings: Settings) -> str:
+    """The command that connects a meter on this machine, with the transports that the server has."""
+    transport = next(t for t in ("tcp", "udp", "tls") if t in settings.sip_transports)
+    port = settings.sip_tls_port if transport == "tls" else settings.sip_port
+    words = ["python -m reference_client --server", host_port(from_here(settings.sip_bind), port)]
+    words += ["--transport", transport] if transport != "tcp" else []  # the meter's default
+    words += ["--sync", host_port(from_here(settings.sync_ip), settings.sync_port)]
+    words += ["--sync-tls"] if settings.sync_tls_certificate else []
+    return " ".join(words)
 
 
 def _version() -> str:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ec_server.export import availability, power
 from ec_server.export.extract import Report, extract
-from ec_server.export.minute_lines import minute_lines
+from ec_server.export.minute_lines import MOST_COUNTED, minute_lines
 from ec_server.export.sample_formats import CsvEncoder, ParquetEncoder
 from ec_server.export.stored_seconds import Span, check_span, length_text, parse_moment
 from ec_server.status.streamed_answer import NoSuchDeviceError, StoredData
@@ -25,9 +25,8 @@ from utilities import utc
 from utilities.errors import ConfigurationError
 
 JSON = "application/json"
-MOST_MINUTES_S = 62 * utc.DAY_S
+MOST_MINUTES_S = 3_660 * utc.DAY_S
 MOST_SAMPLES_S = utc.HOUR_S
-MOST_POWER_S = 366 * utc.DAY_S
 SAMPLES_REFUSED = (
     "samples and power are not served beyond loopback without status.token: set it, or ask on the "
     "server's own machine"
@@ -47,7 +46,7 @@ def data_routes(data: StoredData, *, serve_samples: bool) -> list[Route]:
         return await data.answer(lambda store: _minutes(_known(store, span), span), JSON, {})
 
     async def spans(request: Request) -> Response:
-        span = _span(request, availability.MOST_DAYS * utc.DAY_S)
+        span = _span(request, None)
         return await data.answer(lambda store: _availability(_known(store, span), span), JSON, {})
 
     async def samples(request: Request) -> Response:
@@ -66,7 +65,7 @@ def data_routes(data: StoredData, *, serve_samples: bool) -> list[Route]:
         )
 
     async def chart(request: Request) -> Response:
-        span = _span(request, MOST_POWER_S, "points", "seconds")
+        span = _span(request, None, "points", "seconds")
         points = _whole(request, "points", power.DEFAULT_POINTS, power.MOST_POINTS)
         seconds = _whole(request, "seconds", power.MOST_SECONDS, power.MOST_SECONDS)
         return await data.answer(lambda store: _power(_known(store, span), span, points, seconds), JSON, {})
@@ -90,8 +89,8 @@ def _refused(_endpoint: Endpoint) -> Endpoint:
 # --- parameters -------------------------------------------------------------------------------
 
 
-def _span(request: Request, most_s: int, *others: str) -> Span:
-    """The requested device and range; 400 if a parameter is missing, wrong or unknown."""
+def _span(request: Request, most_s: int | None, *others: str) -> Span:
+    """The device and range asked for; 400 where a parameter is missing, wrong or unknown."""
     given: Mapping[str, str] = request.query_params
     allowed = ("from", "to", *others)
     if unknown := sorted(set(given) - set(allowed)):
@@ -105,7 +104,8 @@ def _span(request: Request, most_s: int, *others: str) -> Span:
     except KeyError as error:
         raise _bad(f"{error.args[0]!r} is missing: a UTC moment, YYYYMMDDhhmm or YYYYMMDDhhmmss") from error
     except ValueError as error:
-        raise _bad(f"{error} (at most {length_text(most_s)} at once)") from error
+        limit = "" if most_s is None else f" (at most {length_text(most_s)} at once)"
+        raise _bad(f"{error}{limit}") from error
     return span
 
 
@@ -131,7 +131,7 @@ def _known(store: Store, span: Span) -> Store:
 
 
 def _minutes(store: Store, span: Span) -> Iterator[bytes]:
-    return _array(json.dumps(line.as_object()) for line in minute_lines(store, span))
+    return _array(json.dumps(line.as_object()) for line in minute_lines(store, span, MOST_COUNTED))
 
 
 def _array(items: Iterator[str]) -> Iterator[bytes]:
@@ -172,11 +172,10 @@ def _samples(store: Store, span: Span, encoder: CsvEncoder | ParquetEncoder) -> 
 
 
 def _power(store: Store, span: Span, points: int, seconds: int) -> Iterator[bytes]:
-    reading = power.reading_of(store, span, seconds)
     comma = b""
     yield b"["
     held: list[bytes] = []
-    for number, step in enumerate(chain(power.power_steps(store, span, points, reading), [None])):
+    for number, step in enumerate(chain(power.power_steps(store, span, points, seconds), [None])):
         if step is not None:
             held.append(comma + json.dumps(step).encode())
             comma = b",\n"

@@ -6,12 +6,13 @@ device that sends after that is listed again; its data never changes.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ec_server.status.live_devices import DeviceStatus
+from utilities.private_files import give_to_owner_of_folder, make_folder, write_json
 
 FILE_NAME = "forgotten.json"
 
@@ -26,12 +27,18 @@ def read_forgotten(run_folder: Path) -> dict[str, int]:
 
 
 def forget(run_folder: Path, device_id: str, moment_us: int) -> None:
-    """Put a device on the list, atomically. Raises OSError if the file cannot be written."""
-    run_folder.mkdir(parents=True, exist_ok=True)
-    listed = read_forgotten(run_folder) | {device_id: moment_us}
-    new = run_folder / f"{FILE_NAME}.{os.getpid()}.new"
-    new.write_text(json.dumps(listed), "utf-8")
-    new.replace(run_folder / FILE_NAME)
+    """Put a device on the list. Raises OSError where the file can be neither read nor written.
+
+    Several may do so at once: none of them takes another's device off the list.
+    """
+    make_folder(run_folder)
+    with (run_folder / f"{FILE_NAME}.lock").open("wb") as lock:
+        give_to_owner_of_folder(run_folder / f"{FILE_NAME}.lock")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = run_folder / FILE_NAME
+        if path.exists():
+            path.read_bytes()  # a list that cannot be read must not be replaced by a shorter one
+        write_json(path, read_forgotten(run_folder) | {device_id: moment_us})
 
 
 def without_forgotten(devices: Iterable[DeviceStatus], forgotten: Mapping[str, int]) -> list[DeviceStatus]:

@@ -2,11 +2,12 @@
 
 Rules:
 
-1. A client must complete a request, and accept each piece of its answer, within ``DEADLINE_S`` of connecting
-   or of the previous piece; otherwise the connection is aborted. uvicorn itself waits indefinitely for the
-   bytes of a first request, and for a client that does not read.
-2. At most ``MOST_CONNECTIONS`` are served at once; further connections are aborted immediately.
-3. The size of request heads is limited (16 KiB); bodies are not read.
+1. A connection must finish a request, and take each piece of its answer, within ``DEADLINE_S`` of being
+   made or of the piece before; otherwise it is cut. uvicorn itself waits for ever for a first request's
+   bytes, and for a client that does not read. Pieces are small, so that a slow line has time for them:
+   10 KB a second are enough.
+2. At most ``MOST_CONNECTIONS`` are served at once; a newcomer beyond that is cut at once.
+3. Request heads are bounded (16 KiB); bodies are not read.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 DEADLINE_S = 15.0
 MOST_CONNECTIONS = 256
+PIECE_BYTES = 32 * 1024
 _HEAD_BYTES = 16 * 1024
 _BEAT_S = 0.5
 
@@ -71,6 +73,23 @@ class _WatchedTransport:
         return getattr(self._transport, name)
 
 
+def in_small_pieces(app: ASGIApp) -> ASGIApp:
+    """The application, its answers handed on in pieces of at most ``PIECE_BYTES``, each once it is taken."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_pieces(message: Message) -> None:
+            body = message.get("body", b"")
+            last = max(0, len(body) - 1) // PIECE_BYTES * PIECE_BYTES
+            for at in range(0, last, PIECE_BYTES):
+                piece = body[at : at + PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({**message, "body": body[last:]} if last else message)
+
+        await app(scope, receive, send_pieces)
+
+    return wrapped
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError if the address is in use or not one of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -91,7 +110,7 @@ def serve(app: ASGIApp, listener: socket.socket, beat: Callable[[], None], *, un
     Main thread only; ``beat`` is called twice a second from the serving loop.
     """
     config = uvicorn.Config(
-        app,
+        in_small_pieces(app),
         http=_ImpatientProtocol,
         ws="none",
         lifespan="off",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ec_server.export.minute_lines import minute_lines
+from ec_server.export.minute_lines import MOST_COUNTED, minute_lines
 from ec_server.export.spectrum import MAINS_HZ, Waveform, waveform_of
 from ec_server.export.stored_seconds import Span, arrays_of
 from ec_server.status.heat_map import (
@@ -65,7 +65,7 @@ def take_picture(store: Store, device: DeviceStatus, view: View, now: float) -> 
         rows = shape(view, minute_lines(store, span), existed_from, now)
         return Picture(tuple(rows), "", None, existed_from)
     minute = utc.minute_of(view.start)
-    (line,) = minute_lines(store, Span(record.device_id, minute, minute + utc.MINUTE_S))
+    (line,) = minute_lines(store, Span(record.device_id, minute, minute + utc.MINUTE_S), MOST_COUNTED)
     said = (
         f"This minute is {line.state}: {line.samples:,} samples in {line.rows:,} rows, "
         f"{line.conflicts:,} conflicts, {line.extra:,} extra; last compared "

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from ec_server.account.round_journal import latest_rounds
 from ec_server.status.device_list import Query
+from ec_server.status.forgotten_devices import read_forgotten
 from ec_server.status.health import healthy
 from ec_server.status.history import History
 from ec_server.status.page_device import render_device, take_picture, view_for
@@ -65,7 +66,7 @@ def page_routes(observer: Observer, data: StoredData, site: Site, history: Histo
         device_id = request.path_params["device"]
         found = next((one for one in now.devices if one.record.device_id == device_id), None)
         if found is None:
-            text = now.database.error or f"There is no device {device_id}."
+            text = now.database.error or _why_not_listed(site, device_id)
             return _message("Not here", text, 503 if now.database.error else 404)
         view = view_for(request.query_params.get("at", ""), found)
 
@@ -105,6 +106,15 @@ def plotly_path() -> Path:
     assert found
     assert found.origin
     return Path(found.origin).parent / "package_data" / "plotly.min.js"
+
+
+def _why_not_listed(site: Site, device_id: str) -> str:
+    if device_id not in read_forgotten(site.run_folder):
+        return f"No device {device_id} is on record."
+    return (
+        f"{device_id} was forgotten (--forget), and is listed again as soon as it sends. Its data stays: "
+        f"python -m ec_server.export {device_id} --from ... --to ..."
+    )
 
 
 def _message(headline: str, text: str, status: int) -> Response:

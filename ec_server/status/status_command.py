@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 
 from configuration.settings import Settings
 from ec_server.account.figures import RUN_FOLDER
 from ec_server.status.forgotten_devices import forget
 from ec_server.status.live_devices import FRESH_S, read_live
-from ec_server.storage.engines import open_store
+from ec_server.storage.engines import open_store, why_no_storage
+from utilities.addresses import from_here, host_port
 from utilities.errors import EcServerError
 
 WELL, NEEDS_ATTENTION, NO_ANSWER = 0, 1, 2
 _PATIENCE_S = 10.0
 _WELL_STATES = frozenset(("proven", "waiting"))
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks no proxy of the environment: that would see the token, and another machine's loopback."""
 
 
 class NoAnswerError(EcServerError):
@@ -29,7 +32,8 @@ class NoAnswerError(EcServerError):
 def report_status(settings: Settings, *, as_json: bool) -> tuple[int, str]:
     """Exit code (0: well, 1: needs attention, 2: no answer) and what to print."""
     try:
-        overview, devices = _ask(settings, "/api/overview"), _ask(settings, "/api/devices")
+        overview = _ask(settings, "/api/overview", dict)
+        devices = _ask(settings, "/api/devices", list)
     except NoAnswerError as error:
         return NO_ANSWER, json.dumps({"error": str(error)}) if as_json else str(error)
     code = WELL if _is_well(overview, devices) else NEEDS_ATTENTION
@@ -42,16 +46,13 @@ def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
     """Exit code (0: forgotten, 1: unknown or sending now, 2: not possible) and what to print."""
     run_folder, now = settings.storage_path / RUN_FOLDER, time.time()
     try:
-        if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
-            return (
-                NO_ANSWER,
-                f"storage.path {str(settings.storage_path)!r} does not exist here",
-            )
+        if why := why_no_storage(settings):
+            return NO_ANSWER, why
         with open_store(settings, read_only=True) as store:
             record = store.device(device_id)
         live = read_live(run_folder, now).get(device_id)
         if record is None and live is None:
-            return NEEDS_ATTENTION, f"device {device_id} is unknown"
+            return NEEDS_ATTENTION, f"{device_id or repr(device_id)} is not on record"
         if live is not None and now - live.last_seen < FRESH_S:
             return NEEDS_ATTENTION, f"{device_id} sends at the moment: it would be known again at once"
         last_seen_us = record.last_seen_us if record else 0
@@ -61,27 +62,35 @@ def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
     return WELL, f"{device_id} is forgotten until it sends again; its data stays"
 
 
-def _ask(settings: Settings, path: str) -> Any:
+def _ask(settings: Settings, path: str, kind: type) -> Any:
+    """The answer, of this kind; an empty one where the database does not answer."""
     if settings.status_port == 0:
         raise NoAnswerError("status.port is 0: the server has no status port to ask")
-    address = ipaddress.ip_address(settings.status_ip)
-    if address.is_unspecified:
-        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-    host = f"[{address}]" if address.version == 6 else str(address)
-    request = urllib.request.Request(f"http://{host}:{settings.status_port}{path}")
+    host = from_here(settings.status_ip)
+    place = host_port(host, settings.status_port)
+    request = urllib.request.Request(f"http://{place}{path}")
     if settings.status_token:
-        request.add_header("authorization", f"Bearer {settings.status_token}")
+        # http.client writes Latin-1: so the bytes on the wire are UTF-8, as the server takes them.
+        token = settings.status_token.encode("utf-8").decode("latin-1")
+        request.add_header("authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
-            return json.loads(answer.read())
+        with _DIRECT.open(request, timeout=_PATIENCE_S) as answer:
+            return _of_kind(json.loads(answer.read()), kind)
     except urllib.error.HTTPError as error:
-        if error.code == 503:  # the database does not answer; the overview says so
+        if error.code == 503 and kind is list:  # the database does not answer; the overview says so
             return []
-        raise NoAnswerError(f"{host}:{settings.status_port} answers {error.code}: {error.reason}") from error
-    except (OSError, ValueError) as error:
+        raise NoAnswerError(f"{place} answers {error.code}: {error.reason}") from error
+    except (OSError, ValueError, HTTPException) as error:
         raise NoAnswerError(
             f"no server answers on {host} port {settings.status_port} (status.ip, status.port): {error}"
         ) from error
+
+
+def _of_kind(answer: Any, kind: type) -> Any:
+    """What this server answers; ValueError for another program's answer."""
+    if not isinstance(answer, kind) or (isinstance(answer, dict) and "verdict" not in answer):
+        raise ValueError("what answers there is another program")
+    return answer
 
 
 def _is_well(overview: Mapping[str, Any], devices: Sequence[Mapping[str, Any]]) -> bool:
@@ -94,7 +103,8 @@ def _server_line(overview: Mapping[str, Any]) -> str:
     verdict, account = overview["verdict"], overview["account"]
     said = verdict["headline"] if verdict else "the database does not answer"
     health = overview["health"]
-    word = "ok" if health["status"] == "ok" else "failing: " + "; ".join(health["reasons"])
+    reasons = " ".join("; ".join(health["reasons"]).split())  # in one line, whatever an error says
+    word = "ok" if health["status"] == "ok" else f"failing: {reasons}"
     return (
         f"server  {word}  {said}  {overview['samples_per_second']:,.0f} samples/s  "
         f"{overview['devices']} devices  queue {account['queued']:,}  spool {account['spooled']:,}"

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from configuration.settings import Settings
 from ec_server.storage.contract import Store
 from utilities import extras
 from utilities.errors import ConfigurationError
+
+_STORED = re.compile(r"(ec-[0-9]{8}\.sqlite|progress\.db).*")
+
+
+def why_no_storage(settings: Settings) -> str:
+    """What to tell who would read the data where there is no database at all; "" where there may be one."""
+    if settings.storage_engine != "sqlite" or settings.storage_path.is_dir():
+        return ""
+    return (
+        f"storage.path {str(settings.storage_path)!r} does not exist (from {Path.cwd()}): "
+        "run this where the server runs, or name its configuration with -c"
+    )
+
+
+def refuse_stored_file(settings: Settings, path: Path) -> None:
+    """ConfigurationError where writing to ``path`` would take the place of a file of the database."""
+    if path.resolve().parent == settings.storage_path.resolve() and _STORED.fullmatch(path.name):
+        raise ConfigurationError(f"{path} is a file of the database in storage.path: choose another name")
 
 
 def open_store(settings: Settings, *, read_only: bool = False) -> Store:

@@ -34,9 +34,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configuration.properties_reader import read_settings
 from ec_server.storage import ranges
 from ec_server.storage.contract import Store
-from ec_server.storage.engines import open_store
+from ec_server.storage.engines import open_store, why_no_storage
 from utilities import log
 from utilities.checksum_util import md5_hex
+from utilities.command_line import EXIT_FAULT, run
 from utilities.errors import ConfigurationError, StorageError
 from utilities.model import Digest, MinuteRecord, MinuteState, StoredRow, Verdict
 from utilities.private_files import make_files_private
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first, last = _day(options.since, 0), _day(options.until, _END)
         if options.source == options.target:
             raise ConfigurationError(f"--from and --to must differ, both are {options.source}")
+        if options.source == "sqlite" and (why := why_no_storage(replace(settings, storage_engine="sqlite"))):
+            raise ConfigurationError(why)
         with (
             open_store(replace(settings, storage_engine=options.source), read_only=True) as source,
             open_store(replace(settings, storage_engine=options.target)) as target,
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _move(source, target, options.device, first, last)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_FAULT
     except StorageError as error:
         print(f"interrupted, run it again to continue: {error}", file=sys.stderr)
         return 1
@@ -275,4 +278,4 @@ def _told(difference: Difference) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -2,9 +2,12 @@
 
     python -m ec_server.storage.shell [-c FILE] [STATEMENT ...]
 
-Both are read-only virtual tables over the storage contract, for either engine. Conditions (``=``, ``<``,
-``<=``, ``>``, ``>=``, BETWEEN) on device_id, ec_date and ec_time limit which data is read. With statements
-as arguments it runs them and exits; otherwise it reads statements from the terminal or standard input.
+Both are virtual tables over the storage contract, for either engine, and can only be read. Conditions on
+device_id, ec_date and ec_time (``=``, ``<``, ``<=``, ``>``, ``>=``, BETWEEN) decide what is read at all. With
+statements it runs them and ends; without, it reads them from the terminal or the standard input.
+
+Exit codes: 0 all went well, 1 a statement failed (not on a terminal, where people see it), 2 wrong usage or
+settings, or a fault.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ import apsw.shell
 
 from configuration.properties_reader import read_settings
 from ec_server.storage.contract import Store
-from ec_server.storage.engines import open_store
+from ec_server.storage.engines import open_store, why_no_storage
 from ec_server.storage.original_tables import CHECKSUM, CONSUMPTION, Line, checksums, consumption
-from utilities.errors import EcServerError
+from utilities.command_line import output, run
+from utilities.errors import ConfigurationError, EcServerError
 from utilities.utc import DAY_S, MINUTE_S, ec_date, minute_of, parse_ec
 
+EXIT_FAILED = 1
 EXIT_FAULT = 2
 _Read = Callable[[Store, str, int, int], Iterator[Line]]
 
@@ -51,16 +56,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = read_settings(options.config, os.environ)
-        with open_store(settings, read_only=True) as store:
+        if why := why_no_storage(settings):
+            raise ConfigurationError(why)
+        with open_store(settings, read_only=True) as store, output():
             return _run(store, options.statement)
+        return 0  # the reader of the output has gone
     except EcServerError as error:
         print(error, file=sys.stderr)
         return EXIT_FAULT
 
 
+class _Shell(apsw.shell.Shell):
+    """Remembers that a statement failed: from the terminal or a pipe it goes on with the next one."""
+
+    failed = False
+
+    def handle_exception(self) -> None:
+        """Say what went wrong, as ever."""
+        self.failed = True
+        super().handle_exception()  # type: ignore[no-untyped-call]
+
+
 def _run(store: Store, statements: Sequence[str]) -> int:
-    database = connect(store)
-    shell: Any = apsw.shell.Shell(db=database)
+    shell: Any = _Shell(db=connect(store))
     try:
         for statement in statements:
             shell.process_complete_line(statement)
@@ -68,15 +86,19 @@ def _run(store: Store, statements: Sequence[str]) -> int:
             shell.cmdloop()
     except SystemExit as end:  # .exit
         return int(end.code or 0)
-    except apsw.Error:  # the shell has printed it
-        return 1
-    return 0
+    except apsw.Error:  # the shell has said so
+        return EXIT_FAILED
+    except apsw.shell.Shell.Error as error:  # a command of the shell's own
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_FAILED if shell.failed and not shell.interactive else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ec_server.storage.shell",
         description="SQL shell: ec_consumption and ec_checksum show all stored data, packed or not.",
+        epilog="Exit codes: 0 all went well, 1 a statement failed, 2 wrong arguments or configuration.",
     )
     parser.add_argument(
         "-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file"
@@ -95,7 +117,7 @@ def connect(store: Store) -> apsw.Connection:
         ("ec_checksum", CHECKSUM, _whole_minutes),
     ):
         module: Any = _Module(store, columns, read)
-        database.create_module(f"stored_{name}", module, read_only=True)
+        database.create_module(f"stored_{name}", module, use_bestindex_object=True, read_only=True)
         database.execute(f"CREATE VIRTUAL TABLE {name} USING stored_{name}()")
     return database
 
@@ -142,21 +164,24 @@ class _Module:
 
     Connect = Create
 
-    def BestIndex(  # noqa: N802
-        self, constraints: Sequence[tuple[int, int]], _orders: object
-    ) -> tuple[list[tuple[int, bool] | None], int, str, bool, float]:
-        """Which conditions limit what is read; SQLite checks them again."""
-        used: list[tuple[int, bool] | None] = []
+    def BestIndexObject(self, info: apsw.IndexInfo) -> bool:  # noqa: N802
+        """Which conditions narrow what is read; SQLite checks them again.
+
+        One with a collation of its own (NOCASE) compares otherwise than the tables' bounds do.
+        """
         plan: list[str] = []
-        cost = 1e9
-        for column, operator in constraints:
-            if column in _COST and operator in {*_LOWER, *_UPPER}:
-                used.append((len(plan), False))
+        info.estimatedCost = 1e9
+        for number in range(info.nConstraint):
+            column, operator = info.get_aConstraint_iColumn(number), info.get_aConstraint_op(number)
+            is_known = (
+                column in _COST and operator in {*_LOWER, *_UPPER} and info.get_aConstraint_usable(number)
+            )
+            if is_known and info.get_aConstraint_collation(number) == "BINARY":
                 plan.append(f"{column}:{operator}")
-                cost /= _COST[column] if operator == _EQ else 2
-            else:
-                used.append(None)
-        return used, 0, ",".join(plan), False, cost
+                info.set_aConstraintUsage_argvIndex(number, len(plan))
+                info.estimatedCost /= _COST[column] if operator == _EQ else 2
+        info.idxStr = ",".join(plan)
+        return True
 
     def Open(self) -> _Cursor:  # noqa: N802
         """A cursor over the table."""
@@ -227,4 +252,4 @@ def _bounds(plan: str, arguments: Sequence[Any]) -> _Bounds:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

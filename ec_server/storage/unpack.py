@@ -18,8 +18,9 @@ import apsw
 
 from configuration.properties_reader import read_settings
 from ec_server.storage.contract import Store
-from ec_server.storage.engines import open_store
+from ec_server.storage.engines import open_store, refuse_stored_file, why_no_storage
 from ec_server.storage.original_tables import checksums, consumption
+from utilities.command_line import device_id, new_file, run, say
 from utilities.errors import EcServerError
 from utilities.utc import DAY_S, ec_date, parse_ec
 
@@ -35,13 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = read_settings(options.config, os.environ)
-        if settings.storage_engine == "sqlite" and not settings.storage_path.is_dir():
-            print(f"storage.path {settings.storage_path} does not exist: name the server's configuration "
-                  "with -c", file=sys.stderr)  # fmt: skip
+        if why := why_no_storage(settings):
+            print(why, file=sys.stderr)
             return EXIT_NOTHING
-        if _is_the_server_s(options.out, settings.storage_path):
-            print(f"{options.out} is the server's own, in storage.path: name another file", file=sys.stderr)
-            return EXIT_FAULT
+        refuse_stored_file(settings, options.out)
         with open_store(settings, read_only=True) as store:
             rows = write_day(store, options.day, options.device, options.out)
     except (EcServerError, OSError, apsw.Error) as error:
@@ -51,14 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_device = f" of {options.device}" if options.device else ""
         print(f"nothing is stored{of_device} on {ec_date(options.day)}; no file was made", file=sys.stderr)
         return EXIT_NOTHING
-    print(f"{options.out}: {rows} rows")
+    say(f"{options.out}: {rows} rows")
     return 0
-
-
-def _is_the_server_s(path: Path, storage_path: Path) -> bool:
-    """Whether a file is there that holds more than the tables that would take its place."""
-    is_named_so = path.name == "progress.db" or (path.name.startswith("ec-") and path.suffix == ".sqlite")
-    return is_named_so and path.exists() and path.resolve().parent == storage_path.resolve()
 
 
 def write_day(store: Store, day: int, device_id: str | None, path: Path) -> int:
@@ -95,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-o",
         dest="out",
-        type=Path,
+        type=new_file,
         required=True,
         metavar="FILE.sqlite",
         help="output file; an existing one is replaced",
     )
-    add("--device", metavar="ID", help="only this device")
+    add("--device", type=device_id, metavar="ID", help="only this device")
     add("-c", dest="config", type=Path, metavar="FILE", help="the server's configuration file")
     return parser
 
@@ -113,4 +105,4 @@ def _day(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -22,6 +22,7 @@ from ec_server.account.figures import (
     receiver_name,
 )
 from ec_server.supervision.sd_notify import WITHOUT
+from utilities.addresses import host_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,11 @@ def up_line(settings: Settings) -> str:
     if settings.storage_engine == "cassandra":
         hosts = ",".join(settings.cassandra_host)
         stored = f"cassandra at {hosts}:{settings.cassandra_port}, run folder in {settings.storage_path}"
-    status = f"http://{settings.status_ip}:{settings.status_port}/" if settings.status_port else "off"
+    status = (
+        f"http://{host_port(settings.status_ip, settings.status_port)}/" if settings.status_port else "off"
+    )
     return (
-        f"up: SIP {transports} on {settings.sip_bind}:{settings.sip_port} "
-        f"({settings.sip_receivers} receivers), sync on {settings.sync_ip}:{settings.sync_port}, "
+        f"up: SIP {transports} on {host_port(settings.sip_bind, settings.sip_port)} "
+        f"({settings.sip_receivers} receivers), sync on {host_port(settings.sync_ip, settings.sync_port)}, "
         f"stores to {stored}, status {status}"
     )

@@ -30,6 +30,7 @@ from weakref import WeakValueDictionary
 
 from ec_server.synchronization.minute_repair import MinuteReport
 from utilities.model import Digest, MinuteState
+from utilities.private_files import make_folder, write_json
 from utilities.utc import DAY_S, MINUTE_S, minute_text, parse_minute
 
 FOLDER = "audits"
@@ -102,7 +103,7 @@ class AuditDesk:
         }
         self._requests.pop(request.name, None)
         try:
-            _write(self._folder / f"{request.name}{_REPORT}", report)
+            write_json(self._folder / f"{request.name}{_REPORT}", report)
             (self._folder / f"{request.name}{_REQUEST}").unlink(missing_ok=True)
         except OSError as failure:
             _log.error("cannot write the audit's report: %s", failure)
@@ -115,11 +116,14 @@ class AuditDesk:
 
 
 def ask(run_folder: Path, device_id: str, start: int, stop: int, timeout_s: float) -> dict[str, Any] | None:
-    """The asking side: place a request, wait for its report, remove both; None after ``timeout_s``."""
+    """The asker's end: place a request, wait for its report, take both away; None after ``timeout_s``.
+
+    Raises OSError where the request cannot be placed.
+    """
     folder, name = run_folder / FOLDER, secrets.token_hex(8)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     request, report = folder / f"{name}{_REQUEST}", folder / f"{name}{_REPORT}"
-    _write(request, {"device": device_id, "from": minute_text(start), "to": minute_text(stop)})
+    write_json(request, {"device": device_id, "from": minute_text(start), "to": minute_text(stop)})
     until = time.monotonic() + timeout_s
     try:
         while not report.exists():
@@ -193,9 +197,3 @@ def _read_request(name: str, path: Path) -> AuditRequest | None:
         path.unlink(missing_ok=True)
         return None
     return request if 0 <= stop - start <= MAX_MINUTES * MINUTE_S else None
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(json.dumps(values), "utf-8")
-    temporary.replace(path)

@@ -10,30 +10,22 @@ from typing import Any
 
 import pytest
 from free_ports import free_port
-from needs import need, unavailable
+from needs import unavailable
 from status_site import Site, start, until
 
+from benchmarks.headless_chromium import headless_chromium
+from benchmarks.measured_program import BenchmarkError
 from ec_server.account.figures import RECEIVER_FIGURES, SYNC_FIGURES
 from ec_server.account.worker_page import WorkerPage
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    program, driver = need("chromium", "chromium"), need("chromedriver", "chromium-driver")
     try:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.options import Options
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        unavailable("selenium is missing: pip install -r requirements-dev.txt")
-    options = Options()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
+        with headless_chromium(keep_console=True) as started:
+            yield started
+    except BenchmarkError as missing:
+        unavailable(str(missing))
 
 
 @pytest.fixture

@@ -219,6 +219,14 @@ def test_a_device_never_seen_is_exit_1_and_names_those_that_were(data: Data) -> 
     assert "never seen, only meter-1" in found.stderr
 
 
+def test_a_device_with_rows_and_not_on_record_yet_was_seen(tmp_path: Path) -> None:
+    with SqliteStore(tmp_path) as store:
+        store.ingest([batch(HOUR, 0, 5)])
+    found = call("-i", "meter-1", "-d", "20260301130000", EC_STORAGE_PATH=tmp_path)
+    assert found.returncode == 1
+    assert "never seen" not in found.stderr
+
+
 def test_json_without_data_is_still_an_object(data: Data) -> None:
     found = check(data, "--json", moment="20270101000000")
     assert found.returncode == 1

@@ -73,6 +73,12 @@ def test_the_range_is_half_open_and_takes_seconds(folder: Path) -> None:
     assert [line.split(b",")[1] for line in done.stdout.splitlines()[1:]] == [b"0.1"]
 
 
+def test_a_range_of_all_time_gives_all_that_is_stored(folder: Path) -> None:
+    done = export(folder, DEVICE, "--from", "000101010000", "--to", "99991231235959")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + len(EXPECTED)
+
+
 @pytest.mark.parametrize("without_pyarrow", [False, True])
 def test_npy_is_a_structured_array_whichever_parser_reads_the_text(
     folder: Path, tmp_path: Path, without_pyarrow: bool
@@ -174,6 +180,7 @@ def test_nothing_stored_is_exit_1_without_a_file(folder: Path, tmp_path: Path) -
         (("--from", "202602301200", "--to", "202603011200"), "not a UTC moment"),
         ((*RANGE, "--format", "parquet"), "needs -o FILE"),
         ((*RANGE, "--format", "csv", "-o", "no/such/folder/x.csv"), "No such file or directory"),
+        ((*RANGE, "-o", "."), "is not a file that can be replaced"),
         ((*RANGE, "-c", "missing.properties"), "missing.properties"),
     ],
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from contract.store_suite import NOON, check, run_of
 from foreign_sqlite import by_hand
 
-from ec_server.storage import shell, unpack
+from ec_server.export import __main__ as export
+from ec_server.storage import move_data, shell, unpack
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.model import MinuteState
 from utilities.utc import DAY_S
@@ -124,6 +126,9 @@ class TestShell:
             ("start_us = '001000'", 8),
             ("values_count = 4 AND ec_time <= '120000'", 8),
             ("ec_time > 5", 0),
+            ("device_id = 'M' COLLATE NOCASE AND ec_date = '20260301'", 6),
+            ("ec_date = '20260301 ' COLLATE RTRIM", 12),
+            ("(device_id, ec_date, ec_time) IN (SELECT 'm', ec_date, ec_time FROM ec_checksum)", 8),
         ],
     )
     def test_conditions_select_what_they_say(self, store: SqliteStore, condition: str, rows: int) -> None:
@@ -164,6 +169,18 @@ class TestShell:
         assert found.returncode == 1
         assert "no such column: nix" in found.stderr
 
+    @pytest.mark.parametrize("wrong", ["SELECT nix FROM ec_consumption;", ".nosuch"])
+    def test_what_fails_is_exit_1_also_where_the_next_statement_does_not(
+        self, store: SqliteStore, configuration: Path, wrong: str, capsys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments = ["-c", str(configuration)]
+        assert shell.main([*arguments, wrong]) == 1
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{wrong}\nSELECT 5;\n"))
+        assert shell.main(arguments) == 1
+        told = capsys.readouterr()
+        assert told.out == "5\n"
+        assert told.err.count("no such column: nix" if "nix" in wrong else 'Unknown command "nosuch"') == 2
+
     @staticmethod
     def run(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -175,3 +192,34 @@ class TestShell:
             timeout=60,
             check=False,
         )
+
+
+def test_no_output_takes_the_place_of_a_file_of_the_database(
+    store: SqliteStore, configuration: Path, tmp_path: Path, capsys
+) -> None:
+    for name in ("ec-20260301.sqlite", "progress.db", "ec-20260301.sqlite-wal"):
+        file = tmp_path / "data" / "x" / ".." / name
+        (tmp_path / "data" / "x").mkdir(exist_ok=True)
+        before = file.stat().st_ino
+        common = ["-c", str(configuration), "-o", str(file)]
+        assert unpack.main(["-d", "20260301", *common]) == 2
+        assert export.main(["m", "--from", "202603010000", "--to", "202603020000", *common]) == 2
+        assert capsys.readouterr().err.count("is a file of the database in storage.path") == 2
+        assert file.stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (lambda path: shell.main(["-c", path, "SELECT 1"]), 2),
+        (lambda path: unpack.main(["-c", path, "-d", "20260301", "-o", "day.sqlite"]), 1),
+        (lambda path: move_data.main(["-c", path, "--from", "sqlite", "--to", "cassandra"]), 2),
+    ],
+    ids=["shell", "unpack", "move_data"],
+)
+def test_a_storage_path_that_does_not_exist_is_named(
+    configuration: Path, tmp_path: Path, command: Callable[[str], int], code: int, capsys
+) -> None:
+    assert command(str(configuration)) == code
+    assert f"storage.path '{tmp_path / 'data'}' does not exist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [configuration]

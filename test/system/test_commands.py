@@ -18,6 +18,7 @@ from configuration.print_config import print_config
 from configuration.properties_reader import read_settings
 from configuration.settings import OPTIONS
 from ec_server.storage.sqlite_store import SqliteStore
+from reference_client.validate import main as judge_bodies
 
 COMMANDS = (
     ("ec_server_main.py",),
@@ -28,6 +29,8 @@ COMMANDS = (
     ("-m", "ec_server.ingest"),
     ("-m", "ec_server.status"),
     ("-m", "ec_server.storage.move_data"),
+    ("-m", "ec_server.storage.shell"),
+    ("-m", "ec_server.storage.unpack"),
     ("-m", "reference_client"),
     ("-m", "reference_client.demo"),
     ("-m", "reference_client.load_generator"),
@@ -116,6 +119,8 @@ def test_a_forgotten_device_is_no_longer_behind_and_comes_back_when_it_sends(tmp
         after = main_command(tmp_path, "--status", **port)
         assert (after.returncode, len(after.stdout.splitlines())) == (0, 1)
         assert server.devices() == {}
+        page = server.get("/devices/meter-old")
+        assert (page.status_code, "meter-old was forgotten" in page.text) == (404, True)
         span = f"from={time.strftime('%Y%m%d%H%M%S', time.gmtime(long_ago))}"
         stop = time.strftime("%Y%m%d%H%M%S", time.gmtime(long_ago + 1))
         kept = server.get(f"/api/devices/meter-old/samples?{span}&to={stop}")
@@ -136,6 +141,29 @@ def test_forgetting_what_is_not_there_is_exit_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "device meter-9 is unknown" in done.stderr
     assert main_command(tmp_path, "--forget", "meter-9", EC_STORAGE_PATH="nowhere").returncode == 2
+
+
+def test_a_name_that_is_empty_is_a_device_not_on_record_and_starts_no_server(tmp_path: Path) -> None:
+    with SqliteStore(tmp_path / "data"):
+        pass
+    done = main_command(tmp_path, "--forget", "")
+    assert (done.returncode, done.stderr) == (1, "'' is not on record\n")
+    assert not (tmp_path / "data" / "run").exists()
+
+
+def test_an_audits_options_alone_are_refused_and_start_no_server(tmp_path: Path) -> None:
+    done = run(tmp_path, "sync_server.py", "--from", "202603011200", "--to", "202603011201")
+    assert done.returncode == 2
+    assert "need --audit" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_audit_where_no_server_was_makes_nothing_and_is_exit_2(tmp_path: Path) -> None:
+    span = ("--from", "202603011200", "--to", "202603011201")
+    done = run(tmp_path, "sync_server.py", "--audit", "meter-1", *span)
+    assert done.returncode == 2
+    assert "does the sync server use this storage.path?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_status_sends_the_token(tmp_path: Path) -> None:
@@ -311,6 +339,40 @@ def test_the_devices_file_is_respected(tmp_path: Path) -> None:
         words = ("-c", "own.properties", "--now", "1772366401", "--json", "--sender", sender)
         told = json.loads(validate(tmp_path, f"{device}|1772366400|000000,1||".encode(), *words).stdout)
         assert told.get("reason") == reason
+
+
+def test_a_body_that_no_sip_message_can_hold_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for samples, spaces, code in ((300, 4000, 0), (400, 0, 1)):
+        text = ";".join(f"{us:06d},231.5" for us in range(samples))
+        (tmp_path / "body").write_bytes(f"m|1772366400|{text}||".encode() + b" " * spaces)
+        assert judge_bodies(["--now", "1772366401", "--json", str(tmp_path / "body")]) == code
+        assert json.loads(capsys.readouterr().out).get("reason") == ("truncated" if code else None)
+
+
+def test_what_the_server_looks_at_first_is_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "devices.ini").write_text("[meter-7]\n")
+    file = tmp_path / "own.properties"
+    file.write_text(f"[Devices]\ndevices.file={tmp_path}/devices.ini\n[Storage]\nstorage.retention_days=30\n")
+    old = 1772366400 - 31 * 86_400
+    for body, reason in (
+        ("meter-1|nonsense", "unknown_device"),
+        (f"meter-7|{old}|000000,1||", "time_too_far_back"),
+    ):
+        (tmp_path / "body").write_text(body)
+        words = ["--now", "1772366400", "--json", "-c", str(file), str(tmp_path / "body")]
+        assert judge_bodies(words) == 1
+        assert json.loads(capsys.readouterr().out)["reason"] == reason
+
+
+def test_a_sender_that_is_no_address_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        judge_bodies(["--sender", "meter.example"])
+    assert end.value.code == 2
+    assert "'meter.example' is not an IPv4 or IPv6 address" in capsys.readouterr().err
 
 
 def test_a_body_too_long_for_the_sip_stack_is_warned_about(tmp_path: Path) -> None:

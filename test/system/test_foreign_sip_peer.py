@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from system.test_data_receiver import Receiver
+from system.receiver_process import Receiver
 
 MESSAGES = 400
 SCENARIO = """<?xml version="1.0" encoding="UTF-8"?>

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from kamailio_front import DEPLOY, LOOPBACK, ROOT, Front, FrontPeer, credentials, status
 from needs import need
-from system.test_data_receiver import Receiver, wait_until
+from system.receiver_process import Receiver, wait_until
 
 _numbers = count(1)
 

@@ -17,7 +17,7 @@ from free_ports import free_ports
 from running_server import ROOT, RunningServer, wait_for
 
 from reference_client.local_store import LocalStore, store_folder
-from utilities.sip_client import MOST_ACCOUNTS
+from utilities.sip_client_options import MOST_ACCOUNTS
 
 
 class Meters:

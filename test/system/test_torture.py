@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 from fuzz.mutation import mutated
+from system.receiver_process import Receiver, wait_until
 from system.sip_peer import Peer, request
-from system.test_data_receiver import Receiver, wait_until
 from system.torture_messages import MESSAGES, RESPONSE, Torture, built
 
 DROPPED, CLOSED = 0, -1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ec_server.export import stored_seconds
 from ec_server.export.coverage import Coverage, clipped, gaps_between, is_whole
-from ec_server.export.power import Reading, power_steps
+from ec_server.export.power import _Steps, power_steps
 from ec_server.export.stored_seconds import (
     Span,
     arrays_of,
@@ -102,6 +102,31 @@ def test_arrays_hold_the_double_nearest_to_each_text(with_arrow: bool, samples: 
     assert values.tolist() == [float(samples[us]) for us in sorted(samples)]
 
 
+@pytest.mark.parametrize("with_arrow", [True, False])
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("000000,1;000022,?x;000044,3", {0: 1, 44: 3}),
+        ("000000,1;00?022,2;000044,3", {0: 1, 44: 3}),
+        ("000000,1;2;000044,3", {0: 1, 44: 3}),
+        ("000000,1;000022,;000044,+3", {0: 1, 44: 3}),
+        ("000044,3;000000,1", {0: 1, 44: 3}),
+        ("000000,nan;000022,1e999;000044,3", {44: 3}),
+        ("000044,3;0", {44: 3}),
+        ("?", {}),
+    ],
+)
+def test_what_damage_has_made_of_a_sample_is_left_out(
+    with_arrow: bool, text: str, left: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_arrow:
+        monkeypatch.setattr(stored_seconds, "_arrow", lambda: None)
+    microseconds, values = arrays_of(text)
+    assert dict(zip(microseconds.tolist(), values.tolist())) == left
+    assert set(left) <= set(microseconds_of(text).tolist()) <= {0, 22, 44}
+    list(_Steps(Span("m", 0, 1), 10).add(microseconds, values))
+
+
 def test_a_moment_is_a_minute_or_a_second() -> None:
     assert parse_moment("202603011200") == parse_moment("20260301120000") == 1_772_366_400
     for wrong in ("2026", "20260301120", "202613011200", "2026030112000x", ""):
@@ -139,5 +164,5 @@ def test_of_a_damaged_second_what_can_be_read_is_left(
     with MemoryStore() as store:
         store.ingest([Batch("m", 60, 0, 5, damaged, 1, "")])
         span = Span("m", 60, 61)
-        steps = [step for step in power_steps(store, span, 1, Reading(1, 1)) if step]
+        steps = [step for step in power_steps(store, span, 1, 1) if step]
         assert [step.highest for step in steps] == ([max(left.values())] if left else [])

@@ -93,6 +93,14 @@ def test_check_config_without_the_driver_is_exit_2_and_says_what_to_install(tmp_
     assert NEEDS_DRIVER in done.stderr
 
 
+def test_the_meters_help_and_usage_errors_need_no_sip_library() -> None:
+    for words, code in ((("--help",), 0), (("--id-prefix", "bad id"), 2)):
+        done = run_without("pjsua2", "reference_client", *words)
+        assert done.returncode == code
+        assert "usage: python -m reference_client" in done.stdout + done.stderr
+        assert "PJSUA2: pip install" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["reference_client", "reference_client.demo"])
 def test_meters_without_the_sip_library_say_what_to_install(command: str) -> None:
     done = run_without("pjsua2", command)

@@ -122,6 +122,7 @@ GOOD: list[tuple[Kind, str, object]] = [
     (kinds.one_of("sqlite", "cassandra"), "SQLite", "sqlite"),
     (kinds.RECEIVERS, "16", 16),
     (kinds.KEYSPACE, "energy_2", "energy_2"),
+    (kinds.TOKEN, " two words ", "two words"),
     (kinds.REPLICATION, "3", "3"),
     (kinds.REPLICATION, "dc1:3, eu-west:2", "dc1:3,eu-west:2"),
     (kinds.REGISTRAR, "sip:registrar.example.org:5070", "sip:registrar.example.org:5070"),
