@@ -48,7 +48,7 @@ _log = logging.getLogger("sync_server")
 
 
 def main() -> int:
-    """Read the command line and the configuration, then serve or ask; the exit code."""
+    """Read the command line and the configuration, then serve or request an audit; returns the exit code."""
     parser = _parser()
     arguments = parser.parse_args()
     if arguments.audit is None and (arguments.start or arguments.stop or arguments.json or arguments.timeout):
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("--from", dest="start", help="first minute, UTC", **moment)
     asking.add_argument("--to", dest="stop", help="end of the range, not included", **moment)
     asking.add_argument("--json", action="store_true", help="print the report as JSON")
-    patience = f"wait at most so long for the device ({AUDIT_TIMEOUT_S:g})"
+    patience = f"wait at most this long for the device ({AUDIT_TIMEOUT_S:g})"
     asking.add_argument("--timeout", type=_seconds, metavar="S", help=patience)
     return parser
 

@@ -16,7 +16,7 @@ from utilities import extras
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the meters that a command line describes; the exit code."""
+    """Run the meters that the command line describes; returns the exit code."""
     plans = plans_of(arguments)
     if extras.is_missing("pjsua2"):
         print(f"the reference meter needs {extras.install_text('pjsua2')}", file=sys.stderr)

@@ -11,29 +11,29 @@ from reference_client.recording import Recording
 from utilities.sip_client_options import ClientOptions
 
 WINDOWS = {"udp": 64, "tcp": 512, "tls": 512}
-"""Unanswered messages at most. Over UDP few, since a server's receive buffer holds about 150."""
+"""The most unanswered messages. Few over UDP, as a server's receive buffer holds about 150."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Recordings to replay, a meter the first, the next the second, and round again."""
+    """Recordings to replay, assigned to the meters in turn."""
 
     files: tuple[Path, ...]
     loop: bool
     rate: int = SAMPLES_PER_SECOND
-    """Samples per second of files that do not say so themselves."""
+    """Samples per second, for files that do not contain their rate."""
     scale: float = 1.0
-    """Watts for each 1 of the files."""
+    """Watts per unit of the files' values."""
 
     def open(self, number: int, start: int) -> Recording:
-        """The recording of the meter with this number."""
+        """Open the recording of the meter with this number."""
         file = self.files[number % len(self.files)]
         return Recording(file, start, loop=self.loop, rate=self.rate, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)
 class SyncTarget:
-    """Where the meters of a process are synchronized, and how they prove who they are."""
+    """Where the meters of a process connect for synchronization, and how they authenticate."""
 
     host: str
     port: int
@@ -46,11 +46,11 @@ class SyncTarget:
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """Everything one process of meters has to know."""
+    """Everything that a process of meters needs to know."""
 
     name: str
     devices: tuple[tuple[int, str], ...]
-    """``(number of the meter, device id)``."""
+    """``(number, device id)`` of each meter."""
     sip: ClientOptions
     sync: SyncTarget | None
     store: Path
@@ -60,10 +60,10 @@ class ProcessPlan:
     recorded: Recorded | None
     faults: FaultPlan
     start: int | None
-    """Epoch second of the first sample; None: when everybody is ready."""
+    """Epoch second of the first sample; None for the time when all processes are ready."""
     seconds: int | None
-    """How many to record; None: until stopped, or until the recordings end."""
+    """How many seconds to record; None: until stopped, or until the recordings end."""
     speed: float
     window: int
     stay: bool
-    """Go on answering the synchronization when everything was sent."""
+    """Whether to continue answering the synchronization after everything was sent."""

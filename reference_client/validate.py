@@ -32,7 +32,7 @@ from utilities.errors import ConfigurationError
 from utilities.model import Batch, RawMessage, Rejection, RejectReason
 
 LONGEST_SIP_MESSAGE = 4_000
-"""Bytes of a SIP message, headers included, that the server's SIP stack takes."""
+"""The longest SIP message, including headers, that the server accepts."""
 _TOO_LONG = (
     f"the server takes SIP messages of at most {LONGEST_SIP_MESSAGE} bytes, headers included; a longer one "
     "arrives cut over UDP, and ends the connection over TCP and TLS"
@@ -79,7 +79,7 @@ class Judgement:
 
 
 def judge(source: str, body: bytes, settings: Settings, sender: str, now_s: int) -> Judgement:
-    """What a server with these settings does with a body from the address ``sender`` (empty: any)."""
+    """What a server with these settings would do with a body from the address ``sender`` (empty: any)."""
     directory = DeviceDirectory.read(settings.devices_file)
     admits = Admission(directory if sender else _Anywhere(directory))
     message = RawMessage(body, host_port(sender, 0), now_s * 1_000_000)

@@ -1,8 +1,8 @@
 """Makes files that the server's programs create readable by their user only: 0600, folders 0700.
 
-Called by each program before it creates anything. Where several programs run under one user, as the
-launcher and its workers do, they can read each other's files. Files that exist keep their modes. What
-root leaves for a server that runs as another user belongs to that user.
+Each program calls it before it creates anything. Programs under the same user, such as the launcher and its
+workers, can read each other's files. Existing files keep their modes. What root creates for a server that
+runs as another user belongs to that user.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MOST_ACCOUNTS = 8
-"""Meters a client at most: what PJSUA is built for."""
+"""The most meters per client: PJSUA's compiled-in limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """PEM files. Without an ``authority`` the server's certificate is not checked."""
+    """PEM files. Without an ``authority``, the server's certificate is not checked."""
 
     authority: Path | None = None
     certificate: Path | None = None
@@ -21,7 +21,7 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """Where messages go. ``to`` is the address of record, where it is not the server itself."""
+    """Where messages are sent. ``to`` is the address of record, if it is not the server itself."""
 
     host: str
     port: int
@@ -29,7 +29,7 @@ class ClientOptions:
     tls: ClientTls = ClientTls()
     to: str = ""
     passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """By device id: for a proxy that asks for digest authentication."""
+    """Credentials by device id, for a proxy that asks for digest authentication."""
 
     @property
     def uri(self) -> str:

@@ -1,9 +1,10 @@
 """Conversion of UTC times: dates, times, minutes and seconds as text.
 
+Years have four digits, also those before 1000, for which ``strftime`` writes fewer.
+
 Inside the server, a time is an ``int``: UTC epoch seconds. A *minute* is the epoch second at which it
 begins (a multiple of 60), a *day* the epoch second of its midnight. Ranges are half-open. Text is used only
-in database columns, in frames of the synchronization, and for people. Years have four digits there, where
-``strftime`` would write the year 33 as ``33``.
+in database columns, in frames of the synchronization, and for people.
 """
 
 from __future__ import annotations

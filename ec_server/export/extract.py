@@ -45,7 +45,7 @@ class Notes:
 
 
 def extract(store: Store, span: Span, notes: Notes | None, report: Report) -> Iterator[tuple[int, str]]:
-    """``(second, canonical text)`` of each stored second; tells ``notes`` and fills ``report`` meanwhile."""
+    """Yields ``(second, canonical text)`` of each stored second; fills ``notes`` and ``report`` meanwhile."""
     gaps, minutes = _Gaps(span, notes), _Minutes(store, span, notes)
     for minute, _rows, _samples in stored_minutes(store, span):
         digests: list[tuple[int, Digest]] = []

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. Both files appear under their names only when they are complete; until then they are ``.part``
-   files beside them, which are removed whatever goes wrong.
-2. Memory does not grow with the range: gaps and minutes are written as they are found.
+1. Both files get their names only when they are complete; until then they are ``.part`` files, which are
+   removed if anything goes wrong.
+2. Memory use does not depend on the range: gaps and minutes are written as they are found.
 """
 
 from __future__ import annotations

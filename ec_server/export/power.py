@@ -19,7 +19,7 @@ from ec_server.storage.contract import Store
 MOST_POINTS = 10_000
 DEFAULT_POINTS = 1_000
 MOST_SECONDS = 3_600
-"""Seconds of samples that one answer reads at most: an hour without a break."""
+"""The most seconds of samples that one answer reads: a complete hour."""
 _LISTED_ROWS = 6_000
 """In a minute of up to so many rows, which seconds have samples is found out before some are chosen."""
 _SCALE = 2.0**-40
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 def power_steps(store: Store, span: Span, points: int, most_seconds: int) -> Iterator[Step | None]:
-    """At most ``points`` steps, ascending, those without samples left out.
+    """At most ``points`` steps, ascending, without those that have no samples.
 
     Between them, it yields ``None`` after each second read, so that the caller sees progress.
     """

@@ -2,11 +2,11 @@
 
 Rules:
 
-1. Memory does not grow with the range: one second is held at a time.
+1. Memory use does not depend on the range: one second is held at a time.
 2. Only minutes that have rows are asked for their seconds, so an empty year costs one look per day; of a
    longer span only the days from the first to the last that are stored are looked at.
-3. A value is the double nearest to its text, whichever way it was parsed. pyarrow parses at twice the
-   speed where it is installed; what it does not take (``+5``) is parsed by Python.
+3. A value is always the double nearest to its text. If pyarrow is installed, it parses at twice the speed;
+   what it does not accept (``+5``) is parsed by Python.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def parse_moment(text: str) -> int:
 
 
 def check_span(span: Span, most_s: int | None = None) -> None:
-    """ValueError where the range is empty, backwards or longer than ``most_s`` seconds."""
+    """ValueError if the range is empty, backwards or longer than ``most_s`` seconds."""
     if span.start >= span.stop:
         raise ValueError("from must be earlier than to: the range is half-open, [from, to)")
     if most_s is not None and span.stop - span.start > most_s:
@@ -81,7 +81,7 @@ def days_of(span: Span) -> Iterator[Span]:
 
 
 def stored_minutes(store: Store, span: Span) -> Iterator[tuple[int, int, int]]:
-    """``(minute, rows, samples as the rows count them)`` of every minute with rows that the span touches."""
+    """``(minute, rows, sum of the rows' sample counts)`` of minutes with rows that overlap the span."""
     for day in days_of(narrowed(store, span)):
         yield from store.row_counts(day.device_id, utc.minute_of(day.start), day.stop)
 

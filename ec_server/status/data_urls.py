@@ -90,7 +90,7 @@ def _refused(_endpoint: Endpoint) -> Endpoint:
 
 
 def _span(request: Request, most_s: int | None, *others: str) -> Span:
-    """The device and range asked for; 400 where a parameter is missing, wrong or unknown."""
+    """The requested device and range; 400 if a parameter is missing, wrong or unknown."""
     given: Mapping[str, str] = request.query_params
     allowed = ("from", "to", *others)
     if unknown := sorted(set(given) - set(allowed)):

@@ -2,12 +2,12 @@
 
 Rules:
 
-1. A connection must finish a request, and take each piece of its answer, within ``DEADLINE_S`` of being
-   made or of the piece before; otherwise it is cut. uvicorn itself waits for ever for a first request's
-   bytes, and for a client that does not read. Pieces are small, so that a slow line has time for them:
-   10 KB a second are enough.
-2. At most ``MOST_CONNECTIONS`` are served at once; a newcomer beyond that is cut at once.
-3. Request heads are bounded (16 KiB); bodies are not read.
+1. A client must complete a request, and accept each piece of its answer, within ``DEADLINE_S`` of connecting
+   or of the previous piece; otherwise the connection is aborted. uvicorn itself waits indefinitely for the
+   bytes of a first request, and for a client that does not read. Pieces are small, so that a slow
+   connection has time for each of them: 10 KB per second are enough.
+2. At most ``MOST_CONNECTIONS`` are served at once; further connections are aborted immediately.
+3. The size of request heads is limited (16 KiB); bodies are not read.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def plotly_path() -> Path:
 
 def _why_not_listed(site: Site, device_id: str) -> str:
     if device_id not in read_forgotten(site.run_folder):
-        return f"No device {device_id} is on record."
+        return f"There is no device {device_id}."
     return (
         f"{device_id} was forgotten (--forget), and is listed again as soon as it sends. Its data stays: "
         f"python -m ec_server.export {device_id} --from ... --to ..."

@@ -52,7 +52,7 @@ def forget_device(settings: Settings, device_id: str) -> tuple[int, str]:
             record = store.device(device_id)
         live = read_live(run_folder, now).get(device_id)
         if record is None and live is None:
-            return NEEDS_ATTENTION, f"{device_id or repr(device_id)} is not on record"
+            return NEEDS_ATTENTION, f"device {device_id or repr(device_id)} is unknown"
         if live is not None and now - live.last_seen < FRESH_S:
             return NEEDS_ATTENTION, f"{device_id} sends at the moment: it would be known again at once"
         last_seen_us = record.last_seen_us if record else 0

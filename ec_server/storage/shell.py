@@ -2,9 +2,9 @@
 
     python -m ec_server.storage.shell [-c FILE] [STATEMENT ...]
 
-Both are virtual tables over the storage contract, for either engine, and can only be read. Conditions on
-device_id, ec_date and ec_time (``=``, ``<``, ``<=``, ``>``, ``>=``, BETWEEN) decide what is read at all. With
-statements it runs them and ends; without, it reads them from the terminal or the standard input.
+Both are read-only virtual tables over the storage contract, for either engine. Conditions (``=``, ``<``,
+``<=``, ``>``, ``>=``, BETWEEN) on device_id, ec_date and ec_time limit which data is read. With statements
+as arguments it runs them and exits; otherwise it reads statements from the terminal or standard input.
 
 Exit codes: 0 all went well, 1 a statement failed (not on a terminal, where people see it), 2 wrong usage or
 settings, or a fault.
@@ -86,7 +86,7 @@ def _run(store: Store, statements: Sequence[str]) -> int:
             shell.cmdloop()
     except SystemExit as end:  # .exit
         return int(end.code or 0)
-    except apsw.Error:  # the shell has said so
+    except apsw.Error:  # the shell has printed it
         return EXIT_FAILED
     except apsw.shell.Shell.Error as error:  # a command of the shell's own
         print(error, file=sys.stderr)
@@ -165,7 +165,7 @@ class _Module:
     Connect = Create
 
     def BestIndexObject(self, info: apsw.IndexInfo) -> bool:  # noqa: N802
-        """Which conditions narrow what is read; SQLite checks them again.
+        """Which conditions limit what is read; SQLite checks them again.
 
         One with a collation of its own (NOCASE) compares otherwise than the tables' bounds do.
         """

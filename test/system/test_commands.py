@@ -147,7 +147,7 @@ def test_a_name_that_is_empty_is_a_device_not_on_record_and_starts_no_server(tmp
     with SqliteStore(tmp_path / "data"):
         pass
     done = main_command(tmp_path, "--forget", "")
-    assert (done.returncode, done.stderr) == (1, "'' is not on record\n")
+    assert (done.returncode, done.stderr) == (1, "device '' is unknown\n")
     assert not (tmp_path / "data" / "run").exists()
 
 
