@@ -104,7 +104,7 @@ def test_the_empty_page_gives_the_command_that_connects_a_meter(site: Site, brow
     assert browser.get_log("browser") == []
 
 
-def test_what_is_wrong_stands_there_with_since_when_and_what_to_do(site: Site, browser: Any) -> None:
+def test_what_is_wrong_is_shown_with_its_beginning_and_what_to_do(site: Site, browser: Any) -> None:
     site.pages["receiver-0"].set_state("degraded", "cannot write: disk full")
     until(lambda: b"disk full" in page(site), "the fault")
     browser.get(site.url)
@@ -236,7 +236,7 @@ def test_the_keyboard_reaches_the_content_and_every_day(site: Site, browser: Any
     assert browser.execute_script(reachable)
 
 
-def test_a_device_that_is_not_there_is_said_so(site: Site, browser: Any) -> None:
+def test_a_page_of_an_unknown_device_says_that_it_is_unknown(site: Site, browser: Any) -> None:
     browser.get(f"{site.url}devices/nobody")
     assert text(browser, "h1") == "Not here"
     assert "There is no device nobody" in text(browser, "#explanation")

@@ -280,7 +280,9 @@ class PackedSuite:
         assert pack_all(store, inside).rows == 2
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
 
-    def test_any_course_of_events_with_packing_is_the_one_without(self, opens: Opens, inside: Inside) -> None:
+    def test_any_sequence_of_events_has_the_same_result_with_packing_as_without(
+        self, opens: Opens, inside: Inside
+    ) -> None:
         any_course_of_events(opens(), inside, 0, events=25)
 
 

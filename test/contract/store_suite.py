@@ -274,7 +274,7 @@ class StoreSuite:
 
     # --- proof ----------------------------------------------------------------------------
 
-    def test_devices_are_on_record_with_first_and_last_moment(self, store: Store) -> None:
+    def test_devices_are_recorded_with_first_and_last_moment(self, store: Store) -> None:
         store.note_devices({"b": 2_000_000, "a": 1_000_000})
         store.note_devices({"a": 9_000_000})
         store.note_devices({"a": 3_000_000})
@@ -299,7 +299,7 @@ class StoreSuite:
         assert record is not None
         assert record.unresolved_minutes == 1
 
-    def test_an_unresolved_minute_of_which_nothing_is_stored_is_on_record(self, store: Store) -> None:
+    def test_an_unresolved_minute_of_which_nothing_is_stored_is_recorded(self, store: Store) -> None:
         store.note_devices({"m": 1})
         assert check(store, "m", NOON, MinuteState.UNRESOLVED) == []
         record = store.device("m")
@@ -310,7 +310,7 @@ class StoreSuite:
         check(store, "m", NOON, MinuteState.PROVEN)
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
 
-    def test_an_empty_minute_is_put_on_record_once(self, store: Store) -> None:
+    def test_an_empty_minute_is_recorded_once(self, store: Store) -> None:
         assert check(store, "m", NOON, MinuteState.EMPTY) == []
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
         assert [(r.minute, r.digest, r.state) for r in store.minutes("m", NOON, NOON + 60)] == [
@@ -354,7 +354,7 @@ class StoreSuite:
         assert sync.record_verdicts("m", [verdict], 1) == [NOON]
         assert sync.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
-    def test_a_verdict_of_emptiness_is_refused_where_rows_came_meanwhile(self, store: Store) -> None:
+    def test_the_verdict_empty_is_refused_if_rows_arrived_meanwhile(self, store: Store) -> None:
         store.ingest([run_of("m", NOON, 0)])
         verdict = Verdict(NOON, MinuteState.EMPTY, None)
         assert store.record_verdicts("m", [verdict], 1) == [NOON]
@@ -401,7 +401,7 @@ class StoreSuite:
         assert record.verified_through == NOON + 60
         assert sync.unproven_ranges("m", NOON, NOON + 180) == [(NOON + 60, NOON + 120)]
 
-    def test_minutes_that_a_device_records_again_are_on_record_until_they_are_taken_off(
+    def test_minutes_that_a_device_records_again_are_stored_until_they_are_removed(
         self, opens: Opens
     ) -> None:
         store = opens()

@@ -363,13 +363,13 @@ def test_a_packing_that_ends_before_any_of_its_requests_is_finished_by_the_next(
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(1, 40))
-def test_any_course_of_events_with_packing_is_the_one_without(
+def test_any_sequence_of_events_has_the_same_result_with_packing_as_without(
     opens: Opens, inside: _Inside, seed: int
 ) -> None:
     any_course_of_events(opens(), inside, seed)
 
 
-def test_bytes_of_rows_and_blocks_are_told(store: CassandraStore) -> None:
+def test_bytes_of_rows_and_blocks_are_reported(store: CassandraStore) -> None:
     usage = store._db.disk_usage()
     assert usage is not None
     assert usage.keys() == set(TABLES)

@@ -75,7 +75,7 @@ class TestRowsThatDisappear:
                 MinuteState.EMPTY,
             ]  # nothing was stored of it, and so nothing is gone
 
-    def test_a_published_digest_goes_with_its_rows(self, opens: Opens) -> None:
+    def test_a_published_digest_is_removed_with_its_rows(self, opens: Opens) -> None:
         writer, reader = opens(), opens()
         writer.ingest([run_of("m", NOON, 0)], MARK)
         second = ((NOON, Digest(4, "0" * 32)),)
@@ -111,7 +111,7 @@ class TestRowsThatDisappear:
         assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4
 
     @pytest.mark.parametrize("table", ["ec_minute", "ec_checksum", "ec_day"])
-    def test_what_else_is_lost_can_only_take_proof_away(self, opens: Opens, table: str) -> None:
+    def test_losing_anything_else_can_only_remove_proof(self, opens: Opens, table: str) -> None:
         store = opens()
         proven_minutes(store, 1)
         by_hand(store, f"TRUNCATE {KEYSPACE}.{table}")
@@ -210,7 +210,7 @@ class TestRowsOfOneKey:
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
         assert (NOON, "S") in store.checks("m", NOON)
 
-    def test_a_damaged_row_is_named_and_a_repair_keeps_it_on_record(self, opens: Opens) -> None:
+    def test_a_damaged_row_is_reported_and_kept_when_a_repair_replaces_it(self, opens: Opens) -> None:
         store = opens()
         store.ingest([self.A, run_of("m", NOON, 1000)], MARK)
         by_hand(

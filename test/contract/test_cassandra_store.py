@@ -76,7 +76,7 @@ class TestWrites:
         keeper.repair([run_of("m", NOON, 0, value="2.5")])
         assert keeper.second_text("m", NOON).startswith("000000,2.5;")
 
-    def test_a_duplicate_is_told_whoever_wrote_the_row(self, opens: Opens) -> None:
+    def test_a_duplicate_is_recognised_whoever_wrote_the_row(self, opens: Opens) -> None:
         one, other = opens(), opens()
         assert one.ingest([run_of("m", NOON, 0)], MARK).changed == (True,)
         again = one.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)], MARK)
@@ -190,7 +190,7 @@ class TestWrites:
 
 
 class TestProof:
-    def test_a_published_digest_is_believed(self, opens: Opens) -> None:
+    def test_a_published_digest_is_used(self, opens: Opens) -> None:
         one, other = opens(), opens()
         one.ingest([run_of("m", NOON, 0)], MARK)
         told = Digest(4, "0" * 32)

@@ -263,7 +263,7 @@ def test_a_broken_database_is_exit_2_and_says_where(tmp_path: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_it_changes_nothing_and_makes_nothing(tmp_path: Path) -> None:
+def test_it_changes_nothing_and_creates_nothing(tmp_path: Path) -> None:
     found = call("-i", "m", "-d", "20260301120000", cwd=tmp_path, EC_STORAGE_PATH=str(tmp_path / "none"))
     assert found.returncode == 1
     assert list(tmp_path.iterdir()) == []
@@ -290,7 +290,7 @@ def test_in_its_own_folder_it_finds_the_projects_data() -> None:
     assert f"in {ROOT / 'ec_server'}" in found.stderr
 
 
-def test_a_cut_pipe_is_no_error(data: Data) -> None:
+def test_a_closed_pipe_is_not_an_error(data: Data) -> None:
     command = f"{sys.executable} {TOOL} -i meter-1 -d 20260301120000 -c {data.configuration} | head -1"
     found = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert found.stdout.startswith("meter-1, 2026-03-01 12:00 to 13:00 UTC")

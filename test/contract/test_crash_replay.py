@@ -51,7 +51,7 @@ def test_the_same_at_a_hundred_thousand_points(synchronous: str) -> None:
 # --- what it found --------------------------------------------------------------------------------
 
 
-def test_a_commit_that_takes_a_verdict_away_is_synced_and_others_are_not(tmp_path: Path) -> None:
+def test_a_commit_that_removes_a_verdict_is_synced_and_others_are_not(tmp_path: Path) -> None:
     with recorded(tmp_path) as recording, SqliteStore(tmp_path) as store:
         store.ingest([run_of("m", NOON, 0)])
         log = next(

@@ -230,7 +230,7 @@ def test_a_limit_is_400_and_says_which(client: httpx.Client, path: str, said: st
 
 
 @pytest.mark.parametrize("name", ["minutes", "availability", "samples", "power"])
-def test_a_device_that_is_not_on_record_is_404(client: httpx.Client, name: str) -> None:
+def test_an_unknown_device_is_404(client: httpx.Client, name: str) -> None:
     answer = client.get(f"/api/devices/meter-9/{name}?{RANGE}")
     assert answer.status_code == 404
     assert "meter-9" in answer.json()["error"]
@@ -256,7 +256,7 @@ def test_clients_that_go_away_leave_room_for_others(client: httpx.Client) -> Non
     )
 
 
-def test_names_of_the_devices_file_are_told(folder: Path, tmp_path: Path) -> None:
+def test_names_of_the_devices_file_are_shown(folder: Path, tmp_path: Path) -> None:
     devices = tmp_path / "devices.ini"
     devices.write_text(f"[{DEVICE}]\nname = Cellar, main feed\n")
     with status_server(folder, EC_DEVICES_FILE=str(devices)) as client:
@@ -307,7 +307,9 @@ EVERYTHING = (
         basic("operator", "wrong"),
     ],
 )
-def test_without_the_token_nothing_is_told(guarded: httpx.Client, path: str, headers: dict[str, str]) -> None:
+def test_without_the_token_nothing_is_shown(
+    guarded: httpx.Client, path: str, headers: dict[str, str]
+) -> None:
     answer = guarded.get(path, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic ")

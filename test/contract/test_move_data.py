@@ -114,7 +114,7 @@ def test_proof_coverage_and_empty_minutes_move_along(
         assert mine == theirs
 
 
-def test_a_minute_that_differs_is_told_and_not_proven(
+def test_a_minute_that_differs_is_reported_and_not_proven(
     source: SqliteStore, target: Store, moves: Moves
 ) -> None:
     source.ingest([run_of("m", NOON, 0)])
@@ -126,7 +126,7 @@ def test_a_minute_that_differs_is_told_and_not_proven(
     assert target.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
 
-def test_an_unknown_device_is_said(source: SqliteStore, moves: Moves) -> None:
+def test_an_unknown_device_is_reported(source: SqliteStore, moves: Moves) -> None:
     source.ingest([run_of("m", NOON, 0)])
     code, said = moves("m", "n")
     assert code == 1
@@ -142,7 +142,7 @@ def test_days_outside_the_chosen_ones_are_counted(source: SqliteStore, target: S
     assert target.stored_days() == [("m", MIDNIGHT + DAY_S)]
 
 
-def test_a_damaged_file_is_said_and_costs_its_day_only(tmp_path: Path, target: Store, capsys) -> None:
+def test_a_damaged_file_is_reported_and_costs_only_its_day(tmp_path: Path, target: Store, capsys) -> None:
     folder = tmp_path / "here"
     with SqliteStore(folder) as store:
         store.ingest([run_of("m", NOON, 0)])
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_said_and_costs_its_day_only(tmp_path: Path, target: S
     assert target.stored_days() == [("m", MIDNIGHT)]
 
 
-def test_a_damaged_row_is_said_and_left_out(
+def test_a_damaged_row_is_reported_and_left_out(
     source: SqliteStore, target: Store, tmp_path: Path, moves: Moves
 ) -> None:
     source.ingest([run_of("m", NOON, 0), run_of("m", NOON + 60, 0)])

@@ -135,7 +135,7 @@ class TestOtherPrograms:
             "INSERT INTO ec_block SELECT device_id, ec_date, '120007', 1, 4, block FROM ec_block LIMIT 1",
         ],
     )
-    def test_a_change_of_a_block_takes_proof_and_digests_away(
+    def test_a_changed_block_removes_proof_and_digests(
         self, store: SqliteStore, foreign, statement: str
     ) -> None:
         filled(store)
@@ -291,7 +291,7 @@ class TestSpace:
         store.return_space(AFTER)
         assert log.stat().st_size == 0
 
-    def test_a_disk_too_full_for_rows_is_packed_all_the_same(
+    def test_packing_works_on_a_disk_that_is_too_full_for_rows(
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
         filled(store)
@@ -300,7 +300,7 @@ class TestSpace:
                 full.ingest([run_of("m", NOON, 5000)])
             assert pack_all(full).rows == 4
 
-    def test_bytes_of_rows_and_blocks_are_told(self, store: SqliteStore) -> None:
+    def test_bytes_of_rows_and_blocks_are_reported(self, store: SqliteStore) -> None:
         store.ingest([_full(NOON, start) for start in range(0, 900_000, 1000)])
         before = store.stored_bytes()
         pack_all(store)
@@ -317,7 +317,7 @@ def _full(second: int, start_us: int) -> Batch:
 
 
 @pytest.mark.parametrize("seed", range(1, 40))
-def test_any_course_of_events_with_packing_is_the_one_without(
+def test_any_sequence_of_events_has_the_same_result_with_packing_as_without(
     opens: Opens, inside: Inside, seed: int
 ) -> None:
     any_course_of_events(opens(), inside, seed)

@@ -156,7 +156,7 @@ def test_a_changed_byte_costs_its_minute_or_its_day_and_heals_from_the_meter(
         "UPDATE ec_block SET ec_time = '126103' WHERE ec_time = '120203'",
     ],
 )
-def test_an_unreadable_line_of_another_program_costs_its_minute_alone(tmp_path: Path, statement: str) -> None:
+def test_an_unreadable_line_of_another_program_costs_only_its_minute(tmp_path: Path, statement: str) -> None:
     file = filled(tmp_path, is_packed=False)
     with SqliteStore(tmp_path) as store:
         store.pack_minute("meter", MINUTES[2])

@@ -69,7 +69,7 @@ class TestSqliteStore(StoreSuite):
 
 
 class TestDuplicates:
-    def test_a_duplicate_is_told_from_a_stored_batch(self, opens: Opens) -> None:
+    def test_a_duplicate_is_distinguished_from_a_stored_batch(self, opens: Opens) -> None:
         store = opens()
         store.ingest([run_of("m", NOON, 0)])
         result = store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 1000), run_of("m", NOON, 1000)])
@@ -97,7 +97,7 @@ class TestChangesByHand:
             " '000000,7;000030,7', 2, 'x', insert_time FROM ec_consumption WHERE ec_time = '120001'",
         ],
     )
-    def test_another_program_s_change_takes_digest_and_proof_away(
+    def test_another_program_s_change_removes_digest_and_proof(
         self, opens: Opens, foreign: Foreign, statement: str
     ) -> None:
         store = opens()
@@ -117,7 +117,7 @@ class TestChangesByHand:
         assert record is not None
         assert record.verified_through == NOON
 
-    def test_rubbish_in_a_row_is_read_past_and_can_be_repaired(self, opens: Opens, foreign: Foreign) -> None:
+    def test_rubbish_in_a_row_is_skipped_and_can_be_repaired(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
         store.ingest([run_of("m", NOON, 0)])
         foreign("UPDATE ec_consumption SET ec_consumption_values = 'what?;12,3;000010,1.5;é'")
@@ -199,7 +199,7 @@ class TestFilesThatGoBack:
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
         assert opens().unproven_ranges("m", NOON, NOON + 60) == []
 
-    def test_a_file_that_is_gone_takes_its_empty_minutes_along(
+    def test_empty_minutes_of_a_lost_file_are_lost_with_it(
         self, opens: Opens, tmp_path: Path, proven: Path
     ) -> None:
         store = opens()
@@ -261,7 +261,7 @@ class TestFilesThatGoBack:
         assert list(opens().rows("m", NOON, NOON + 1)) == before
 
     @pytest.mark.parametrize("is_noticed", [True, False])
-    def test_an_old_file_restored_after_its_day_was_lost_and_made_anew_proves_nothing(
+    def test_an_old_file_restored_after_its_day_was_lost_and_created_again_proves_nothing(
         self, opens: Opens, tmp_path: Path, is_noticed: bool
     ) -> None:
         path, backup, store = tmp_path / "ec-20260301.sqlite", tmp_path / "backup", opens()
@@ -278,7 +278,7 @@ class TestFilesThatGoBack:
         shutil.copy(backup, path)
         assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
 
-    def test_a_file_that_is_gone_and_made_anew_by_a_commit_proves_nothing(
+    def test_a_lost_file_that_a_commit_creates_again_proves_nothing(
         self, opens: Opens, tmp_path: Path, proven: Path
     ) -> None:
         for name in tmp_path.glob("ec-20260301.sqlite*"):
@@ -372,7 +372,7 @@ class TestFiles:
         }
         assert len(inserted) == len("2026-03-01T12:00:00.000000+00:00")
 
-    def test_cached_digests_stand_in_ec_checksum(self, opens: Opens, foreign: Foreign) -> None:
+    def test_cached_digests_are_stored_in_ec_checksum(self, opens: Opens, foreign: Foreign) -> None:
         store = opens()
         store.ingest([run_of("m", NOON + 5, 0)])
         (_, minute), *_ = store.minute_digests("m", NOON, NOON + 60)
@@ -389,7 +389,7 @@ class TestFiles:
         store.minute_digests("m", NOON, NOON + 60)
         assert foreign("SELECT check_time, check_times FROM ec_checksum") == checked
 
-    def test_a_read_only_store_makes_nothing(self, tmp_path: Path) -> None:
+    def test_a_read_only_store_creates_nothing(self, tmp_path: Path) -> None:
         with SqliteStore(tmp_path / "absent", read_only=True) as store:
             assert store.devices() == []
             assert store.unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
@@ -417,7 +417,7 @@ class TestFiles:
         with SqliteStore(copy, read_only=True) as moved:
             assert moved.second_text("m", NOON) == run_of("m", NOON, 0).values
 
-    def test_a_commit_mark_goes_with_its_rows(self, opens: Opens) -> None:
+    def test_a_commit_mark_is_committed_with_its_rows(self, opens: Opens) -> None:
         store = opens()
         store.ingest([run_of("m", NOON, 0)], CommitMark("receiver-0", 7))
         store.ingest([run_of("m", NOON, 0), run_of("m", NOON, 90)], CommitMark("receiver-0", 8))
@@ -432,7 +432,7 @@ class TestFailures:
                 store.ingest([run_of("m", NOON, 0)])
             assert not store.health().writable
 
-    def test_a_damaged_file_is_set_aside_and_named_and_costs_its_day_only(
+    def test_a_damaged_file_is_set_aside_and_reported_and_costs_only_its_day(
         self, opens: Opens, tmp_path: Path
     ) -> None:
         store = opens()
@@ -450,7 +450,7 @@ class TestFailures:
         assert "ec-20260301.sqlite.damaged-1" in damage
         assert (tmp_path / "ec-20260301.sqlite.damaged-1").read_bytes().startswith(b"not a database")
 
-    def test_a_damaged_file_is_told_until_every_device_s_minutes_of_it_are_settled_again(
+    def test_a_damaged_file_is_reported_until_every_device_s_minutes_in_it_are_settled_again(
         self, opens: Opens, tmp_path: Path
     ) -> None:
         store = opens()
@@ -469,7 +469,7 @@ class TestFailures:
                 check(store, device, minute, MinuteState.PROVEN if minute == NOON else MinuteState.EMPTY)
         assert store.health().damage == ()
 
-    def test_a_file_that_another_process_made_anew_meanwhile_is_not_set_aside(
+    def test_a_file_that_another_process_created_meanwhile_is_not_set_aside(
         self, opens: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
@@ -487,7 +487,7 @@ class TestFailures:
         assert len(list(store.rows("m", NOON, NOON + 1))) == 2
         assert [path.name for path in tmp_path.glob("*.damaged-?")] == ["ec-20260301.sqlite.damaged-1"]
 
-    def test_a_damaged_file_that_somebody_took_away_is_no_longer_told(
+    def test_a_damaged_file_that_somebody_removed_is_no_longer_reported(
         self, opens: Opens, tmp_path: Path
     ) -> None:
         (tmp_path / "ec-20260301.sqlite").write_bytes(b"not a database" * 1000)
@@ -515,7 +515,7 @@ class TestFailures:
         check(store, "m", NOON, MinuteState.PROVEN)
         assert store.unproven_ranges("m", NOON, NOON + 60) == []
 
-    def test_a_progress_file_that_is_taken_away_is_made_anew_by_whoever_has_it_open(
+    def test_a_removed_progress_file_is_created_again_by_a_process_that_has_it_open(
         self, opens: Opens, tmp_path: Path
     ) -> None:
         store = opens()
@@ -577,7 +577,7 @@ class TestFailures:
             store.ingest([run_of("m", NOON, 1000)], CommitMark("receiver-0", 1))
         assert store.second_text("m", NOON) == run_of("m", NOON, 0).values
 
-    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_created_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(PermanentStorageError, match=r"storage\.path"):
             SqliteStore(tmp_path / "file" / "data")

@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_read_for_long_counts_as_damaged(
         found_damaged(check)
 
 
-def test_what_reads_is_looked_at_with_its_log(folder: Path) -> None:
+def test_a_file_is_checked_together_with_its_log(folder: Path) -> None:
     path = folder / "ec-20260301.sqlite"
     assert why_unreadable(path) == ""
     Path(f"{path}-wal").unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def test_a_file_that_another_process_sets_aside_meanwhile_is_tried_again(
         assert store.second_text("m", NOON)
 
 
-def test_what_a_reader_found_damaged_is_told_until_the_file_is_another(folder: Path) -> None:
+def test_damage_that_a_reader_found_is_reported_until_the_file_is_replaced(folder: Path) -> None:
     path = folder / "ec-20260301.sqlite"
     whole = path.read_bytes()
     with SqliteStore(folder, read_only=True) as reader:

@@ -75,7 +75,7 @@ def test_a_connection_that_never_finishes_its_request_is_cut(
         assert is_cut(client)
 
 
-def test_beyond_the_most_connections_newcomers_are_cut_and_the_others_served(
+def test_above_the_connection_limit_new_connections_are_closed_and_others_served(
     start_impatient: Callable[[float, int], int],
 ) -> None:
     port = start_impatient(30.0, 5)

@@ -23,7 +23,7 @@ def samples_of(port: int) -> dict[str, int]:
     return {name: int(value) for name, value in pairs if value.isdigit()}
 
 
-def test_all_is_well_where_all_work(running: Running) -> None:
+def test_everything_is_healthy_if_all_workers_work(running: Running) -> None:
     for path in ("/healthz", "/readyz"):
         assert running.get(path) == (200, {"status": "ok", "reasons": []})
 
@@ -124,7 +124,7 @@ def test_devices_join_the_database_and_what_arrives_now(running: Running) -> Non
     assert (second["verified_through"], second["unresolved_minutes"]) == (None, 0)
 
 
-def test_a_silent_device_has_no_samples_a_second(running: Running) -> None:
+def test_a_silent_device_has_no_samples_per_second(running: Running) -> None:
     with SqliteStore(running.folder) as store:
         store.note_devices({"meter-silent": 1_700_000_000_000_000})
 

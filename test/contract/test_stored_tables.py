@@ -91,7 +91,7 @@ class TestUnpack:
         assert "nothing is stored of nobody on 20260301" in capsys.readouterr().err
         assert list(tmp_path.glob("day*")) == []
 
-    def test_a_day_that_is_none_is_refused(self, capsys) -> None:
+    def test_an_invalid_day_is_refused(self, capsys) -> None:
         with pytest.raises(SystemExit) as end:
             unpack.main(["-d", "20260230", "-o", "x"])
         assert end.value.code == 2

@@ -239,13 +239,13 @@ class TestOutage:
 
     @pytest.mark.soak
     @pytest.mark.timeout(1200)
-    def test_five_minutes_away_at_2000_messages_a_second(
+    def test_an_outage_of_five_minutes_at_2000_messages_per_second(
         self, server: OnCassandra, keyspace: Keyspace
     ) -> None:
         outages(server, keyspace, messages=840_000, rate=2000, hang_s=120, dead_s=120, flaps=12, restart=True)
 
     @pytest.mark.soak  # most of a minute; the test before this one loses the database in the usual suite
-    def test_a_server_that_starts_without_its_database_takes_everything_and_gets_well(
+    def test_a_server_that_starts_without_its_database_accepts_everything_and_recovers(
         self, server: OnCassandra, keyspace: Keyspace
     ) -> None:
         node = keyspace.cassandra.own_node()

@@ -82,7 +82,9 @@ class TestRefusals:
             with pytest.raises(PermanentStorageError, match=r"cassandra\.username = stranger.*ec_trouble"):
                 may_not_write.ingest([run_of("m", NOON, 0)], MARK)
 
-    def test_the_original_programs_tables_are_refused_and_left_alone(self, cassandra: RealCassandra) -> None:
+    def test_the_original_program_s_tables_are_refused_and_not_changed(
+        self, cassandra: RealCassandra
+    ) -> None:
         by_hand(
             cassandra,
             "CREATE KEYSPACE IF NOT EXISTS ec_original"
@@ -110,7 +112,7 @@ class TestRefusals:
         with pytest.raises(ConfigurationError, match="columns first_seen text, first_seen timeuuid"):
             store.wait(60)
 
-    def test_an_unknown_data_centre_is_named_and_those_that_there_are(self, cassandra: RealCassandra) -> None:
+    def test_an_unknown_data_centre_is_named_with_those_that_exist(self, cassandra: RealCassandra) -> None:
         store = CassandraStore(cassandra.target("ec_trouble", local_dc="nowhere"))
         with pytest.raises(ConfigurationError, match=r"cassandra\.local_dc = nowhere.*datacenter1"):
             store.wait(60)
@@ -201,11 +203,11 @@ class TestStart:
             store.wait(60)
         assert "WITH compaction" not in caplog.text
 
-    def test_a_contact_point_that_is_down_is_passed_over(self, cassandra: RealCassandra) -> None:
+    def test_a_contact_point_that_is_down_is_skipped(self, cassandra: RealCassandra) -> None:
         with opened(cassandra.target("ec_trouble", host=("127.0.0.99", cassandra.host))) as store:
             assert store.health().writable
 
-    def test_servers_that_start_at_once_make_one_set_of_tables(self, cassandra: RealCassandra) -> None:
+    def test_servers_that_start_at_once_create_one_set_of_tables(self, cassandra: RealCassandra) -> None:
         stores = [CassandraStore(cassandra.target("ec_many")) for _ in range(5)]
         failed: list[Exception] = []
 
@@ -228,7 +230,7 @@ class TestStart:
         for store in stores:
             store.close()
 
-    def test_a_reader_makes_nothing_and_waits_for_the_tables(self, cassandra: RealCassandra) -> None:
+    def test_a_reader_creates_nothing_and_waits_for_the_tables(self, cassandra: RealCassandra) -> None:
         with opened(cassandra.target("ec_nobody_made_this"), read_only=True) as store:
             assert not store.health().writable
             with pytest.raises(RetryableStorageError, match="ec_nobody_made_this"):
@@ -322,7 +324,7 @@ class TestOutage:
             stored = [row.second - NOON for row, _, _ in store.rows("killed", NOON, NOON + 60)]
             assert stored == list(range(22))
 
-    def test_a_row_that_the_database_never_takes_is_told_from_an_outage(
+    def test_a_row_that_the_database_never_accepts_is_distinguished_from_an_outage(
         self, cassandra: RealCassandra
     ) -> None:
         with opened(cassandra.target("ec_trouble")) as store:

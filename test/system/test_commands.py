@@ -183,7 +183,7 @@ def test_json_alone_is_refused(tmp_path: Path) -> None:
     assert "--json needs --status" in done.stderr
 
 
-def test_print_config_tells_each_value_and_its_source_and_no_secret(tmp_path: Path) -> None:
+def test_print_config_prints_each_value_and_its_source_and_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "server.properties"
     file.write_text("[SIP]\nsip.port=5099\n[CassandraDB]\ncassandra.password=hush\n")
     done = main_command(tmp_path, "--print-config", "-c", str(file), EC_SYNC_PORT="5098")

@@ -58,7 +58,7 @@ class TestStoring:
                 wait_until(lambda us=us: len(receiver.rows()) == us + 1, "committed")  # type: ignore[misc]
                 assert time.monotonic() - began < 2
 
-    def test_a_device_that_is_not_on_file_is_rejected(
+    def test_a_device_that_is_not_in_the_devices_file_is_rejected(
         self, start_receiver: StartReceiver, tmp_path: Path
     ) -> None:
         devices = tmp_path / "devices.ini"
@@ -119,7 +119,7 @@ class TestEnding:
             assert peer.ask(body(1)) == 200
         assert receiver.stop() == 0
 
-    def test_a_replacement_goes_on_with_the_same_figures(
+    def test_a_replacement_continues_with_the_same_figures(
         self, start_receiver: StartReceiver, tmp_path: Path
     ) -> None:
         first = start_receiver().ready()
@@ -138,7 +138,9 @@ class TestEnding:
 
 
 class TestRefusing:
-    def test_a_port_in_use_is_said_with_an_exit_code_of_its_own(self, start_receiver: StartReceiver) -> None:
+    def test_a_port_in_use_is_reported_with_an_exit_code_of_its_own(
+        self, start_receiver: StartReceiver
+    ) -> None:
         (port,) = free_ports(1)
         with socket.create_server(("127.0.0.1", port)):
             receiver = start_receiver(**{"sip.port": port})

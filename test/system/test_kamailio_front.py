@@ -85,7 +85,7 @@ def test_the_files_and_the_placeholder_that_the_readme_names_are_there(served: S
         assert served.front.ask_kamailio("htable.dump", table) is not None
 
 
-def test_an_id_that_is_none_gets_no_password(tmp_path: Path) -> None:
+def test_an_invalid_id_gets_no_password(tmp_path: Path) -> None:
     for wrong in ("", "a b", "a:b", "a\nb", "x" * 65):
         ended = subprocess.run(
             [str(DEPLOY / "add-device"), wrong, str(tmp_path)], capture_output=True, check=False

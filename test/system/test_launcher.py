@@ -257,7 +257,7 @@ def test_the_port_for_tls_is_probed_with_its_own_key(taken):
         probe(server_ports(settings))
 
 
-def test_an_address_that_the_machine_has_not_is_named_with_its_key():
+def test_an_address_that_the_machine_does_not_have_is_named_with_its_key():
     with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1.*no such address: change sync\.ip"):
         probe(server_ports(Settings(sync_ip="192.0.2.1", sip_port=free_ports(1)[0], status_port=0)))
 

@@ -246,7 +246,7 @@ def test_other_answers_are_counted_by_status():
     assert report.unanswered == (0, 1, 2)
 
 
-def test_a_broken_tcp_connection_is_made_anew_and_what_was_open_is_lost():
+def test_a_broken_tcp_connection_is_opened_again_and_unanswered_messages_are_lost():
     with responding(hang_up_after=100) as server:
         plan = LoadPlan(port=server.port, messages=450, devices=1, connections=1, window=8)
         report = run_load(plan)

@@ -127,7 +127,7 @@ def test_there_and_back_again_every_row_and_proof_is_the_same_packed_or_not(
         assert second.devices() == first.devices()
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(mover: Mover, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_continues_where_it_was(mover: Mover, tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "data") as store:
         fill(store, 250)
         rows = everything(store)

@@ -143,7 +143,7 @@ class TestRing:
         assert ring.with_name("receiver-3.ring.damaged").exists()
         assert second.stop() == 0
 
-    def test_damage_while_it_runs_ends_it_and_the_next_start_goes_on(
+    def test_damage_while_it_runs_ends_it_and_the_next_start_continues(
         self, start_receiver: StartReceiver, tmp_path: Path
     ) -> None:
         devices = tmp_path / "devices.ini"

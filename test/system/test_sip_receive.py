@@ -476,7 +476,7 @@ class TestRegistration:
         assert tap.stop() == 0
         assert registrar.wait_for(2).expires == 0
 
-    def test_a_wrong_password_is_said_and_tried_again_while_messages_are_taken(
+    def test_a_wrong_password_is_reported_and_tried_again_while_messages_are_accepted(
         self, registrar: Registrar, started: Callable[..., Tap]
     ) -> None:
         tap = started(registration=[registrar.address, "server", "wrong"]).started()

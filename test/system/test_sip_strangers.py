@@ -218,7 +218,7 @@ class TestConnections:
         assert time.monotonic() - began_s < WITHIN_S
 
     @streams
-    def test_where_they_run_short_those_go_that_never_carried_a_message(
+    def test_above_the_limit_connections_that_never_carried_a_message_are_closed(
         self, site: Site, transport: str
     ) -> None:
         tap = site.receiver(files=FEW_FILES)
@@ -233,7 +233,7 @@ class TestConnections:
         assert idle[0].recv(1) == b"", "the oldest idle one has been closed"
         tap.wait_for_log("there are too many")
 
-    def test_where_all_carry_messages_the_longest_silent_goes(self, site: Site) -> None:
+    def test_if_all_carry_messages_the_longest_silent_is_closed(self, site: Site) -> None:
         tap = site.receiver(files=FEW_FILES)
         meters = []
         for _ in range(FEW_FILES - 64):
@@ -305,7 +305,9 @@ class TestTls:
         assert site.meter(tap, "TLS").ask(VALID) == 200
         assert is_alive_and_quick(tap)
 
-    def test_nobody_inherits_the_name_of_who_was_at_his_address_before(self, site: Site) -> None:
+    def test_a_connection_does_not_inherit_the_name_of_the_one_before_at_its_address(
+        self, site: Site
+    ) -> None:
         tap = site.receiver()
         names = []
         source = None

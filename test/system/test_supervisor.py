@@ -298,7 +298,7 @@ def test_a_worker_that_fails_while_it_drains_makes_the_exit_code_1(run):
     assert "ended with exit code 5" in running.log()
 
 
-def test_a_second_interrupt_hurries(run):
+def test_a_second_interrupt_hurries_the_stop(run):
     running = run({"receiver-0": "ignore_term", "sync": "good"}, limits={"hurried_stop_s": 0.3})
     running.wait_log("up: all of them")
     running.process.send_signal(signal.SIGINT)
@@ -315,7 +315,7 @@ def test_a_stop_before_the_start_is_over_ends_cleanly(run):
     assert running.alive() == set()
 
 
-def test_a_ctrl_c_in_the_terminal_reaches_the_launcher_alone(run):
+def test_a_ctrl_c_in_the_terminal_reaches_only_the_launcher(run):
     running = run({"receiver-0": "good"})
     worker = running.wait_ready("receiver-0")
     assert os.getsid(worker) == worker

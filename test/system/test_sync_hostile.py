@@ -232,7 +232,7 @@ class TestEachLosesItsOwnConnection:
         good()
 
 
-def test_a_week_to_make_good_does_not_hold_up_the_others(server: SyncProcess) -> None:
+def test_a_week_to_repair_does_not_delay_the_other_devices(server: SyncProcess) -> None:
     """While one meter is repaired, another that comes later is through long before it."""
     start = an_hour_ago()
     long = MemoryMeter({start + s: waveform(start + s, 3000) for s in range(600)})

@@ -116,7 +116,7 @@ class TestARound:
         assert figures["value_conflicts"] == wrong
         assert figures["samples_repaired"] == missing + wrong
 
-    def test_goes_on_where_it_was_after_the_server_was_killed(self, run: Any, meters: Any) -> None:
+    def test_continues_where_it_was_after_the_server_was_killed(self, run: Any, meters: Any) -> None:
         start = an_hour_ago()
         meter = MemoryMeter({start + s: waveform(start + s, 5000) for s in range(180)})
         server = run()
@@ -175,7 +175,7 @@ class TestARound:
 
 
 class TestWhoMayConnect:
-    def test_a_device_that_is_not_on_file_is_refused(self, run: Any, tmp_path: Path) -> None:
+    def test_a_device_that_is_not_in_the_devices_file_is_refused(self, run: Any, tmp_path: Path) -> None:
         server = run(devices_file=devices_file(tmp_path, "[meter-7]\n"))
         stranger = server.connect()
         answer = stranger.hello("meter-8")
@@ -319,7 +319,7 @@ class TestTheProcess:
             assert server.process.wait(20) == 0
             assert time.monotonic() - begun < 10
 
-    def test_a_port_in_use_is_said_and_is_exit_78(self, run: Any, tmp_path: Path) -> None:
+    def test_a_port_in_use_is_reported_and_is_exit_78(self, run: Any, tmp_path: Path) -> None:
         server = run()
         (tmp_path / "other").mkdir()
         second = SyncProcess(tmp_path / "other")

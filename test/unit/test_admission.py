@@ -37,7 +37,7 @@ def test_without_a_devices_file_everybody_may_send() -> None:
     assert judge(OPEN, "anybody", "203.0.113.9:5060") is None
 
 
-def test_a_certificate_speaks_for_its_own_device_alone() -> None:
+def test_a_certificate_is_valid_for_its_own_device_only() -> None:
     assert judge(OPEN, "meter-7", "10.0.0.1:5061", "meter-7") is None
     assert judge(OPEN, "meter-8", "10.0.0.1:5061", "meter-7") == RejectReason.WRONG_CERTIFICATE
     assert judge(OPEN, "meter-7", "10.0.0.1:5061", "METER-7") == RejectReason.WRONG_CERTIFICATE
@@ -63,6 +63,6 @@ def test_a_devices_file_decides_who_and_from_where(
     assert judge(LISTED, device, sender) == reason
 
 
-def test_the_address_of_a_sender_is_what_stands_before_the_port() -> None:
+def test_the_address_of_a_sender_is_what_comes_before_the_port() -> None:
     assert address_of("127.0.0.1:5060") == "127.0.0.1"
     assert address_of("[fe80::1]:5060") == "fe80::1"

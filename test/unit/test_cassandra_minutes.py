@@ -101,7 +101,7 @@ def test_clocks_within_the_stated_difference_do_not_bury_a_living_writer() -> No
     assert lines(lease_us=NOW_US - (SKEW_S - 1) * 1_000_000).abandoned(NOW_US) == []
 
 
-def test_an_empty_minute_may_be_on_record_without_writers() -> None:
+def test_an_empty_minute_may_be_recorded_without_writers() -> None:
     empty = MinuteLines(NOON, {}, state=MinuteState.EMPTY, state_version="")
     assert empty.verdict(NOW_US) is MinuteState.EMPTY
     assert not empty.was_written

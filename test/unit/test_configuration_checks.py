@@ -49,7 +49,7 @@ class TestCertificates:
     def given(self, pem: dict[str, Path], **parts: str) -> dict[str, str]:
         return {f"EC_{part.upper()}": str(pem[name]) if name in pem else name for part, name in parts.items()}
 
-    def test_tls_with_certificate_key_and_authority_is_taken(self, pem) -> None:
+    def test_tls_with_certificate_key_and_authority_is_accepted(self, pem) -> None:
         parts = {
             f"{family}_tls_{part}": name
             for family in ("sip", "sync", "cassandra")
@@ -111,7 +111,7 @@ class TestCheckConfig:
     def test_its_text_can_be_printed_whatever_the_files_name(self) -> None:
         check(Path("\udcff"), {})[1].encode("utf-8")
 
-    def test_an_open_server_beyond_loopback_is_warned_of(self, tmp_path) -> None:
+    def test_an_open_server_beyond_loopback_causes_a_warning(self, tmp_path) -> None:
         assert warnings(Settings()) == []
         (warning,) = warnings(Settings(sip_bind="0.0.0.0"))
         assert "every device may send" in warning
@@ -120,7 +120,7 @@ class TestCheckConfig:
         assert "synchronization on ::" in warning
         assert check(None, {"EC_SYNC_IP": "::"})[1].endswith(f"\nwarning: {warning}")
 
-    def test_a_device_without_key_is_warned_of_where_synchronization_is_open(self, tmp_path) -> None:
+    def test_a_device_without_a_key_causes_a_warning_where_synchronization_is_open(self, tmp_path) -> None:
         path = tmp_path / "devices.ini"
         path.write_text(f"[m1]\n[m2]\nkey={'0' * 64}\n")
         assert warnings(Settings(devices_file=path)) == []
@@ -128,7 +128,7 @@ class TestCheckConfig:
         assert "m1 can be impersonated" in warning
         assert warnings(Settings(devices_file=path, sync_ip="192.0.2.1", sync_tls_ca=path)) == []
 
-    def test_a_devices_file_without_devices_is_warned_of(self, tmp_path) -> None:
+    def test_a_devices_file_without_devices_causes_a_warning(self, tmp_path) -> None:
         path = tmp_path / "devices.ini"
         path.write_text("# none yet\n")
         assert "every message will be rejected" in warnings(Settings(devices_file=path))[0]

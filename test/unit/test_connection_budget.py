@@ -12,12 +12,12 @@ def opened(budget: ConnectionBudget[int], key: int, address: str) -> list[int]:
     return list(budget.opened(key, address))
 
 
-def test_nobody_goes_while_there_is_room() -> None:
+def test_no_connection_is_closed_while_there_is_room() -> None:
     budget: ConnectionBudget[int] = ConnectionBudget(10, 10)
     assert [opened(budget, key, "a") for key in range(10)] == [[]] * 10
 
 
-def test_the_oldest_unproven_one_goes_before_any_proven_one() -> None:
+def test_the_oldest_unproven_connection_is_closed_before_any_proven_one() -> None:
     budget: ConnectionBudget[int] = ConnectionBudget(3, 3)
     for key in (1, 2, 3):
         opened(budget, key, "a")
@@ -31,7 +31,7 @@ def test_the_oldest_unproven_one_goes_before_any_proven_one() -> None:
     assert opened(budget, 6, "a") == [4]
 
 
-def test_the_address_that_has_most_unproven_ones_gives_first() -> None:
+def test_the_address_with_most_unproven_connections_loses_one_first() -> None:
     budget: ConnectionBudget[int] = ConnectionBudget(4, 4)
     assert opened(budget, 1, "quiet") == []
     for key in (2, 3, 4):
@@ -40,7 +40,7 @@ def test_the_address_that_has_most_unproven_ones_gives_first() -> None:
     assert opened(budget, 6, "flood") == [3]
 
 
-def test_one_that_has_just_come_stays_where_others_are_unproven_or_silent() -> None:
+def test_a_new_connection_stays_if_others_are_unproven_or_silent() -> None:
     budget: ConnectionBudget[int] = ConnectionBudget(2, 2)
     opened(budget, 1, "a")
     budget.heard(1, 0.0)

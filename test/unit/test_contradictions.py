@@ -188,7 +188,7 @@ class TestASecondThatIsTooLong:
         assert crossed.samples == 100
         assert "sync.max_second_samples is 100" in crossed.log[0]
 
-    def test_is_not_made_by_a_repair_either(self, store: Store) -> None:
+    def test_is_not_created_by_a_repair_either(self, store: Store) -> None:
         store.ingest([batch(DEVICE, NOON, dict.fromkeys(range(60), "5"))])
         meter = MemoryMeter({NOON: dict.fromkeys(range(500, 560), "5")})
         result, _ = run_round(store, meter, replace(MINUTES, most_samples=100))
@@ -255,7 +255,7 @@ class TestADamagedMinute:
             assert samples.items() <= parse_canonical(store.second_text(DEVICE, minute)).items()
 
     @pytest.mark.parametrize("call", ["unproven_ranges", "ranges_in", "minutes"])
-    def test_where_the_whole_day_cannot_be_read_it_costs_that_day_only(self, call: str) -> None:
+    def test_a_day_that_cannot_be_read_at_all_costs_only_that_day(self, call: str) -> None:
         midnight = NOON + DAY_S // 2
         store = cast(Store, DamagedStore(call, *range(midnight, midnight + 300, 60)))
         store.note_devices({DEVICE: NOON * 1_000_000})

@@ -42,7 +42,7 @@ def test_a_missing_message_is_a_gap() -> None:
     assert spans_of((10, kept)) == [(10 * S, 10 * S + 3000), (10 * S + 4000, 11 * S)]
 
 
-def test_one_sample_a_second_is_without_gaps() -> None:
+def test_one_sample_per_second_is_without_gaps() -> None:
     assert spans_of((10, [0]), (11, [0]), (12, [3])) == [(10 * S, 13 * S + 3)]
 
 

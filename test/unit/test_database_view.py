@@ -72,7 +72,7 @@ def test_an_old_answer_is_asked_for_again_over_the_same_store(database: Database
 
 
 @pytest.mark.parametrize("fault", [RetryableStorageError("no node answers"), RuntimeError("no node answers")])
-def test_a_failure_is_an_answer_and_the_next_question_opens_the_store_anew(
+def test_a_failure_is_an_answer_and_the_next_question_opens_the_store_again(
     database: Database, fault: Exception
 ) -> None:
     async def ask() -> None:

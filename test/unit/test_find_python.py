@@ -62,7 +62,7 @@ def test_uv_provides_one_where_the_path_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("system", ["Debian 12", "Debian 13", "Ubuntu", "Fedora", "macOS"])
-def test_where_there_is_none_the_message_says_what_to_install(tmp_path: Path, system: str) -> None:
+def test_if_no_python_fits_the_message_says_what_to_install(tmp_path: Path, system: str) -> None:
     found = find(tmp_path)
     assert (found.returncode, found.stdout) == (2, "")
     assert system in found.stderr

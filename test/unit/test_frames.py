@@ -179,7 +179,7 @@ class TestSamples:
         assert isinstance(got, f.Samples)
         assert got.text() == self.TEXT
 
-    def test_a_second_that_the_device_has_not_is_count_zero(self) -> None:
+    def test_a_second_that_the_device_does_not_have_is_count_zero(self) -> None:
         sent = f.samples_answer(f.AskSamples(4, SECOND), "", packed=True)
         assert json.loads(encode(sent)) == {
             "type": "samples",

@@ -65,7 +65,7 @@ def test_messages_come_out_as_they_went_in(tmp_path: Path, page: WorkerPage) -> 
     assert taker.take(10, 0) == []
 
 
-def test_counting_is_what_makes_a_message_be_there(tmp_path: Path, page: WorkerPage) -> None:
+def test_a_message_exists_once_it_is_counted(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 100)
     ring.put(message(1))
     assert page.figures()["received"] == len(ring) == 1
@@ -232,7 +232,7 @@ def test_a_damaged_ring_is_set_aside_counted_as_lost_and_the_start_goes_on(
     assert [path.name for path in tmp_path.glob("ring.*")] == ["ring.damaged"]
 
 
-def test_damage_that_the_writer_meets_is_known_to_the_next_start(tmp_path: Path, page: WorkerPage) -> None:
+def test_damage_that_the_writer_finds_is_known_to_the_next_start(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 10)
     ring.put(message(0))
     assert not ring.is_damaged
@@ -243,7 +243,7 @@ def test_damage_that_the_writer_meets_is_known_to_the_next_start(tmp_path: Path,
     assert (tmp_path / "ring.damaged").exists()
 
 
-def test_a_ring_that_nobody_goes_on_with_is_written_off(tmp_path: Path, page: WorkerPage) -> None:
+def test_messages_of_a_ring_that_cannot_be_used_are_counted_as_lost(tmp_path: Path, page: WorkerPage) -> None:
     ring = IntakeRing(tmp_path / "ring", page, 10)
     ring.put(message(0))
     ring.path.write_bytes(b"rubbish")
@@ -268,7 +268,7 @@ def test_a_ring_of_another_size_is_used_until_it_is_empty(tmp_path: Path, page: 
     assert page.figures()["lost"] == 0
 
 
-def test_a_receiver_s_lock_names_who_holds_it_and_goes_with_its_process(tmp_path: Path) -> None:
+def test_a_receiver_s_lock_names_its_holder_and_ends_with_the_process(tmp_path: Path) -> None:
     program = "import sys, pathlib; from ec_server.ingest.receiver_lock import lock_receiver;"
     program += (
         "lock_receiver(pathlib.Path(sys.argv[1]), 'receiver-0'); print('held', flush=True); sys.stdin.read()"

@@ -99,7 +99,7 @@ def test_every_form_of_a_number_takes_the_short_way(value: bytes, monkeypatch: p
      b"00000001e308", b"0.00001e311", b".5e+308", b"5.e+308", b"1e309", b"0e999", b"1e+999", b"-1e0308",
      b"-2e0308", b"+123456789e300", b"+123456789e301", b"1.7976931348623157e308", b"1.7976931348623159e308"],
 )  # fmt: skip
-def test_what_no_double_holds_is_refused_in_a_group_as_it_is_alone(value: bytes) -> None:
+def test_a_number_beyond_a_double_is_refused_in_a_group_as_it_is_alone(value: bytes) -> None:
     body = b"m|%d|000000,%s;000001,1;000002,%s||" % (NOW, value, value)
     expected = parse(body, LIMITS, NOW)
     good = raw(GOOD.encode())

@@ -37,7 +37,7 @@ def test_now_is_the_next_whole_second_and_another_start_begins_at_once():
     assert plan.binary
 
 
-def test_addresses_and_the_device_key_are_taken():
+def test_addresses_and_the_device_key_are_accepted():
     key = "00ff" * 16
     (plan,) = plans_of(["--server", "[::1]:5060", "--sync", "127.0.0.1:27979", "--device-key", key])
     assert plan.sip.uri == "sip:ecserver@[::1]:5060;transport=tcp"
@@ -78,7 +78,7 @@ def test_what_is_wrong_is_named(words: list[str], named: str, capsys: pytest.Cap
     assert named in capsys.readouterr().err
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     np.save(tmp_path / "wrong.npy", np.zeros((3, 3)))
     with pytest.raises(SystemExit):
         plans_of(["--recording", str(tmp_path / "wrong.npy")])

@@ -193,7 +193,7 @@ def test_a_device_before_its_first_round_has_no_moment_of_proof() -> None:
     assert not [name for name in of_devices(10, device("m", through=None)) if "verified" in name]
 
 
-def test_devices_that_need_attention_are_told_first() -> None:
+def test_devices_that_need_attention_are_listed_first() -> None:
     devices = (
         device("a-proven"),
         device("b-behind", through=999_000_000),

@@ -40,7 +40,7 @@ def test_batches_in_order_give_the_second_s_digest() -> None:
     assert digests_of(finished) == {NOON + 5: expected_second(samples)}
 
 
-def test_neighbours_that_changed_places_are_put_right() -> None:
+def test_swapped_neighbours_are_repaired() -> None:
     batches = [run_of("m", NOON, us) for us in range(0, 100_000, 1000)]
     order = sorted(range(100), key=lambda i: i + random.Random(7).randint(0, 5))
     (shuffled,) = followed(*[batches[i] for i in order]).end_all()

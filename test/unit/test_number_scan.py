@@ -48,7 +48,7 @@ def test_values_are_read_as_python_reads_them(values: list[str]) -> None:
     "text",
     ["", ";", "000001", "000001,", "00001,1;", "000001;1", "00000a,1", "000001,1;", "000001,1;;000002,2"],
 )
-def test_what_is_no_canonical_text_is_not_read(text: str) -> None:
+def test_text_that_is_not_canonical_is_not_read(text: str) -> None:
     assert scan(text.encode()) is None
 
 

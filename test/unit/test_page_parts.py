@@ -111,7 +111,7 @@ def shown(**parameters: str) -> list[str]:
     return [row.device_id for row in page.rows]
 
 
-def test_what_needs_attention_stands_first() -> None:
+def test_what_needs_attention_is_listed_first() -> None:
     assert shown()[:2] == ["z-differs", "m-000"]
     assert shown(sort="id")[0] == "m-000"
 

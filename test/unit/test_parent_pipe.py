@@ -10,7 +10,7 @@ from ec_server.supervision.parent_pipe import watch_parent
 SUPERVISED = {"EC_SUPERVISED": "1"}
 
 
-def test_the_end_of_the_pipe_is_told_once_and_bytes_are_not() -> None:
+def test_the_end_of_the_pipe_is_reported_once_and_bytes_are_not() -> None:
     read_end, write_end = os.pipe()
     died = threading.Event()
     assert watch_parent(SUPERVISED, died.set, read_end)

@@ -32,7 +32,7 @@ def test_ordinary_payloads_get_through_while_large_ones_wait() -> None:
     assert log == ["one too many", "hog 3"]
 
 
-def test_who_came_first_is_let_in_first() -> None:
+def test_the_connection_that_waits_longest_gets_memory_first() -> None:
     memory, log = PayloadMemory(total=100), Log()
     memory.take("a", 80, log.of("a"))
     for who, length in (("b", 50), ("c", 10), ("d", 60)):
@@ -63,7 +63,7 @@ def test_a_payload_that_moved_on_outlives_its_connection() -> None:
     assert (log, memory.held) == (["b"], 20)
 
 
-def test_who_is_gone_is_not_let_in() -> None:
+def test_a_connection_that_has_ended_gets_no_memory() -> None:
     memory, log = PayloadMemory(total=100), Log()
     memory.take("a", 90, log.of("a"))
     memory.take("b", 20, log.of("b"))

@@ -45,7 +45,7 @@ def test_a_child_counts_while_it_lives_and_its_time_afterwards() -> None:
     assert after.cpu_s >= with_child.cpu_s >= 0.3
 
 
-def test_a_process_that_is_gone_uses_nothing_that_could_be_told(tmp_path: Path) -> None:
+def test_the_usage_of_a_process_that_has_ended_is_unknown(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     for read in (read_usage, read_usage_with_children):

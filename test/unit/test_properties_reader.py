@@ -134,7 +134,7 @@ class TestTheEnvironment:
         assert said in fault
         assert "hunter2" not in fault
 
-    def test_other_variables_are_let_be(self) -> None:
+    def test_other_variables_are_ignored(self) -> None:
         environ = {
             "EC_SUPERVISED": "1",
             "EC_TEST_SIP_PORT": "x:1",

@@ -63,7 +63,7 @@ def test_it_takes_again_after_the_file_was_moved_away(tmp_path: Path) -> None:
     assert len(lines(path)) == 1
 
 
-def test_a_bound_of_nothing_keeps_nothing(tmp_path: Path) -> None:
+def test_a_limit_of_zero_keeps_nothing(tmp_path: Path) -> None:
     assert not Quarantine(tmp_path / "quarantine.jsonl", 0).keep(MESSAGE, AHEAD)
 
 

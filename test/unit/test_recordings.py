@@ -49,7 +49,7 @@ def test_a_sound_files_own_rate_is_interpolated(tmp_path: Path, kind: str, rate:
     assert np.allclose(found, wanted, atol=1e-3)
 
 
-def test_a_rate_is_told_for_files_that_do_not_say(tmp_path: Path) -> None:
+def test_the_rate_can_be_given_for_files_that_do_not_contain_it(tmp_path: Path) -> None:
     path = written(tmp_path, "npy", np.array([0, 2, 4], np.float64))
     found = Recording(path, NOON, rate=2).second(NOON)
     assert found[:2].tolist() == [0.0, np.float32(4 / SAMPLES_PER_SECOND)]
@@ -65,7 +65,7 @@ def test_a_loop_goes_on_without_a_gap_at_any_rate(tmp_path: Path) -> None:
         assert values[[0, 11_000, 22_000, 33_000]].tolist() == [0, 5, 10, 5]
 
 
-def test_a_scale_makes_watts(tmp_path: Path) -> None:
+def test_a_scale_converts_to_watts(tmp_path: Path) -> None:
     path = written(tmp_path, "npy", np.full(10, 0.5, np.float32))
     assert Recording(path, NOON, scale=3680).second(NOON).tolist() == [1840.0] * 10
 
@@ -94,7 +94,7 @@ def test_an_export_can_be_replayed(tmp_path: Path) -> None:
         ("x.npy", b"no array", "x.npy"),
     ],
 )
-def test_what_is_no_recording_is_named_before_anything_starts(
+def test_a_file_that_is_not_a_recording_is_named_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, said: str
 ) -> None:
     if name.endswith("wav"):

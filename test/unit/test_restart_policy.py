@@ -52,11 +52,11 @@ def test_the_fiftieth_short_life_in_a_row_delays_the_restart_by_a_fraction_of_a_
     assert max(pauses) == LONGEST_PAUSE_AFTER_READY_S < 1
 
 
-def test_being_ready_forgives_failed_boots():
+def test_being_ready_resets_the_count_of_failed_boots():
     assert history_of(FAILED_BOOT, FAILED_BOOT, SHORT).failed_boots == 0
 
 
-def test_a_stable_life_forgives_everything():
+def test_a_stable_life_resets_all_counts_of_failures():
     assert history_of(*[SHORT] * 40, FAILED_BOOT, STABLE) == RestartHistory()
 
 

@@ -211,7 +211,7 @@ class TestAMinute:
         assert result.verified.repaired == 1
         assert crossed.figures["samples_repaired"] == 2
 
-    def test_whose_right_row_lies_under_a_wrong_one_is_repaired_too(self, store: Store) -> None:
+    def test_with_a_right_row_overridden_by_a_wrong_one_is_repaired_too(self, store: Store) -> None:
         store.ingest([batch(DEVICE, NOON, {500: "1.0"})])
         store.ingest([batch(DEVICE, NOON, {0: "1", 500: "9", 700: "3"})])
         store.ingest([batch(DEVICE, NOON, {700: "4"})])

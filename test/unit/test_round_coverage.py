@@ -150,7 +150,7 @@ class TestVerified:
         assert asked
         assert min(asked) >= NOON - 2 * DAY_S
 
-    def test_of_the_next_round_on_a_connection_goes_with_the_device(self, store: Store) -> None:
+    def test_of_the_next_round_on_a_connection_follows_the_device(self, store: Store) -> None:
         meter = minutes(0, 30)
         connection = Connection(store, meter, RULES)
         seen = []
@@ -255,7 +255,7 @@ class TestMinutesWithoutProof:
         assert asked == [(3, 51), (70, 71)]
         assert (verified.compared, offset(verified.through)) == (48 + 1, 120)
 
-    def test_of_a_meter_that_had_lost_its_store_are_made_good_when_it_is_back(self, store: Store) -> None:
+    def test_of_a_meter_that_had_lost_its_store_are_repaired_when_it_is_back(self, store: Store) -> None:
         whole = minutes(0, 10)
         for minute in (2, 5):
             store.ingest([batch(DEVICE, NOON + minute * MINUTE_S, {9: "1"})])

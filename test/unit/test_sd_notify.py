@@ -34,7 +34,7 @@ def told(listening: socket.socket) -> list[str]:
         return texts
 
 
-def test_ready_and_stopping_are_told_once(service: tuple[socket.socket, str]) -> None:
+def test_ready_and_stopping_are_reported_once(service: tuple[socket.socket, str]) -> None:
     listening, name = service
     state = ServiceState.of({"NOTIFY_SOCKET": name}, PID)
     for _ in range(3):
@@ -47,7 +47,7 @@ def test_ready_and_stopping_are_told_once(service: tuple[socket.socket, str]) ->
     assert stopping.startswith("STOPPING=1\n")
 
 
-def test_the_watchdog_hears_at_half_its_time_and_only_where_it_is_meant(
+def test_the_watchdog_is_notified_at_half_its_time_by_the_process_it_watches(
     service: tuple[socket.socket, str],
 ) -> None:
     listening, name = service
@@ -89,6 +89,6 @@ def test_a_service_manager_that_does_not_read_delays_nobody_and_hears_what_count
     assert told(listening)[0].startswith("STOPPING=1")
 
 
-def test_workers_cannot_speak_for_the_service(tmp_path: Path) -> None:
+def test_workers_do_not_get_the_variables_to_notify_systemd(tmp_path: Path) -> None:
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "2", "PATH": "/bin"}
     assert not set(child_environment(environ, tmp_path)) & {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}

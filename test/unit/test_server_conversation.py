@@ -120,7 +120,9 @@ class TestDeadlines:
             assert device.wait(11) == []
         assert device.wait(11)[0]["code"] == "timeout"
 
-    def test_time_in_which_the_shell_does_not_read_is_not_the_device_s(self, device: Device) -> None:
+    def test_time_in_which_the_server_does_not_read_does_not_count_against_the_device(
+        self, device: Device
+    ) -> None:
         device.conversation.ask(AskSeconds(0, MINUTE), device.now)
         device.wait(20)
         device.conversation.pause(device.now)
@@ -129,7 +131,7 @@ class TestDeadlines:
         assert device.wait(9) == []
         assert device.wait(2)[0]["code"] == "timeout"
 
-    def test_who_waits_too_long_for_memory_is_told_to_come_back(self, device: Device) -> None:
+    def test_a_connection_that_waits_too_long_for_memory_ends_with_busy(self, device: Device) -> None:
         device.conversation.pause(device.now)
         assert device.wait(sc.MEMORY_WAIT_S + 1)[0]["code"] == "busy"
 
@@ -140,7 +142,7 @@ class TestDeadlines:
         assert device.wait(sc.PRESSED_S + 1) == []
         assert device.wait(0, memory_is_short=True)[0]["code"] == "busy"
 
-    def test_a_silent_device_is_pinged_and_given_up_without_a_pong(self, device: Device) -> None:
+    def test_a_silent_device_is_pinged_and_disconnected_without_a_pong(self, device: Device) -> None:
         assert device.wait(sc.IDLE_S + 1) == [{"type": "ping"}]
         assert device.say(PONG) == []
         assert device.wait(sc.IDLE_S + 1) == [{"type": "ping"}]
@@ -174,7 +176,7 @@ class TestAFlood:
         assert answers[-1]["code"] == "flood"
         assert len(answers) <= sc.FLOOD_PINGS + sc.FRAMES_AT_ONCE + 1
 
-    def test_no_more_than_a_few_frames_are_looked_at_in_one_go(self, device: Device) -> None:
+    def test_only_a_few_frames_are_processed_at_once(self, device: Device) -> None:
         device.conversation.receive_data(PING * 50, device.now)
         assert len(device.frames()) == sc.FRAMES_AT_ONCE
         assert device.conversation.is_behind

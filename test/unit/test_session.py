@@ -114,7 +114,7 @@ class TestAConversation:
 
     @pytest.mark.parametrize("state", [State.OPENED, State.GREETED, State.CHALLENGED, State.PROVING])
     @pytest.mark.parametrize("frame", [f.Ping(), f.Pong()])
-    def test_before_its_welcome_a_device_that_pings_or_pongs_is_let_go(
+    def test_a_device_that_pings_or_pongs_before_its_welcome_is_disconnected(
         self, state: State, frame: f.Frame
     ) -> None:
         server = at_state(state).sides[SERVER]

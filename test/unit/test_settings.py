@@ -156,7 +156,7 @@ BAD: list[tuple[Kind, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "text", "value"), GOOD)
-def test_a_value_of_its_kind_is_taken(kind: Kind, text: str, value: object) -> None:
+def test_a_value_of_its_kind_is_accepted(kind: Kind, text: str, value: object) -> None:
     assert kind.parse(text) == value
 
 

@@ -104,13 +104,13 @@ class TestMessages:
         assert decide(head, OVER_TLS).action is Action.TAKE
 
     @pytest.mark.parametrize("name", ["From", "To", "Call-ID", "CSeq", "Max-Forwards"])
-    def test_what_may_stand_once_is_refused_where_it_stands_twice(self, name: str) -> None:
+    def test_a_header_that_must_be_unique_is_refused_if_repeated(self, name: str) -> None:
         assert (
             status(head_of(more=f"\r\n{name}: {HEADERS[name]}" if name != "CSeq" else "\r\nCSeq: 1 MESSAGE"))
             == 400
         )
 
-    def test_content_length_that_stands_twice_is_none_that_a_stream_can_rely_on(self) -> None:
+    def test_a_repeated_content_length_cannot_be_relied_on_in_a_stream(self) -> None:
         text = raw(Content_Length="5", more="\r\nl: 5")
         assert content_length(text) is None
         head = read_head(text)
@@ -236,7 +236,7 @@ class TestWhereAnswersGo:
 
 
 class TestPresence:
-    def test_a_subscriber_at_its_contact_is_told(self) -> None:
+    def test_a_subscriber_at_its_contact_is_notified(self) -> None:
         head = head_of("SUBSCRIBE")
         row = decide(head, SOURCE)
         assert row.action is Action.PRESENT
@@ -292,13 +292,13 @@ class TestPresence:
             "<sip:meter@192.0.2.007:5062>",
         ],
     )
-    def test_nobody_else_is_told(self, contact: str | None) -> None:
+    def test_nobody_else_is_notified(self, contact: str | None) -> None:
         assert status(head_of("SUBSCRIBE", Contact=contact)) == 403
 
-    def test_a_second_contact_header_is_not_a_way_round(self) -> None:
+    def test_a_second_contact_header_does_not_bypass_the_check(self) -> None:
         assert status(head_of("SUBSCRIBE", more="\r\nm: <sip:x@203.0.113.9>")) == 403
 
-    def test_over_a_connection_the_address_alone_counts(self) -> None:
+    def test_over_a_connection_only_the_address_counts(self) -> None:
         head = head_of("SUBSCRIBE", Contact="<sip:meter@192.0.2.7:5060;transport=tcp>")
         assert status(head, OVER_TCP) == 200
         assert b";transport=tcp>" in answer(head, OVER_TCP, decide(head, OVER_TCP))
@@ -311,7 +311,7 @@ class TestPresence:
         six = Origin("2001:db8::7", 5062, "UDP", "[2001:db8::1]:34567")
         assert status(head_of("SUBSCRIBE", Contact="<sip:m@[2001:DB8:0::7]:5062>"), six) == 200
 
-    def test_where_no_device_may_send_from_nobody_is_told(self) -> None:
+    def test_an_address_from_which_no_device_may_send_is_not_notified(self) -> None:
         asked = []
         origin = Origin("192.0.2.7", 5062, "UDP", may_send=lambda ip: asked.append(ip) is not None)
         assert status(head_of("SUBSCRIBE"), origin) == 403

@@ -177,7 +177,7 @@ def test_a_sender_whose_form_changes_has_the_new_one_after_a_few() -> None:
     assert known.find(text(), ORIGIN) is None
 
 
-def test_who_comes_once_costs_no_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_that_sends_once_gets_no_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[bytes] = []
     monkeypatch.setattr(sip_shape, "shape_of", lambda raw, *_: made.append(raw))
     known_after([of(f"stranger-{i}", 0) for i in range(5000)])

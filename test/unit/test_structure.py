@@ -100,7 +100,7 @@ def test_no_program_of_the_server_uses_the_sip_library() -> None:
             assert not library & set(imports(path)), path
 
 
-def test_no_file_is_a_drawer() -> None:
+def test_no_file_has_a_name_that_says_nothing() -> None:
     drawers = {"helper", "helpers", "common", "misc", "manager", "base"}
     files = [p for folder in OWN for p in (ROOT / folder).rglob("*.py")]
     assert [str(p) for p in files if drawers & set(p.stem.split("_"))] == []

@@ -93,7 +93,7 @@ def test_a_meter_without_a_key_serves_the_server_that_welcomes_it() -> None:
     assert server.heard[1]["digests"][0][0] == minute_text(NOON)
 
 
-def test_to_be_welcomed_does_not_shorten_the_wait_and_a_round_that_ended_does() -> None:
+def test_a_welcome_does_not_shorten_the_wait_and_a_round_that_ended_does() -> None:
     ends = threading.Event()
 
     def fails_at_the_same_place(server: FakeServer) -> None:

@@ -15,7 +15,7 @@ def test_another_device_s_success_does_not_end_it() -> None:
     assert troubles.text() == ""
 
 
-def test_a_device_that_is_gone_takes_its_own_along_and_no_other_s() -> None:
+def test_troubles_of_a_device_that_has_gone_are_removed_and_no_others() -> None:
     troubles = Troubles()
     for device in ("meter-1", "meter-2"):
         for cause in ("storage", "unreadable"):
@@ -24,7 +24,7 @@ def test_a_device_that_is_gone_takes_its_own_along_and_no_other_s() -> None:
     assert troubles.text() == "meter-2: storage; meter-2: unreadable"
 
 
-def test_many_are_told_in_one_line() -> None:
+def test_many_are_reported_in_one_line() -> None:
     troubles = Troubles()
     troubles.set("", "devices", "the records cannot be read")
     for number in range(5):

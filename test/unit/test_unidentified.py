@@ -5,7 +5,7 @@ from __future__ import annotations
 from ec_server.synchronization.unidentified import Unidentified
 
 
-def test_beyond_its_bound_the_oldest_of_a_source_goes() -> None:
+def test_above_its_limit_the_oldest_connection_of_a_source_is_closed() -> None:
     connections: Unidentified[str] = Unidentified(most=10, most_of_source=3)
     assert [connections.add("a", f"a{n}") for n in range(3)] == [None, None, None]
     assert connections.add("b", "b0") is None
@@ -14,14 +14,14 @@ def test_beyond_its_bound_the_oldest_of_a_source_goes() -> None:
     assert connections.add("a", "a4") == "a1"
 
 
-def test_beyond_the_bound_of_all_the_oldest_of_the_largest_source_goes() -> None:
+def test_above_the_total_limit_the_oldest_connection_of_the_largest_source_is_closed() -> None:
     connections: Unidentified[str] = Unidentified(most=4, most_of_source=3)
     for source, name in (("b", "b0"), ("a", "a0"), ("a", "a1"), ("c", "c0")):
         assert connections.add(source, name) is None
     assert connections.add("d", "honest") == "a0"
 
 
-def test_one_that_was_identified_or_is_over_counts_no_more() -> None:
+def test_a_connection_that_was_identified_or_has_ended_is_no_longer_counted() -> None:
     connections: Unidentified[str] = Unidentified(most=10, most_of_source=2)
     connections.add("a", "a0")
     connections.add("a", "a1")

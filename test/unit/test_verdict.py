@@ -41,7 +41,7 @@ def test_all_proven_is_complete_through_the_earliest_of_them() -> None:
     assert "all 2 devices" in verdict.explanation
 
 
-def test_a_silent_device_whose_all_is_proven_holds_nothing_back_and_is_named() -> None:
+def test_a_silent_device_whose_data_is_all_proven_holds_nothing_back_and_is_named() -> None:
     silent = device("old", "202602281200", heard_s=100_000, first_s=200_000)
     assert lag_s(silent, NOW) == 0
     verdict = judge([device("a"), silent], NOW, ALLOWED_S)
@@ -62,7 +62,7 @@ def test_a_proof_older_than_a_round_allows_is_behind_and_says_through_when() -> 
     assert "complete through 14:03 UTC" in verdict.explanation
 
 
-def test_minutes_that_differ_speak_before_everything_else() -> None:
+def test_minutes_that_differ_decide_the_headline() -> None:
     verdict = judge([device("a", unresolved=3), device("b", "202603011300")], NOW, ALLOWED_S)
     assert verdict.headline == "3 minutes could not be proven"
     assert verdict.tone is Tone.ATTENTION
@@ -88,7 +88,7 @@ def test_many_names_are_cut() -> None:
     ("moment", "text"),
     [("202603011403", "14:03 UTC"), ("202602282359", "2026-02-28 23:59 UTC")],
 )
-def test_a_moment_has_its_date_only_where_that_is_not_today(moment: str, text: str) -> None:
+def test_a_moment_has_its_date_only_if_it_is_not_today(moment: str, text: str) -> None:
     assert moment_text(parse_minute(moment), NOW) == text
 
 
@@ -105,5 +105,5 @@ def test_a_moment_has_its_date_only_where_that_is_not_today(moment: str, text: s
         (187_205, "2 d 4 h"),
     ],
 )
-def test_a_span_is_told_in_its_largest_units(seconds: float, text: str) -> None:
+def test_a_span_is_printed_in_its_largest_units(seconds: float, text: str) -> None:
     assert span_text(seconds) == text

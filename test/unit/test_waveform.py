@@ -107,7 +107,7 @@ def test_a_looped_recording_goes_on_without_a_gap(recording: Path):
     assert replay.second(NOON + 3)[0] == 22_000
 
 
-def test_what_is_not_a_recording_is_refused_with_its_path(tmp_path: Path):
+def test_a_file_that_is_not_a_recording_is_refused_with_its_path(tmp_path: Path):
     path = tmp_path / "wrong.npy"
     np.save(path, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match=r"wrong\.npy"):

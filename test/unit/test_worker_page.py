@@ -281,7 +281,7 @@ class TestAPageOfAnotherVersion:
         assert caplog.text == ""
 
     @pytest.mark.parametrize("content", [b"", b"ECPAGE01", b"ECPAGE01[]" + bytes(4100), b"something" * 1000])
-    def test_that_cannot_be_read_is_made_anew(self, tmp_path: Path, content: bytes) -> None:
+    def test_that_cannot_be_read_is_created_again(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "receiver-0.page"
         path.write_bytes(content)
         with closing(WorkerPage.create(path, NAMES)) as page:
