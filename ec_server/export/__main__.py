@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{_NAME}: {error}", file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
-        print(f"{_NAME}: interrupted; no file was made", file=sys.stderr)
+        print(f"{_NAME}: interrupted; no file was created", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

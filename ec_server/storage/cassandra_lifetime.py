@@ -16,7 +16,7 @@ class Lifetime:
     """Of what one store writes."""
 
     def __init__(self, retention_days: int) -> None:
-        """0 keeps for ever."""
+        """0 keeps forever."""
         self._retention_s = retention_days * DAY_S
         self._newest = 0
 

@@ -119,10 +119,10 @@ class SqliteFolder:
         return not self.read_only or (self.path / "progress.db").exists()
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
-        """What ``use`` makes of the day's file.
+        """The result of ``use`` on the day's file.
 
-        A damaged one is set aside, and used anew. Where what is kept of its rows cannot be understood, that
-        is made again from them; PermanentStorageError where it is no use.
+        A damaged file is set aside, and ``use`` is called on a new one. If data derived from the file's rows
+        makes no sense, it is computed again from them; PermanentStorageError if that does not help.
         """
         try:
             return self._on_file(doing, day, use)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAULT
     if not rows:
         of_device = f" of {options.device}" if options.device else ""
-        print(f"nothing is stored{of_device} on {ec_date(options.day)}; no file was made", file=sys.stderr)
+        print(f"nothing is stored{of_device} on {ec_date(options.day)}; no file was created", file=sys.stderr)
         return EXIT_NOTHING
     say(f"{options.out}: {rows} rows")
     return 0

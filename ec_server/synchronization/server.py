@@ -233,7 +233,7 @@ class SyncServer:
         former = self._by_device.get(who.device_id)
         self._by_device[who.device_id] = peer
         if former is not None:
-            former.end("replaced", "the device has connected anew")
+            former.end("replaced", "the device has connected again")
         link = DeviceLink(
             peer,
             who.device_id,

@@ -2,7 +2,7 @@
 
 A VFS on top of SQLite's own notes every write, truncation, sync and deletion; renames and deletions by the
 store itself (damage set aside, retention) are noted as they pass through pathlib. The shared memory of a
-WAL (``-shm``) is not recorded: SQLite builds it anew after a crash.
+WAL (``-shm``) is not recorded: SQLite builds it again after a crash.
 
 A file is known by a number of its own, because names change hands: a day file that was set aside keeps its
 number, the one that is made in its place gets another.

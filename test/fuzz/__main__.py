@@ -2,7 +2,7 @@
 
 Each target runs for so many seconds, in a process of its own, from its corpus. What breaks one is written
 to ``fuzz-TARGET-...`` in the project's folder; put it into ``test/fuzz/corpus/TARGET/`` with the repair,
-so that the suite runs it for ever. Exit code 1 if a target broke.
+so that the suite always runs it. Exit code 1 if a target broke.
 """
 
 from __future__ import annotations

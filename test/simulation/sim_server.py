@@ -71,7 +71,7 @@ class SimServer:
         former = self.connections.get(device_id)
         self.connections[device_id] = connection
         if former is not None:
-            former.end("replaced", "the device has connected anew")
+            former.end("replaced", "the device has connected again")
 
 
 class Connection:

@@ -223,7 +223,7 @@ class World:
                 meter.link.cut()
 
     def _mend(self, meter: SimMeter) -> None:
-        """A meter that lied is mended, and so connects again."""
+        """A meter that lied becomes honest, and so connects again."""
         if meter.lies:
             meter.lies = False
             if meter.link is not None:

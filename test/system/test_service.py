@@ -79,7 +79,7 @@ def test_the_launcher_tells_when_it_is_ready_alive_and_stopping(
 
 
 def test_openssl_of_the_interpreter_does_not_loop_on_a_crafted_certificate() -> None:
-    # CVE-2022-0778, reachable where strangers are asked for certificates: mended in 1.1.1n and 3.0.2.
+    # CVE-2022-0778, reachable where strangers are asked for certificates: fixed in 1.1.1n and 3.0.2.
     version = re.search(r"OpenSSL (\d+)\.(\d+)\.(\d+)([a-z]*)", ssl.OPENSSL_VERSION)
     assert version, ssl.OPENSSL_VERSION
     numbers = tuple(int(number) for number in version.groups()[:3])

@@ -1,4 +1,4 @@
-"""The torture messages of RFC 4475, written anew from the RFC's descriptions, by section number.
+"""The torture messages of RFC 4475, written from the RFC's descriptions, by section number.
 
 ``METHOD`` stands for the request's method: that of the RFC (second column), or MESSAGE, as which the same
 oddity meets the code that takes messages. ``PORT`` is the sender's port, so that an answer over UDP comes

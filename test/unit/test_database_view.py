@@ -1,4 +1,4 @@
-"""Asking the database from an event loop: seldom, one at a time, and never for ever."""
+"""Asking the database from an event loop: seldom, one at a time, and never forever."""
 
 from __future__ import annotations
 

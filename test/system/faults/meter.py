@@ -236,7 +236,7 @@ class Meter:
         for token in old:
             del self._open[token]
         if old and self._plan.transport == "tcp":
-            self._break()  # a connection that does not answer is made anew
+            self._break()  # a connection that does not answer is opened again
         elif self._plan.transport == "udp" and self._socket is not None:
             for token, one in self._open.items():
                 if now_s >= one.again_s and one.tries < len(_RESEND_S) - 1:
