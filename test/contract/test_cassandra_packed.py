@@ -306,7 +306,7 @@ class TestDeletedRows:
             "write",
             lambda device_id, made, stamp: write(device_id, [one._replace(data=b"x") for one in made], stamp),
         )
-        with pytest.raises(RetryableStorageError, match="not read back"):
+        with pytest.raises(RetryableStorageError, match="differ from what was written"):
             pack_all(store, inside)
         assert everything(store) == before
         monkeypatch.undo()

@@ -41,7 +41,7 @@ BUGS = (
     Bug(
         "sent",
         "a digit of stored values is changed",
-        "ec_server/storage/sqlite_day_writes.py",
+        "ec_server/storage/sqlite_row_writes.py",
         "                b.values,\n                b.count,",
         '                b.values.replace(",4", ",5"),\n                b.count,',
         meanwhile=True,
@@ -147,8 +147,8 @@ BUGS = (
         "files",
         "a page of a day file is overwritten at the end",
         "ec_server/storage/sqlite_day.py",
-        "        self.db.close()\n",
-        "        self.db.close()\n"
+        "\n        self.db.close()\n",
+        "\n        self.db.close()\n"
         "        if not self.read_only:\n"
         "            with self.path.open('r+b') as file:\n"
         "                file.seek(4096 * 3)\n"
