@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 from operator import lt
 
-_SAMPLES = re.compile(r"(?:[0-9]{6},[^;]*+;)++")
+_SAMPLES = re.compile(r"(?:[0-9]{6},[^;]*+;)+")
 
 Samples = dict[int, str]
 """The samples of one second: microsecond to value text."""

@@ -35,14 +35,15 @@ STRIDE = 9
 _DEVICE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Twenty digits can hold every 64-bit second; more cannot be a time, and int() has a limit, too.
 _TIME = re.compile(rb"[0-9]{1,20}")
+# No group is repeated possessively: CPython before 3.11.5 then accepts what the group does not match.
 # Values that cannot overflow a double; all others are decided one sample at a time. The first pattern matches
 # what devices send, at half the cost of the second.
-_PLAIN_TEXT = re.compile(r"(?:;[0-9]{6},[+-]?[0-9]{1,200}+\.?[0-9]{0,100}+)++")
+_PLAIN_TEXT = re.compile(r"(?:;[0-9]{6},[+-]?[0-9]{1,200}+\.?[0-9]{0,100}+)+")
 _SURELY_FINITE = r"[+-]?(?:[0-9]{1,200}+(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,2}+)?"
-_TEXT = re.compile(rf"(?:;[0-9]{{6}},{_SURELY_FINITE})++")
+_TEXT = re.compile(rf"(?:;[0-9]{{6}},{_SURELY_FINITE})+")
 _VALUE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _WELL_FORMED = re.compile(
-    r"(?:;[0-9]{6},[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?(?=;|\Z))*+"
+    r"(?:;[0-9]{6},[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?(?=;|\Z))*"
 )
 _MICROSECOND = re.compile(r"[0-9]{6}")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]++")

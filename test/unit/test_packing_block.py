@@ -106,7 +106,7 @@ def test_any_rows_with_overlaps_come_back_as_they_were(parts: list[tuple[list[st
     assert independently(block) == oldest_first(list(rows.values()))
 
 
-@pytest.mark.parametrize("count", [1, 43, 1000, 20_000, 44_000, 200_000])
+@pytest.mark.parametrize("count", [1, 43, 1000, 20_000, 44_000, 200_000, (1 << 18) + 8])
 def test_a_second_of_any_size_comes_back_as_it_was(count: int) -> None:
     values = [f"{value:.3f}" for value in signal(count, 3)]
     check_packs(rows_of(regular_clock(count), values, every(44, count)))

@@ -24,5 +24,6 @@ def release_before() -> Path | None:
         return None
     folder = Path(tempfile.mkdtemp(prefix="ec-release-"))
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # CPython before 3.11.4 has none
+        archive.extractall(folder)
     return folder
