@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import apsw
 
@@ -43,9 +43,9 @@ class DayRepairs:
         found = self._read(batches[0])
         damaged = [one for one in found if not is_whole(one[1].batch.values, one[1].batch.checksum)]
         rows, samples = map(sum, zip(lost, self._replace_damaged(cursor, damaged)))
-        stored = {
-            row.batch.key: (rowid, row) for rowid, row in (self._read(batches[0]) if damaged else found)
-        }
+        if damaged:
+            found = self._read(batches[0])
+        stored = {row.batch.key: (rowid, row) for rowid, row in found}
         second = RepairedSecond(row for _, row in stored.values())
         effects: list[Effect] = []
         for batch, rowid in zip(batches, self._write.rowids(cursor, now_us, len(batches))):
@@ -62,7 +62,7 @@ class DayRepairs:
                 effects.append((True, 1, after.count))
             cursor.execute(INSERT, self._write.binding(row, rowid))
             stored[after.key] = (rowid, row)
-        self._expect_to_read_back(batches[0], stored, second)
+        self._expect_to_read_back(batches[0], stored.values(), second)
         changed, more_rows, more_samples = effects[0]
         effects[0] = (changed or rows > 0, more_rows - rows, more_samples - samples)
         return effects
@@ -72,7 +72,7 @@ class DayRepairs:
         return list(self._rows.with_rowid(batch.device_id, batch.second, batch.second + 1))
 
     def _expect_to_read_back(
-        self, batch: Batch, stored: Mapping[object, tuple[int, StoredRow]], second: RepairedSecond
+        self, batch: Batch, stored: Iterable[tuple[int, StoredRow]], second: RepairedSecond
     ) -> None:
         """Raise CorruptError if SQLite finds other rows than were written: then an index is damaged.
 
@@ -80,9 +80,7 @@ class DayRepairs:
         """
         at = (batch.device_id, self._file.date, ec_time(batch.second))
         indexed = {rowid: (start, end) for rowid, start, end in all_rows(self._file.db.execute(_INDEXED, at))}
-        written = {
-            rowid: (f"{row.batch.start_us:06d}", f"{row.batch.end_us:06d}") for rowid, row in stored.values()
-        }
+        written = {rowid: (f"{row.batch.start_us:06d}", f"{row.batch.end_us:06d}") for rowid, row in stored}
         if written.items() <= indexed.items():
             return
         if {row.batch.key: row.batch.values for _, row in self._read(batch)} != second.texts:
