@@ -169,6 +169,10 @@ class TestSynchronizing(sync_checks.TestARound):
     def _by_hand(self, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync_checks, "by_hand", keyspace.by_hand)
 
+    @pytest.mark.soak  # half a minute; the usual suite shows it on SQLite
+    def test_continues_where_it_was_after_the_server_was_killed(self, run: Any, meters: Any) -> None:
+        super().test_continues_where_it_was_after_the_server_was_killed(run, meters)
+
 
 class TestPacking:
     @pytest.mark.timeout(300)
