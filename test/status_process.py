@@ -22,17 +22,22 @@ ROOT = Path(__file__).parents[1]
 DEADLINE_S = 15.0
 
 
-def until(condition: Callable[[], object], what: str) -> Any:
-    """Ask again until it holds; its value."""
-    deadline = time.monotonic() + DEADLINE_S
+def until(
+    condition: Callable[[], object],
+    what: str,
+    deadline_s: float = DEADLINE_S,
+    passing: tuple[type[Exception], ...] = (OSError, http.client.HTTPException),
+) -> Any:
+    """Ask again until it holds; its value. What is ``passing`` is no answer yet."""
+    deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         try:
             if found := condition():
                 return found
-        except (OSError, http.client.HTTPException):
+        except passing:
             pass
         time.sleep(0.02)
-    raise AssertionError(f"not within {DEADLINE_S} s: {what}")
+    raise AssertionError(f"not within {deadline_s} s: {what}")
 
 
 def ask(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import status_process
+
 from ec_server.account.worker_page import WorkerPage
 from ec_server.storage.sqlite_store import SqliteStore
 from utilities.checksum_util import md5_hex
@@ -24,15 +26,8 @@ DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], object], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            if found := condition():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"not within {DEADLINE_S} s: {what}")
+    """As in status_process.py, with a browser's patience."""
+    return status_process.until(condition, what, DEADLINE_S, (OSError,))
 
 
 @dataclass

@@ -26,11 +26,10 @@ from ec_server.check.report_text import as_json, write_tables  # noqa: E402
 from ec_server.storage.contract import Store  # noqa: E402
 from ec_server.storage.engines import open_store, why_no_storage  # noqa: E402
 from utilities import extras, utc  # noqa: E402
-from utilities.command_line import device_id, output, run, say  # noqa: E402
+from utilities.command_line import EXIT_FAULT, device_id, output, run, say  # noqa: E402
 from utilities.errors import EcServerError  # noqa: E402
 
 EXIT_NO_DATA = 1
-EXIT_FAULT = 2
 _MOST_NAMED = 10
 _OWN_SECOND = -1  # -s without a number: the second of -d
 

@@ -120,6 +120,14 @@ def parse_iso(text: str) -> int:
     ) + int(text[20:26])
 
 
+def moment_us(text: str | None) -> int | None:
+    """Epoch microseconds of a stored text that may be damaged; None if it is not what ``iso`` wrote."""
+    try:
+        return parse_iso(text) if text is not None else None
+    except ValueError:
+        return None
+
+
 def is_expressible(second: int) -> bool:
     """Whether an epoch second can be written with a four-digit year."""
     return 0 <= second <= _LATEST

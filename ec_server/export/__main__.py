@@ -16,12 +16,10 @@ from ec_server.export.stored_seconds import Span, check_span, parse_moment
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store, refuse_stored_file, why_no_storage
 from utilities import utc
-from utilities.command_line import device_id, new_file, output, run
+from utilities.command_line import EXIT_FAULT, EXIT_INTERRUPTED, device_id, new_file, output, run
 from utilities.errors import EcServerError
 
 EXIT_NOTHING = 1
-EXIT_FAULT = 2
-EXIT_INTERRUPTED = 130
 _NAME = "ec_server.export"
 _MOST_NAMED = 10
 

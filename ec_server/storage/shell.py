@@ -27,12 +27,11 @@ from configuration.properties_reader import read_settings
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store, why_no_storage
 from ec_server.storage.original_tables import CHECKSUM, CONSUMPTION, Line, checksums, consumption
-from utilities.command_line import output, run
+from utilities.command_line import EXIT_FAULT, output, run
 from utilities.errors import ConfigurationError, EcServerError
 from utilities.utc import DAY_S, MINUTE_S, ec_date, minute_of, parse_ec
 
 EXIT_FAILED = 1
-EXIT_FAULT = 2
 _Read = Callable[[Store, str, int, int], Iterator[Line]]
 
 _EQ, _GT, _LE, _LT, _GE = (

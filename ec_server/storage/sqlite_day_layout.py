@@ -19,6 +19,7 @@ import apsw
 
 from ec_server.storage.ranges import of_minutes
 from ec_server.storage.sqlite_connection import all_rows, the_value, transaction
+from ec_server.storage.sqlite_day_blocks import READABLE_TIME
 from ec_server.storage.sqlite_rank import first_rowid
 from utilities.errors import DamagedFileError, PermanentStorageError
 from utilities.model import SETTLED
@@ -33,7 +34,7 @@ _OWN_TABLES = (
 )  # fmt: skip
 _TABLES = ("ec_consumption", "ec_checksum", *_OWN_TABLES)
 _READABLE = (
-    "ec_date = ?1 AND ec_time GLOB '[0-2][0-9][0-5][0-9][0-5][0-9]' AND ec_time < '240000'"
+    f"ec_date = ?1 AND {READABLE_TIME}"
     " AND typeof(values_count) = 'integer' AND values_count BETWEEN 0 AND 1000000000"
 )
 _COUNTED = (

@@ -25,7 +25,7 @@ from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_connection import all_rows, the_value, transaction
 from ec_server.storage.sqlite_day import DayFile
 from utilities.model import SETTLED, Digest, MinuteRecord, MinuteState, Verdict
-from utilities.utc import ec_time, iso, parse_ec, parse_iso
+from utilities.utc import ec_time, iso, moment_us, parse_ec
 
 _FIGURES = "CAST(extra AS INTEGER), CAST(conflicts AS INTEGER)"
 _OPEN = "(state IS NOT 'proven' OR extra > 0 OR conflicts > 0)"
@@ -230,7 +230,7 @@ class DayProof:
         )
         return {
             (parse_ec(self._file.date, at), kind): (
-                _moment_us(checked),
+                moment_us(checked),
                 times,
             )
             for at, kind, checked, times in found
@@ -252,7 +252,7 @@ class DayProof:
                 _state_of(state),
                 extra,
                 conflicts,
-                _moment_us(check_time),
+                moment_us(check_time),
                 check_times,
                 bool(packed),
             )
@@ -263,11 +263,3 @@ class DayProof:
 def _state_of(text: str | None) -> MinuteState | None:
     """The state of this name; None if there is no such state."""
     return MinuteState(text) if text in _STATES else None
-
-
-def _moment_us(text: str | None) -> int | None:
-    """Epoch microseconds of a text; None if it is not a time."""
-    try:
-        return parse_iso(text) if text is not None else None
-    except ValueError:
-        return None

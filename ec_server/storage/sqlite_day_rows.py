@@ -25,7 +25,7 @@ from ec_server.storage.sqlite_day_blocks import READABLE_TIME, rows_of
 from ec_server.storage.sqlite_rank import is_shared, rank_of
 from utilities.checksum_util import join_rows, md5_hex
 from utilities.model import Batch, StoredRow
-from utilities.utc import MINUTE_S, ec_time, parse_ec, parse_iso
+from utilities.utc import MINUTE_S, ec_time, moment_us, parse_ec, parse_iso
 
 _VALUES = (
     "CAST(ec_time AS BLOB), CAST(start_us AS BLOB), CAST(end_us AS BLOB),"
@@ -94,7 +94,7 @@ class DayRows:
             (device_id, self._file.date, *self._file.span(start, stop)),
         )
         kept = [(self._stored(device_id, row, 0), row[7], row[8]) for row in found]
-        return [ReplacedRow(row, _moment_us(moment), reason) for row, moment, reason in kept if row]
+        return [ReplacedRow(row, moment_us(moment) or 0, reason) for row, moment, reason in kept if row]
 
     def texts(
         self, device_id: str, start: int, stop: int, *, trusted: bool = True
@@ -188,14 +188,6 @@ def _rowid(row: tuple[int, StoredRow]) -> int:
 
 def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
     return row[1].batch.second, row[0]
-
-
-def _moment_us(stored: str) -> int:
-    """A stored moment in epoch microseconds; 0 for what is none."""
-    try:
-        return parse_iso(stored)
-    except ValueError:
-        return 0
 
 
 def is_whole(values: str, checksum: str) -> bool:

@@ -20,12 +20,11 @@ from configuration.properties_reader import read_settings
 from ec_server.storage.contract import Store
 from ec_server.storage.engines import open_store, refuse_stored_file, why_no_storage
 from ec_server.storage.original_tables import checksums, consumption
-from utilities.command_line import device_id, new_file, run, say
+from utilities.command_line import EXIT_FAULT, device_id, new_file, run, say
 from utilities.errors import EcServerError
 from utilities.utc import DAY_S, ec_date, parse_ec
 
 EXIT_NOTHING = 1
-EXIT_FAULT = 2
 _SCHEMA = Path(__file__).with_name("schema") / "sqlite_day.sql"
 _ROWS = "INSERT INTO ec_consumption VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DIGESTS = "INSERT INTO ec_checksum VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

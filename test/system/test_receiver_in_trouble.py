@@ -6,13 +6,28 @@ import os
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from system.receiver_process import StartReceiver, body, wait_until
+from system.receiver_process import Receiver, StartReceiver, body, wait_until
 from system.sip_peer import Peer
 
 from ec_server.account.figures import RUN_FOLDER, queued
+
+
+@contextmanager
+def full_queue(receiver: Receiver, peer: Peer) -> Iterator[sqlite3.Connection]:
+    """The database is locked by the connection given, one row is stored, and the queue behind it is full."""
+    assert peer.ask(body(0)) == 200
+    wait_until(lambda: len(receiver.rows()) == 1, "first row")
+    (day,) = receiver.data.glob("ec-*.sqlite")
+    with closing(sqlite3.connect(day, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        for us in range(1, 40):
+            peer.send(body(us))
+        wait_until(lambda: receiver.figures()["received"] >= 6, "the queue is full")
+        yield database
 
 
 class TestFullQueue:
@@ -21,14 +36,7 @@ class TestFullQueue:
     ) -> None:
         receiver = start_receiver(**{"ingest.queue_batches": 5, "ingest.commit_batches": 5}).ready()
         with Peer("TCP", receiver.port) as peer:
-            assert peer.ask(body(0)) == 200
-            wait_until(lambda: len(receiver.rows()) == 1, "first row")
-            (day,) = receiver.data.glob("ec-*.sqlite")
-            with closing(sqlite3.connect(day, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")
-                for us in range(1, 40):
-                    peer.send(body(us))
-                wait_until(lambda: receiver.figures()["received"] >= 6, "the queue is full")
+            with full_queue(receiver, peer) as database:
                 time.sleep(0.5)  # the SIP thread stands still now, and must not look dead
                 received = receiver.figures()["received"]
                 assert received < 20
@@ -49,18 +57,10 @@ class TestFullQueue:
         self, start_receiver: StartReceiver
     ) -> None:
         receiver = start_receiver(**{"ingest.queue_batches": 5, "ingest.commit_batches": 5}).ready()
-        with Peer("TCP", receiver.port) as peer:
-            assert peer.ask(body(0)) == 200
-            wait_until(lambda: len(receiver.rows()) == 1, "first row")
-            (day,) = receiver.data.glob("ec-*.sqlite")
-            with closing(sqlite3.connect(day, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")
-                for us in range(1, 40):
-                    peer.send(body(us))
-                wait_until(lambda: receiver.figures()["received"] >= 6, "the queue is full")
-                began = time.monotonic()
-                assert receiver.stop() == 1
-                assert time.monotonic() - began < 18
+        with Peer("TCP", receiver.port) as peer, full_queue(receiver, peer):
+            began = time.monotonic()
+            assert receiver.stop() == 1
+            assert time.monotonic() - began < 18
         assert "which the next start stores" in receiver.log
         assert queued(receiver.figures()) == 5, "what is left is in the ring"
 
