@@ -65,6 +65,7 @@ def parse_minute(text: str) -> int:
     return parse_second(text + "00") if len(text) == 12 else _not_a_moment(text, "YYYYMMDDHHMM")
 
 
+@lru_cache(maxsize=8192)
 def parse_second(text: str) -> int:
     """Epoch second of ``YYYYMMDDHHMMSS``; ValueError if there is no such second."""
     if len(text) != 14 or not (text.isascii() and text.isdigit()):

@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def day_of_set_aside(name: str) -> int | None:
     return parse_ec(match[1], "000000") if match else None
 
 
+@lru_cache(maxsize=1024)
+def _day_of_file(name: str) -> int | None:
+    """The day of a day file; None if it is another kind of name, or a copy that somebody made."""
+    match = _DAY_FILE.fullmatch(name)
+    try:
+        return parse_ec(match[1], "000000") if match else None
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _path_of(folder: Path, day: int) -> Path:
+    return folder / f"ec-{ec_date(day)}.sqlite"
+
+
 class DayFiles:
     """Opens and closes the files of one store."""
 
@@ -90,26 +106,19 @@ class DayFiles:
 
     def path(self, day: int) -> Path:
         """Where the day's file is, or would be."""
-        return self.folder / f"ec-{ec_date(day)}.sqlite"
+        return _path_of(self.folder, day)
 
     def stored(self) -> list[int]:
         """Days that have a file, ascending."""
-        return sorted(day for day, _ in self._named(_DAY_FILE))
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208 (hundreds of names, asked often)
+        except FileNotFoundError:
+            return []
+        return sorted(day for day in map(_day_of_file, names) if day is not None)
 
     def between(self, start: int, stop: int) -> list[int]:
         """Days that have a file and overlap ``[start, stop)``, ascending."""
         return [day for day in self.stored() if day < stop and day + DAY_S > start]
-
-    def _named(self, form: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
-        try:
-            names = os.listdir(self.folder)  # noqa: PTH208 (hundreds of names, asked often)
-        except FileNotFoundError:
-            return
-        for match in filter(None, map(form.fullmatch, names)):
-            try:
-                yield parse_ec(match[1], "000000"), self.folder / match[0]
-            except ValueError:
-                continue  # a copy that somebody made, not a day file
 
     def open(self, day: int) -> Day:
         """The day's open file; created if it is missing. Call within ``translated``."""
@@ -155,9 +164,9 @@ class DayFiles:
     def stamp(self, day: int) -> tuple[int, ...]:
         """A value that changes whenever the day's file changes or is replaced."""
         path, stamp = self.path(day), [0]
-        for name in (path, path.with_name(path.name + "-wal")):
+        for name in (path, f"{path}-wal"):
             try:
-                found = name.stat()
+                found = os.stat(name)  # noqa: PTH116 (asked often)
                 # An empty -wal exists whenever somebody has the file open: treated as absent.
                 said = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
                 stamp += said if found.st_size else (0, 0, 0, 0)
