@@ -36,6 +36,8 @@ from utilities.utc import DAY_S
 SYNCFREQ_MINUTES = "0.03"
 PATIENCE_S = 90.0
 """For what has no deadline of its own; a busy machine may take long."""
+RESTART_S = 3.0
+"""A process that was killed this shortly before has no long waits to tell of: it is only coming up."""
 _TMPFS_MB = 64
 _TWO_SECONDS_IN_HOURS = "0.0006"
 
@@ -277,7 +279,7 @@ class Run:
         self._outcome.scrapes = watch.scrapes
         for fault, (began_s, ended_s) in times.items():
             alone = all(
-                other is fault or after < began_s or before > ended_s
+                other is fault or after + RESTART_S < began_s or before > ended_s
                 for other, (before, after) in times.items()
             )
             if alone and fault not in self._stage.did_nothing:
