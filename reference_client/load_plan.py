@@ -2,8 +2,9 @@
 
 Message ``n`` belongs to device ``n % devices``, as its step ``n // devices``. The steps of a device fill its
 seconds one after the other, from ``start`` on, so that no row occurs twice. The first value of each message
-is ten million plus its own number, so that the rows' contents differ, too (for six million messages, after
-which the values repeat).
+tells its number, so that the rows' contents differ, too (for six million messages, after which the values
+repeat): as text one from 1000.000 on in steps of a thousandth, with as many places as all others, in binary
+ten million and more.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ WINDOWS = {"tcp": 128, "udp": 16}
 """Transport to the default number of unanswered messages per connection."""
 
 _VARIANTS = 4
-# First values always have eight digits, and are below 2**24, where whole numbers are exact as float32.
-_FIRST, _NUMBERS = 10_000_000, 6_000_000
+_NUMBERS = 6_000_000
+# First values always have eight characters; in binary they are below 2**24, where whole numbers are exact.
+_FIRST_THOUSANDTHS, _FIRST_BINARY = 1_000_000, 10_000_000
 
 
 def _an_hour_ago() -> int:
@@ -104,7 +106,8 @@ class LoadPlan:
         """``(device_id, second, canonical text)`` of the row that message ``number`` must become."""
         device, second, slot = self.place(number)
         part = prepared(self.format)[variant(device, second)][slot]
-        text = f"{part.microsecond:06d},{first_value(number)}{part.rest_of_text}"
+        first = first_text(FORMATS[self.format][0], number)
+        text = f"{part.microsecond:06d},{first}{part.rest_of_text}"
         return self.device_id(device), second, text
 
     def batches(self) -> Iterator[tuple[str, int, str]]:
@@ -144,17 +147,20 @@ class Slot:
     """Total length in bytes, including the first value."""
 
 
-def first_value(number: int) -> int:
-    """The first value of a message."""
-    return _FIRST + number % _NUMBERS
+def first_text(binary: bool, number: int) -> str:
+    """The canonical text of a message's first value."""
+    if binary:
+        return str(_FIRST_BINARY + number % _NUMBERS)
+    whole, thousandths = divmod(_FIRST_THOUSANDTHS + number % _NUMBERS, 1000)
+    return f"{whole}.{thousandths:03d}"
 
 
 def first_value_bytes(binary: bool) -> Callable[[int], bytes]:
     """The function that encodes the first value: number of the message to bytes."""
     if binary:
         pack = struct.Struct("<f").pack
-        return lambda number: pack(_FIRST + number % _NUMBERS)
-    return lambda number: b"%d" % (_FIRST + number % _NUMBERS)
+        return lambda number: pack(_FIRST_BINARY + number % _NUMBERS)
+    return lambda number: b"%d.%03d" % divmod(_FIRST_THOUSANDTHS + number % _NUMBERS, 1000)
 
 
 def variant(device: int, second: int) -> int:
