@@ -147,10 +147,13 @@ class StoreMachine(RuleBasedStateMachine):
     def replay(self, device: str, second: int, values: dict[int, str], at: int) -> None:
         """A row as old as one of the second's, or older than all; -1: newer than all."""
         late = batch(device, second, values)
-        self.sent.append(late)
         stored = [list(store.rows(device, second, second + 1)) for store in (self.reader, self.model)]
         ranks = [[EARLY_RANK, *(row.rank for row in rows)] for rows in stored]
         chosen = [max(of) + 2**21 if at < 0 else of[at % len(of)] for of in ranks]
+        oldest = min((row.rank for row in stored[0]), default=EARLY_RANK)
+        if oldest < EARLY_RANK == chosen[0]:  # another program's, in a table that was empty
+            return
+        self.sent.append(late)
         own = [[StoredRow(late, self.now_us, rank)] for rank in chosen]
         self._write(1, "replay", [late], *own)
 
@@ -336,7 +339,7 @@ class FileMachine(StoreMachine):
 
     @rule(device=devices, second=seconds, values=samples)
     def insert_by_hand(self, device: str, second: int, values: dict[int, str]) -> None:
-        """Ranks after everything stored; a key that is there already is refused."""
+        """Ranks after everything in the table; a key that is there already is refused."""
         new = batch(device, second, values)
         there = self.model._rows.get(device, {}).get(second, {})
         if (new.start_us, new.end_us) in there or not self.copy_exists(day_of(second)):
