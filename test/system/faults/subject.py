@@ -91,12 +91,16 @@ class Subject:
         return answer is not None and answer.status_code == 200
 
     def end(self, *, must_be_clean: bool = True) -> float:
-        """End it in order; the seconds that it took. Violates ``exit`` where it is not clean."""
+        """End it in order; the seconds that it took. Violates ``exit`` where it is not clean.
+
+        SIGTERM is followed by SIGCONT, as systemd does: a stopped process could not end.
+        """
         assert self.process is not None
         self._note_pids()
         self.stalled = True
         begun_s = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            self.process.send_signal(number)
         try:
             code = self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
