@@ -41,6 +41,10 @@ _RESTORE_LINE = (
 )
 
 
+class RevertedError(Exception):
+    """The file has reverted to an older state since its generation was recorded."""
+
+
 class DayFile:
     """An open day file. Its methods raise apsw's errors; SqliteStore translates them."""
 
@@ -59,6 +63,8 @@ class DayFile:
         self.date = ec_date(day)
         self.writer = writer
         self.own = OwnMinutes()
+        self.recorded_generation = 0
+        """The latest one in progress.db before the current transaction; see sqlite_trust.py."""
         self.read_only = read_only
         self.on_damage = on_damage
         self.db = connect(path, read_only=read_only, synchronous=synchronous)
@@ -119,16 +125,17 @@ class DayFile:
             return 0
         return int(the_value(self.db.execute("SELECT generation FROM ec_file")) or 0)
 
-    @staticmethod
-    def next_generation(cursor: apsw.Cursor, at_least: int = 0) -> int:
-        """Raise the generation, within a transaction; returns the new one."""
-        return int(
-            the_value(
-                cursor.execute(
-                    "UPDATE ec_file SET generation = max(generation + 1, ?) RETURNING generation", (at_least,)
-                )
-            )
-        )
+    def next_generation(self, cursor: apsw.Cursor, at_least: int = 0) -> int:
+        """Raise the generation, within a transaction; returns the new one.
+
+        Raises RevertedError if the file's generation is lower than the recorded one: raised, it would look
+        like that.
+        """
+        statement = "UPDATE ec_file SET generation = max(generation + 1, ?) RETURNING generation"
+        [(raised,)] = all_rows(cursor.execute(statement, (at_least,)))  # no statement may be left unfinished
+        if raised <= self.recorded_generation:
+            raise RevertedError
+        return int(raised)
 
     def mark_removed(self) -> None:
         """Tell every process that has the file open not to write to it any more."""

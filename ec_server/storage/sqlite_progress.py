@@ -141,6 +141,13 @@ class ProgressFile:
             return {day: 0 for (day,) in self._db.execute("SELECT day FROM known_day")}
         return dict(_lines(self._db.execute("SELECT day, generation FROM known_day"), int, int))
 
+    def known_generation(self, day: int) -> int:
+        """The latest known generation of a day's file, gone or not; 0 if there was none."""
+        if self._layout != LAYOUT:
+            return 0
+        found = self._db.execute("SELECT abs(generation) FROM known_day WHERE day = ?", (day,))
+        return int(the_value(found) or 0)
+
     def know_day(self, day: int, generation: int) -> int:
         """Record that a day has a file of at least this generation; returns the latest known generation."""
         with transaction(self._db) as cursor:

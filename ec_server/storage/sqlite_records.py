@@ -162,11 +162,11 @@ class Records:
         empty: list[int] = []
         for day, group in groupby(sorted(verdicts, key=_minute), key=lambda v: day_of(v.minute)):
             of_day = list(group)
-            # The verdicts of a file that has reverted are revoked first, not afterwards.
+            # The verdicts of a file that is gone are removed first, not afterwards.
             self._trust.of(self._folder.days.between(day, day + 1))
             if self._folder.days.path(day).exists() or any(v.state is MinuteState.UNRESOLVED for v in of_day):
                 self._trust.know(day)
-                elsewhere, moved, generation = self._folder.on_day(
+                elsewhere, moved, generation = self._trust.write(
                     "writing verdicts to",
                     day,
                     lambda d, v=of_day: d.proof.record(device_id, v, compared_us),  # type: ignore[misc]

@@ -96,7 +96,7 @@ class SqliteStore(Store):
         self._trust.know(day)
         written = None
         while written is None:
-            written = self._folder.on_day("writing to", day, write)
+            written = self._trust.write("writing to", day, write)
             if written is None:
                 self._folder.days.forget(day)
         if written.generation is not None:

@@ -2,23 +2,29 @@
 
 Rule: progress.db records the latest generation of each day file (sqlite_day.py) right after each commit. A
 file with a lower generation, or a file that is not recorded, has reverted to an older state: its verdicts and
-the empty minutes of its day are removed. The recorded generation is read before the file's own, so that a
-commit in between is never mistaken for a reversal.
+the empty minutes of its day are removed. This happens before the server raises the generation of such a file,
+because afterwards it might be the recorded one; changes by other programs do not raise it. The recorded
+generation is read before the file's own, so that a commit in between is never mistaken for a reversal.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ec_server.storage.ranges import Range
+from ec_server.storage.sqlite_day import RevertedError
+from ec_server.storage.sqlite_files import Day
 from ec_server.storage.sqlite_folder import SqliteFolder
 from utilities.errors import PermanentStorageError
 from utilities.utc import DAY_S
 
 UNCHANGED_FOR_S = 60.0
 """What is read from a file that was not written to for this long is cached until it changes."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,18 @@ class DayTrust:
         if day not in self._known:
             self.tell(day, 0)
             self._known.add(day)
+
+    def write(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
+        """The result of ``use``, one transaction on the day's file that may raise its generation.
+
+        If the file has reverted, nothing is written before its proof is removed.
+        """
+        while True:
+            recorded = self._folder.in_progress("reading", lambda progress: progress.known_generation(day))
+            try:
+                return self._folder.on_day(doing, day, lambda d, r=recorded: _write(d, r, use))  # type: ignore[misc]
+            except RevertedError:
+                self.is_trusted(day, recorded)
 
     def tell(self, day: int, generation: int) -> int:
         """Record a file's generation; returns the latest recorded one."""
@@ -103,3 +121,8 @@ class DayTrust:
             self._folder.in_progress("writing to", lambda progress: progress.day_went_back(day))
             self.tell(day, raised)
         return not self._folder.read_only
+
+
+def _write(day: Day, recorded: int, use: Callable[[Day], _T]) -> _T:
+    day.file.recorded_generation = recorded
+    return use(day)

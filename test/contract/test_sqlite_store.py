@@ -184,6 +184,25 @@ class TestFilesThatGoBack:
         assert store.publish([FinishedMinute("m", NOON, ((NOON, of_all),), complete=True)]) == 0
         assert store.minute_digests("m", NOON, NOON + 60)[0][1].count == 4 * (1 + goes_on)
 
+    @pytest.mark.parametrize("by", ["message", "verdict", "another program"])
+    def test_what_is_written_to_it_before_anybody_looks_does_not_make_it_the_newest(
+        self, opens: Opens, foreign: Foreign, tmp_path: Path, by: str
+    ) -> None:
+        path, backup = tmp_path / "ec-20260301.sqlite", tmp_path / "backup"
+        with SqliteStore(tmp_path) as store:
+            store.ingest([run_of("m", NOON, 0), run_of("m", NOON + 60, 0)])
+            check(store, "m", NOON, MinuteState.PROVEN)
+            by_hand(path, f"VACUUM INTO '{backup}'")
+            store.ingest([run_of("m", NOON, 5000)])
+        shutil.copy(backup, path)
+        if by == "message":
+            opens().ingest([run_of("other", NOON, 0)])
+        elif by == "verdict":
+            check(opens(), "m", NOON + 60, MinuteState.PROVEN)
+        else:
+            foreign("DELETE FROM ec_consumption WHERE ec_time = '120100'")
+        assert opens().unproven_ranges("m", NOON, NOON + 60) == [(NOON, NOON + 60)]
+
     def test_a_read_only_reader_does_not_believe_it_either(self, tmp_path: Path, proven: Path) -> None:
         shutil.copy(proven, tmp_path / "ec-20260301.sqlite")
         with SqliteStore(tmp_path, read_only=True) as reader:

@@ -81,8 +81,9 @@ CREATE TABLE IF NOT EXISTS ec_settled (
 );
 CREATE INDEX IF NOT EXISTS ec_settled_device ON ec_settled (device_id);
 
--- One line. `generation` increases whenever a verdict is recorded or removed, or a minute gets its first
--- row. progress.db keeps the latest one: a file with a lower one has reverted to an older state.
+-- One line. `generation` increases whenever the server records or removes a verdict, or a minute gets its first
+-- row. progress.db keeps the latest one: a file with a lower one has reverted to an older state. Changes by
+-- other programs do not increase it: an older file would look like the newest.
 CREATE TABLE IF NOT EXISTS ec_file (
     generation INTEGER NOT NULL
 );
@@ -114,7 +115,6 @@ CREATE TRIGGER ec_consumption_inserted AFTER INSERT ON ec_consumption BEGIN
         ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
             packed = 0,
             row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
     -- SQLite gave it the table's last rowid plus one, and packed rows may have higher ones: give the row a
     -- rank of its own, above all.
@@ -133,7 +133,6 @@ CREATE TRIGGER ec_consumption_deleted AFTER DELETE ON ec_consumption BEGIN
             packed = 0,
             row_count = row_count - 1, row_samples = row_samples - OLD.values_count
         WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = OLD.device_id;
 END;
 
@@ -153,7 +152,6 @@ CREATE TRIGGER ec_consumption_updated AFTER UPDATE ON ec_consumption BEGIN
         ON CONFLICT DO UPDATE SET writer = NULL, version = version + 1, digest_cached = 0, state = NULL,
             packed = 0,
             row_count = row_count + 1, row_samples = row_samples + excluded.row_samples;
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id IN (OLD.device_id, NEW.device_id);
 END;
 
@@ -168,7 +166,6 @@ CREATE TRIGGER ec_block_inserted AFTER INSERT ON ec_block BEGIN
             packed = 0, row_count = row_count + excluded.row_count,
             row_samples = row_samples + excluded.row_samples;
     UPDATE ec_block_total SET block_bytes = block_bytes + length(NEW.block);
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = NEW.device_id;
 END;
 
@@ -180,7 +177,6 @@ CREATE TRIGGER ec_block_deleted AFTER DELETE ON ec_block BEGIN
             packed = 0, row_count = row_count - OLD.row_count, row_samples = row_samples - OLD.values_count
         WHERE device_id = OLD.device_id AND ec_time = substr(OLD.ec_time, 1, 4) || '00';
     UPDATE ec_block_total SET block_bytes = block_bytes - length(OLD.block);
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id = OLD.device_id;
 END;
 
@@ -201,6 +197,5 @@ CREATE TRIGGER ec_block_updated AFTER UPDATE ON ec_block BEGIN
             packed = 0, row_count = row_count + excluded.row_count,
             row_samples = row_samples + excluded.row_samples;
     UPDATE ec_block_total SET block_bytes = block_bytes + length(NEW.block);
-    UPDATE ec_file SET generation = generation + 1;
     UPDATE ec_settled SET start = NULL WHERE device_id IN (OLD.device_id, NEW.device_id);
 END;
