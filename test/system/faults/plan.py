@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     "progress-damaged": Kind((), (0.0, 0.0), (SQLITE,), 1, ends_server=True),
     "progress-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1),
     "devices-broken": Kind(
-        ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices", "starting")
+        ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices", "starting", "exit code 2")
     ),
     # The database
     "node-frozen": Kind((), (1.0, 3.0), (CASSANDRA,), 5),
@@ -216,7 +216,8 @@ def plan_of(seed: int, engine: str = SQLITE, longest_s: float = 9.0) -> Plan:
         meters,
         (),
     )
-    return replace(surroundings, faults=tuple(_faults(choose, engine, longest_s)))
+    faults = tuple(_faults(choose, engine, longest_s))
+    return replace(surroundings, faults=tuple(fault for fault in faults if _can_be(fault, faults)))
 
 
 def _faults(choose: random.Random, engine: str, longest_s: float) -> Iterator[Fault]:
@@ -234,6 +235,19 @@ def _faults(choose: random.Random, engine: str, longest_s: float) -> Iterator[Fa
         yield Fault(name, target, round(at_s, 3), round(for_s, 3), round(amount, 6))
         overlaps = choose.random() < 0.4 and not kind.shown_after_s
         at_s += choose.uniform(0.1, 0.5) + (0.0 if overlaps else for_s)
+
+
+def _can_be(fault: Fault, faults: Sequence[Fault]) -> bool:
+    """Whether the server can be expected to survive this fault among the others.
+
+    The version before does not start on a damaged file, and no version with a broken devices file.
+    """
+    if fault.kind in ("day-damaged", "progress-damaged"):
+        return not any(other.kind == "upgrade" and other.at_s > fault.at_s for other in faults)
+    if fault.kind == "devices-broken":
+        starts = [at_s for other in faults if other.rules.ends_server for at_s in (other.at_s, other.end_s)]
+        return not any(fault.at_s <= at_s <= fault.end_s for at_s in starts)
+    return True
 
 
 def in_turn(plans: Sequence[Plan]) -> Plan:
