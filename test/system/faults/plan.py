@@ -88,7 +88,11 @@ KINDS: dict[str, Kind] = {
     "progress-damaged": Kind((), (0.0, 0.0), (SQLITE,), 1, ends_server=True),
     "progress-removed-live": Kind((), (0.0, 0.0), (SQLITE,), 1),
     "devices-broken": Kind(
-        ("writer", "sync"), (5.0, 6.0), weight=1, shown_after_s=4.5, shown_as=("devices", "starting", "exit code 2")
+        ("writer", "sync"),
+        (5.0, 6.0),
+        weight=1,
+        shown_after_s=4.5,
+        shown_as=("devices", "starting", "exit code 2"),
     ),
     # The database
     "node-frozen": Kind((), (1.0, 3.0), (CASSANDRA,), 5),
