@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         ranks = [[EARLY_RANK, *(row.rank for row in rows)] for rows in stored]
         chosen = [max(of) + 2**21 if at < 0 else of[at % len(of)] for of in ranks]
         oldest = min((row.rank for row in stored[0]), default=EARLY_RANK)
-        if oldest < EARLY_RANK == chosen[0]:  # another program's, in a table that was empty
+        if oldest < EARLY_RANK and chosen[0] <= EARLY_RANK:  # another program's, in a table that was empty
             return
         self.sent.append(late)
         own = [[StoredRow(late, self.now_us, rank)] for rank in chosen]
