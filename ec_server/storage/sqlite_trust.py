@@ -18,11 +18,13 @@ from ec_server.storage.ranges import Range
 from ec_server.storage.sqlite_day import RevertedError
 from ec_server.storage.sqlite_files import Day
 from ec_server.storage.sqlite_folder import SqliteFolder
-from utilities.errors import PermanentStorageError
+from utilities.errors import PermanentStorageError, RetryableStorageError
 from utilities.utc import DAY_S
 
 UNCHANGED_FOR_S = 60.0
 """What is read from a file that was not written to for this long is cached until it changes."""
+
+_ATTEMPTS = 3
 
 _T = TypeVar("_T")
 
@@ -58,12 +60,16 @@ class DayTrust:
 
         If the file has reverted, nothing is written before its proof is removed.
         """
-        while True:
+        for _ in range(_ATTEMPTS):
             recorded = self._folder.in_progress("reading", lambda progress: progress.known_generation(day))
             try:
                 return self._folder.on_day(doing, day, lambda d, r=recorded: _write(d, r, use))  # type: ignore[misc]
             except RevertedError:
                 self.is_trusted(day, recorded)
+        path = self._folder.days.path(day)
+        raise RetryableStorageError(
+            f"{doing} {path}: the file was replaced by an older one {_ATTEMPTS} times; it will be tried again"
+        )
 
     def tell(self, day: int, generation: int) -> int:
         """Record a file's generation; returns the latest recorded one."""

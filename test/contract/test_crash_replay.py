@@ -147,6 +147,12 @@ def split_before(statement: str) -> Callable[..., Any]:
     return holed
 
 
+def believe_older_states(patch: pytest.MonkeyPatch) -> None:
+    """Neither a look nor a write notices a file's older state."""
+    patch.setattr(sqlite_trust.DayTrust, "is_trusted", lambda *_: True)
+    patch.setattr(sqlite_trust, "_write", lambda day, _recorded, use: use(day))
+
+
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 _TAKES_LONG = "a verdict that comes back when the power fails"
@@ -180,7 +186,7 @@ FAULTS: dict[str, tuple[Fault, str, dict[str, Any], str]] = {
         "lacks",
     ),
     "a file's older state that is believed": (
-        lambda patch: patch.setattr(sqlite_trust.DayTrust, "is_trusted", lambda *_: True),
+        believe_older_states,
         "normal",
         {"steps": ["send", "round", "back up", "record again", "round", "restore"]},
         "lacks",
