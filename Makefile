@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 3
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start hundreds of processes; without compiled modules each of them compiles all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast soak bench fuzz faults crash simulate lint types format lock cassandra cassandra-stop cassandra-clean debian clean help
 

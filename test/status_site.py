@@ -23,6 +23,7 @@ from utilities.utc import minute_of
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 60.0
+WIDTHS = (320, 390, 768, 1280)
 
 
 def until(condition: Callable[[], object], what: str) -> Any:
@@ -88,3 +89,17 @@ def prove(site: Site, device: str, ago_min: int, state: MinuteState = MinuteStat
 def text(browser: Any, css: str) -> str:
     """What a part of the page shows; "" if there is no such part."""
     return str(browser.execute_script(f"return document.querySelector({css!r})?.innerText ?? ''"))
+
+
+def too_wide(browser: Any, url: str) -> dict[int, int]:
+    """How wide a page is on each width of screen, in pixels, where it is wider than the screen."""
+    found = {}
+    try:
+        for width in WIDTHS:
+            metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            browser.get(url)
+            found[width] = browser.execute_script("return document.documentElement.scrollWidth")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    return {width: page for width, page in found.items() if page > width}

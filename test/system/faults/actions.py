@@ -98,7 +98,7 @@ def _crash(stage: Stage, _fault: Fault) -> None:
 
 def _upgrade(stage: Stage, fault: Fault) -> None:
     def by_this_version() -> None:
-        stage.subject.root, stage.subject.is_older = ROOT, False
+        stage.subject.replace_by(ROOT)
 
     ordered = fault.target == "ordered"
     stage.subject.restart(orderly=ordered, must_be_clean=False, meanwhile=by_this_version)

@@ -51,7 +51,8 @@ class Subject:
     def __init__(self, folder: Path, environ: Mapping[str, str], root: Path = ROOT) -> None:
         self.folder, self.root = folder, root
         self.is_older = False
-        """Whether it is the version before, whose ends are not judged."""
+        """Whether it is the version before, whose ends and whose log are not judged."""
+        self._log_begins = 0
         self.sip_port, self.sync_port, self.status_port = free_ports(3)
         self.data = folder / "data"
         self.log_path = folder / "server.log"
@@ -173,6 +174,11 @@ class Subject:
                     found.append(process)
         return found
 
+    def replace_by(self, root: Path) -> None:
+        """From the next start on it is this version. What it has logged is the former one's."""
+        self.root, self.is_older = root, False
+        self._log_begins = self.log_path.stat().st_size
+
     # --- what it says ---------------------------------------------------------------------------
 
     def get(self, path: str) -> httpx.Response | None:
@@ -182,8 +188,8 @@ class Subject:
         return None
 
     def log(self) -> str:
-        """What it has logged."""
-        return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
+        """What this version has logged."""
+        return self.log_path.read_bytes()[self._log_begins :].decode("utf-8", "replace")
 
 
 def _command(process: psutil.Process) -> list[str]:
