@@ -3,8 +3,8 @@
 Message ``n`` belongs to device ``n % devices``, as its step ``n // devices``. The steps of a device fill its
 seconds one after the other, from ``start`` on, so that no row occurs twice. The first value of each message
 tells its number, so that the rows' contents differ, too (for six million messages, after which the values
-repeat): as text one from 1000.000 on in steps of a thousandth, with as many places as all others, in binary
-ten million and more.
+repeat): as text one from 1000.000 on in steps of a thousandth, in binary ten million and more. Text has three
+decimals throughout, as a meter prints it that knows its resolution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from reference_client.message import MICROSECONDS, MOST_SAMPLES_IN_BINARY, binary_batches, text_batches
+from reference_client.message import (
+    MICROSECONDS,
+    MOST_SAMPLES_IN_BINARY,
+    Values,
+    binary_batches,
+    text_batches,
+)
 from reference_client.waveform import Waveform
 
 FORMATS = {"text44": (False, 44), "binary44": (True, 44), "binary300": (True, MOST_SAMPLES_IN_BINARY)}
@@ -178,7 +184,7 @@ def prepared(form: str) -> tuple[tuple[Slot, ...], ...]:
 def _slots(form: str, waveform: Waveform, second: int) -> tuple[Slot, ...]:
     binary, per_message = FORMATS[form]
     values = waveform.second(second)
-    texts = text_batches(values, per_message)
+    texts = text_batches(values, per_message) if binary else _three_decimals(values, per_message)
     packed = binary_batches(values, per_message) if binary else [text.encode("ascii") for text in texts]
     value_at, value_bytes = (4, 4) if binary else (7, 8)
     made = []
@@ -189,3 +195,8 @@ def _slots(form: str, waveform: Waveform, second: int) -> tuple[Slot, ...]:
         length = len(before) + value_bytes + len(after)
         made.append(Slot(int(MICROSECONDS[i * per_message]), before, after, rest, length))
     return tuple(made)
+
+
+def _three_decimals(values: Values, per_message: int) -> list[str]:
+    samples = [f"{us:06d},{value:.3f}" for us, value in zip(MICROSECONDS.tolist(), values.tolist())]
+    return [";".join(samples[i : i + per_message]) for i in range(0, len(samples), per_message)]

@@ -44,14 +44,18 @@ class DayDigests:
         with transaction(self._file.db, "DEFERRED") as cursor:
             version, is_cached = self._version_of(cursor, device_id, minute)
             cached = {} if from_rows else self._cached_seconds(cursor, device_id, minute)
+            if cached:
+                seconds = set(self._seconds_with_rows(cursor, device_id, minute))
+                missing = [(second, second + 1) for second in seconds.difference(cached)]
+                cached = {second: cached[second] for second in seconds.intersection(cached)}
+            else:  # all at once, as each reading costs more than a short second's rows
+                missing = [(minute, minute + MINUTE_S)]
             computed: dict[int, Digest] = {}
-            seconds = set(self._seconds_with_rows(cursor, device_id, minute))
-            for second in seconds:
-                if second not in cached:
-                    for _, text in self._rows.texts(device_id, second, second + 1, trusted=not from_rows):
-                        if digest := digest_of_second(text):
-                            computed[second] = digest
-        digests = sorted({s: d for s, d in (cached | computed).items() if s in seconds}.items())
+            for span in missing:
+                for second, text in self._rows.texts(device_id, *span, trusted=not from_rows):
+                    if digest := digest_of_second(text):
+                        computed[second] = digest
+        digests = sorted((cached | computed).items())
         if not self._file.read_only and version is not None and (from_rows or computed or not is_cached):
             self._cache(device_id, minute, version, digests, computed)
         return digests

@@ -67,11 +67,14 @@ class DayProof:
     ) -> tuple[list[Verdict], list[int], int]:
         elsewhere: list[Verdict] = []
         changed: list[int] = []
+        settled: list[int] = []
+        unsettled: list[int] = []
+        checked = iso(compared_us)
         with transaction(self._file.db) as cursor:
-            settled = self._ranges(cursor, device_id)
+            before = self._ranges(cursor, device_id)
             for verdict in verdicts:
                 at = (device_id, ec_time(verdict.minute))
-                self._count_check(cursor, at, iso(compared_us))
+                self._count_check(cursor, at, checked)
                 rows = the_value(
                     cursor.execute("SELECT row_count FROM ec_minute WHERE device_id = ? AND ec_time = ?", at)
                 )
@@ -81,14 +84,12 @@ class DayProof:
                 if rows is None and verdict.state is not MinuteState.UNRESOLVED:
                     elsewhere.append(verdict)
                     continue
-                self._put(cursor, at, verdict, iso(compared_us), is_new=rows is None)
-                minute = ranges.of_minutes([verdict.minute])
-                if verdict.state in SETTLED:
-                    settled = ranges.union([*settled, *minute])
-                elif (left := ranges.subtract(settled, minute)) != settled:
-                    self._file.lasting.must_last()
-                    settled = left
-            self._put_ranges(cursor, device_id, settled)
+                self._put(cursor, at, verdict, checked, is_new=rows is None)
+                (settled if verdict.state in SETTLED else unsettled).append(verdict.minute)
+            left = ranges.subtract(before, ranges.of_minutes(unsettled))
+            if left != before:
+                self._file.lasting.must_last()
+            self._put_ranges(cursor, device_id, ranges.union([*left, *ranges.of_minutes(settled)]))
             generation = self._file.next_generation(cursor)
         return elsewhere, changed, generation
 

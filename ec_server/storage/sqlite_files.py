@@ -35,7 +35,7 @@ from ec_server.storage.sqlite_day_packing import DayPacking
 from ec_server.storage.sqlite_day_proof import DayProof
 from ec_server.storage.sqlite_day_rows import DayRows
 from ec_server.storage.sqlite_day_writes import DayWrites
-from utilities.utc import DAY_S, ec_date, parse_ec
+from utilities.utc import DAY_S, day_of, ec_date, parse_ec
 
 _DAY_FILE = re.compile(r"ec-(\d{8})\.sqlite")
 _SET_ASIDE = re.compile(r"ec-(\d{8})\.sqlite\.damaged-\d+")
@@ -118,7 +118,9 @@ class DayFiles:
 
     def between(self, start: int, stop: int) -> list[int]:
         """Days that have a file and overlap ``[start, stop)``, ascending."""
-        return [day for day in self.stored() if day < stop and day + DAY_S > start]
+        if stop - start > DAY_S:
+            return [day for day in self.stored() if day < stop and day + DAY_S > start]
+        return [day for day in range(day_of(start), stop, DAY_S) if self.path(day).exists()]
 
     def open(self, day: int) -> Day:
         """The day's open file; created if it is missing. Call within ``translated``."""

@@ -46,6 +46,7 @@ class SqliteFolder:
 
     def __init__(self, path: Path, *, read_only: bool, synchronous: str, min_free_bytes: int) -> None:
         self.path = path
+        self._progress_path = path / "progress.db"
         self.read_only = read_only
         self._synchronous = synchronous
         self._min_free_bytes = min_free_bytes
@@ -75,7 +76,7 @@ class SqliteFolder:
 
     def in_progress(self, doing: str, use: Callable[[ProgressFile], _T]) -> _T:
         """Call ``use`` with progress.db; a damaged one is set aside, and a new one used."""
-        path = self.path / "progress.db"
+        path = self._progress_path
         try:
             with translated(doing, path):
                 return use(self._open_progress(path))
@@ -116,7 +117,7 @@ class SqliteFolder:
 
     def has_progress(self) -> bool:
         """Whether there is a progress.db, or one may be created."""
-        return not self.read_only or (self.path / "progress.db").exists()
+        return not self.read_only or self._progress_path.exists()
 
     def on_day(self, doing: str, day: int, use: Callable[[Day], _T]) -> _T:
         """The result of ``use`` on the day's file.

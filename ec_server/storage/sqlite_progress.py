@@ -118,11 +118,12 @@ class ProgressFile:
 
     def change_empty(self, device_id: str, add: Iterable[int], take: Iterable[int]) -> None:
         """Add minutes to the empty ranges, and remove others."""
+        added, taken = ranges.of_minutes(add), ranges.of_minutes(take)
+        if not added and ranges.subtract(before := self.empty_ranges(device_id), taken) == before:
+            return  # nothing to change, as mostly: no lock is taken
         with transaction(self._db) as cursor:
             before = self._empty(cursor, device_id)
-            after = ranges.union(ranges.subtract(before, ranges.of_minutes(take)) + ranges.of_minutes(add))
-            if after != before:
-                self._put_empty(cursor, device_id, after)
+            self._put_empty(cursor, device_id, ranges.union(ranges.subtract(before, taken) + added))
 
     @staticmethod
     def _empty(cursor: apsw.Cursor, device_id: str) -> list[Range]:

@@ -34,6 +34,9 @@ from utilities.errors import PermanentStorageError
 from utilities.model import Digest, MinuteState, Verdict
 from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_text
 
+_REPAIRED_AT_ONCE = 5
+"""Repaired minutes whose verdicts are recorded together, as a record costs as much as a short repair. What is
+not recorded when a connection ends is compared again."""
 _SETTLED_WITHOUT_PROOF = frozenset({MinuteState.EMPTY, MinuteState.UNCONFIRMABLE})
 
 _Result = TypeVar("_Result")
@@ -240,13 +243,17 @@ def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
         yield from _reopen(round_, [*round_.reopened, *(yield from _recorded_again(round_))])
     there = dict(answer.digests)
     settled: list[MinuteReport] = []
+    differing = 0
     for minute in ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)):
         mine, theirs = here.get(minute), there.get(minute)
         if theirs is None or mine == theirs:
             settled.append(_report_without_repair(minute, mine, theirs))
         else:
-            yield from _conclude(round_, settled)
-            settled = [(yield from _differing_minute(round_.task, minute, theirs))]
+            if differing % _REPAIRED_AT_ONCE == 0:
+                yield from _conclude(round_, settled)
+                settled = []
+            differing += 1
+            settled.append((yield from _differing_minute(round_.task, minute, theirs)))
     yield from _conclude(round_, settled)
 
 
