@@ -1,4 +1,4 @@
-"""Looks at health, the account and what is called proven all through a run, in a thread of its own."""
+"""Looks at health and the account, and at what is called proven, all through a run, in two threads."""
 
 from __future__ import annotations
 
@@ -54,25 +54,33 @@ def check_account(figures: Counter[str]) -> None:
 
 
 class Watch:
-    """From ``start`` to ``stop``; ``stop`` raises what it found to be violated."""
+    """From ``start`` to ``stop``; ``stop`` raises what it found to be violated.
+
+    Health is not asked for by the thread that reads the database: that one waits where a node is away.
+    """
 
     def __init__(self, subject: Subject, check_proof: Callable[[], None]) -> None:
         self.looks: list[Look] = []
         self.scrapes = 0
-        self._subject, self._check_proof = subject, check_proof
+        self._subject = subject
         self._last: Counter[str] = Counter()
         self._found: Violation | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(look,), name="watch", daemon=True)
+            for look in (self._look, check_proof)
+        ]
 
     def start(self) -> None:
         """Look four times a second."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End; raises the first violation."""
         self._stop.set()
-        self._thread.join(30)
+        for thread in self._threads:
+            thread.join(30)
         if self._found:
             raise self._found
 
@@ -82,11 +90,10 @@ class Watch:
             raise self._found
         return bool(self.looks) and self.looks[-1].at_s > moment_s and self.looks[-1].healthy is True
 
-    def _run(self) -> None:
+    def _repeat(self, look: Callable[[], None]) -> None:
         while not self._stop.wait(INTERVAL_S):
             try:
-                self._look()
-                self._check_proof()
+                look()
             except Violation as found:
                 self._found = found
                 return
