@@ -70,7 +70,10 @@ class Subject:
         }
 
     def start(self) -> None:
-        """Start it, and wait until it is ready."""
+        """Start it, and wait until it is ready.
+
+        After a crash the processes of the run before end by themselves, and answer until then.
+        """
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", str(self.root / "ec_server_main.py")],
@@ -88,6 +91,8 @@ class Subject:
         assert self.process is not None
         if self.process.poll() is not None:
             raise Violation("restart", f"the server ended with {self.process.returncode} at its start")
+        if self._left():
+            return False
         answer = self.get("/readyz")
         return answer is not None and answer.status_code == 200
 
