@@ -94,7 +94,7 @@ def test_it_works_without_javascript(site: Site, browser: Any) -> None:
 def test_it_fits_every_width(site: Site, browser: Any) -> None:
     site.sending.update({"meter-1": 44_000.0, "m" * 64: 44_000.0})
     prove(site, "m" * 64, 500)
-    until(lambda: b"m" * 64 in urllib.request.urlopen(site.url).read(), "the device")
+    until(lambda: b"m" * 64 + b" is proven through" in urllib.request.urlopen(site.url).read(), "the verdict")
     assert too_wide(browser, site.url) == {}
 
 
