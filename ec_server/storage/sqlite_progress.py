@@ -119,11 +119,15 @@ class ProgressFile:
     def change_empty(self, device_id: str, add: Iterable[int], take: Iterable[int]) -> None:
         """Add minutes to the empty ranges, and remove others."""
         added, taken = ranges.of_minutes(add), ranges.of_minutes(take)
-        if not added and ranges.subtract(before := self.empty_ranges(device_id), taken) == before:
-            return  # nothing to change, as mostly: no lock is taken
+
+        def after(before: list[Range]) -> list[Range]:
+            return ranges.union(ranges.subtract(before, taken) + added)
+
+        known = self.empty_ranges(device_id)
+        if after(known) == known:
+            return  # as mostly: no lock is taken
         with transaction(self._db) as cursor:
-            before = self._empty(cursor, device_id)
-            self._put_empty(cursor, device_id, ranges.union(ranges.subtract(before, taken) + added))
+            self._put_empty(cursor, device_id, after(self._empty(cursor, device_id)))
 
     @staticmethod
     def _empty(cursor: apsw.Cursor, device_id: str) -> list[Range]:

@@ -254,8 +254,8 @@ class Run:
     def _recover(self, watch: Watch) -> None:
         """Health says yes, and nothing is left on its way, within 30 s of the last fault's end.
 
-        A Cassandra node takes most of a minute to start, and is slow at first. What was spooled meanwhile is
-        part of the fault, and health says so until it is stored.
+        A Cassandra node needs up to a minute to start. Messages spooled until then are stored before
+        the 30 s begin.
         """
         if self._plan.engine == CASSANDRA:
             wait_until(
