@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import subprocess
@@ -93,6 +94,23 @@ def test_an_invalid_id_gets_no_password(tmp_path: Path) -> None:
         assert ended.returncode == 2
         assert b"add-device" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_each_change_of_the_credentials_bears_a_later_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kamailio compares whole seconds; the second may end while the file is being written."""
+    add = [str(DEPLOY / "add-device"), "meter-1", str(tmp_path / "credentials")]
+    subprocess.run(add, check=True, capture_output=True)
+    table = tmp_path / "credentials" / "devices"
+    later = int(time.time()) + 60
+    os.utime(table, (later, later))
+    clock = tmp_path / "date"
+    clock.write_text(f"#!/bin/sh\necho {later + 60}\n")
+    clock.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    subprocess.run(add, check=True, capture_output=True)
+    assert table.stat().st_mtime > later
 
 
 def test_a_device_proves_itself_once_per_connection_over_tls_1_3(served: Served) -> None:
