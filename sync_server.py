@@ -32,6 +32,7 @@ from utilities import log
 from utilities.command_line import device_id, run, say
 from utilities.errors import ConfigurationError, RetryableStorageError, StorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION
+from utilities.kept_memory import keep_freed_memory
 from utilities.private_files import make_files_private
 from utilities.utc import MINUTE_S, parse_minute
 
@@ -111,6 +112,7 @@ def _serve(settings: Settings, directory: DeviceDirectory) -> int:
     _allow_many_connections()
     os.nice(GIVE_WAY)
     sys.setswitchinterval(_SWITCH_S)
+    keep_freed_memory()
     try:
         return asyncio.run(_until_stopped(settings, directory, page))
     except (OSError, StorageError) as error:

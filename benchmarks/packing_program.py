@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 from ec_server.storage.sqlite_store import SqliteStore
+from utilities.kept_memory import keep_freed_memory
 
 
 def main(folder: Path, before: int, go: Path) -> None:
     """The program; see the module."""
+    keep_freed_memory()
     with SqliteStore(folder) as store:
         print("ready", flush=True)
         while not go.exists():

@@ -21,6 +21,7 @@ from benchmarks.questdb import QuestDb, write_lines
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
 from reference_client.waveform import Waveform
+from utilities.kept_memory import keep_freed_memory
 from utilities.model import Batch
 from utilities.utc import DAY_S, MINUTE_S
 
@@ -90,6 +91,7 @@ class Kept:
 
 def run(effort: Effort, say: Say) -> Outcome:
     """Bytes on disk and samples/s of rows, packed blocks, Parquet, FLAC and QuestDB (--questdb)."""
+    keep_freed_memory()  # as the writer and the packer do
     kept: list[Kept] = []
     ratios: dict[str, list[float]] = {}
     for number in effort.each_round():

@@ -8,7 +8,6 @@ tells it when to end.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import gc
 import logging
@@ -40,12 +39,11 @@ from ec_server.storage.engines import open_store
 from utilities import log
 from utilities.errors import ConfigurationError, EcServerError, RetryableStorageError
 from utilities.exit_codes import EXIT_CANNOT_BOOT, EXIT_CONFIGURATION, EXIT_FAILED
+from utilities.kept_memory import keep_freed_memory
 from utilities.private_files import make_files_private
 
 _STORE_AGAIN_S = 0.5
 _OBJECTS_A_COLLECTION = 50_000
-_KEPT_BYTES = 32 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 _log = logging.getLogger("writer")
 
@@ -132,16 +130,10 @@ def _write(settings: Settings, number: int, page: WorkerPage, taker: Taker) -> i
 
 
 def _keep_memory() -> None:
-    """Keep the memory of each group for the next one, and do not search it for cycles: batches have none.
-
-    Otherwise the C library returns it to the system after every group, and requests it again.
-    """
+    """Keep the memory of each group for the next one, and do not search it for cycles: batches have none."""
     gc.freeze()
     gc.set_threshold(_OBJECTS_A_COLLECTION)
-    with suppress(AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(option, _KEPT_BYTES)
+    keep_freed_memory()
 
 
 def _first_store(settings: Settings, taker: Taker, *, may_be_away: bool) -> Store | None:
