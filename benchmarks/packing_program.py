@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from ec_server.storage.sqlite_store import SqliteStore
@@ -32,8 +34,8 @@ def pack_all(store: SqliteStore, before: int) -> int:
     """Pack until nothing is left; returns the number of samples."""
     samples = 0
     while minutes := store.unpacked_minutes(before, 120):
-        for device_id, minute in minutes:
-            samples += store.pack_minute(device_id, minute).samples
+        for _, of_one_time in groupby(minutes, itemgetter(1)):
+            samples += sum(packed.samples for packed in store.pack_minutes(list(of_one_time)))
     return samples
 
 

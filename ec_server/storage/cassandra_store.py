@@ -348,10 +348,12 @@ class CassandraStore(Store):
         """See the contract; may be some seconds old."""
         return self._backlog.count(before)
 
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
+    def pack_minutes(self, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
         """See the contract, and cassandra_packing.py."""
-        with self._lock:
-            return self._packing.pack_minute(device_id, minute)
+        for device_id, minute in minutes:
+            with self._lock:
+                packed = self._packing.pack_minute(device_id, minute)
+            yield packed
 
     def stored_bytes(self) -> StoredBytes | None:
         """See the contract; on the disks of all nodes together, including every replica."""

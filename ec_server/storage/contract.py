@@ -285,12 +285,17 @@ class Store(ABC):
         """How many minutes ``unpacked_minutes`` would return without a limit."""
         return 0
 
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """Replace the minute's rows by blocks (docs/block-format.md), unless it is written to meanwhile.
+    def pack_minutes(self, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
+        """Replace the rows of ``(device, minute)`` by blocks (docs/block-format.md), in bounded steps.
 
-        What can be read through this contract does not change. Safe to interrupt at any point.
+        Yields what each step has done. A minute that is written to meanwhile is left as it is. What can be
+        read through this contract does not change. Safe to interrupt, or to abandon after a step.
         """
-        return Packed()
+        yield from ()
+
+    def pack_minute(self, device_id: str, minute: int) -> Packed:
+        """All steps of one minute."""
+        return sum(self.pack_minutes([(device_id, minute)]), Packed())
 
     def return_space(self, before: int) -> bool:
         """Return some of the space that packing freed before ``before``; True if there is more to return."""

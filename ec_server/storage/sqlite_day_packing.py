@@ -4,8 +4,9 @@ Rules:
 
 1. Rows are read and packed outside any write transaction, so that ingest waits only for the exchange: one
    transaction inserts blocks and deletes their rows, if the minute's ``version`` has not changed since the
-   rows were read. Otherwise nothing happens, and the minute is packed another time. A transaction exchanges
-   several seconds, as a commit costs as much as a second's rows, but a bounded number of rows.
+   rows were read. Otherwise nothing happens to that minute, and it is packed another time. A transaction
+   exchanges a bounded number of rows, in the order in which they were stored: the same seconds of several
+   devices lie on the same pages, which otherwise would be written again for each device.
 2. Packing changes nothing that others can see: neither ``version``, nor proof, digests or counts.
 3. A row that a block could not reproduce byte for byte stays a row: rows that other programs wrote in
    another form, and damaged ones.
@@ -15,7 +16,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import apsw
@@ -39,8 +42,9 @@ _IN_ITS_OWN_FORM = (
     " AND ec_consumption_values || values_checksum || insert_time || start_us || end_us"
     " NOT GLOB '*[^!-~]*'"
 )
-_ROWS_AT_ONCE = 10_000
-"""Rows exchanged in one transaction: it blocks ingest for about 50 ms."""
+_ROWS_AT_ONCE, _SECONDS_AT_ONCE = 10_000, 60
+"""Rows exchanged in one transaction, which blocks ingest for about 50 ms; and seconds of sparse devices."""
+_CACHE_KB = 16_384
 _PAGES_AT_ONCE = 1000
 _KEPT_SHARE, _KEPT_PAGES = 4, 16_384
 """A quarter of today's file may be free, or 64 MB."""
@@ -48,13 +52,51 @@ _WORTH_A_REWRITE = 8
 """A file that cannot shrink in steps is rewritten if more than one page in this many is free."""
 
 
+_Minute = tuple[str, str]
+"""Device, and ``ec_time`` of the minute."""
+
+
 class _ChangedError(Exception):
     """The minute was written to since its rows were read."""
+
+    def __init__(self, minute: _Minute) -> None:
+        super().__init__(minute)
+        self.minute = minute
+
+
+class PackingPlan:
+    """What is still to be packed of some minutes of one open file."""
+
+    def __init__(self, file: DayFile, minutes: dict[_Minute, int | None], seconds: Iterable[_Minute]) -> None:
+        """``minutes`` with their versions; ``seconds``: device and ``ec_time`` of each."""
+        self.file = file
+        self.minutes = minutes
+        self._waiting = deque(sorted(seconds, key=lambda one: (one[1], one[0])))
+        self._left = Counter(_minute_of(*one) for one in self._waiting)
+
+    def seconds(self) -> Iterator[_Minute]:
+        """Take the seconds of these minutes, oldest first, and those of one time together."""
+        while self._waiting:
+            second = self._waiting.popleft()
+            minute = _minute_of(*second)
+            self._left[minute] -= 1
+            if minute in self.minutes:
+                yield second
+
+    def without_more(self) -> list[_Minute]:
+        """The minutes of which all seconds were taken."""
+        return [minute for minute in self.minutes if not self._left[minute]]
+
+    def leave_out(self, minutes: Iterable[_Minute]) -> None:
+        """Do no more about these minutes."""
+        for minute in minutes:
+            self.minutes.pop(minute, None)
 
 
 class _Exchange(NamedTuple):
     """A second's rows and the block that replaces them; None if there is none."""
 
+    device_id: str
     time_text: str
     block: bytes | None = None
     rows: int = 0
@@ -65,6 +107,11 @@ class _Exchange(NamedTuple):
     gone_samples: int = 0
     left: int = 0
     """How many rows are not packed."""
+
+    @property
+    def minute(self) -> _Minute:
+        """The second's minute."""
+        return _minute_of(self.device_id, self.time_text)
 
 
 class DayPacking:
@@ -92,22 +139,51 @@ class DayPacking:
         minute = before - MINUTE_S + 1
         return ec_time(max(minute, self._file.day)) if minute < self._file.day + 86_400 else "~"
 
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
-        """Pack a minute's rows; stops when somebody else writes to the minute."""
-        at = (device_id, ec_time(minute))
-        version = the_value(self._file.db.execute(f"SELECT version FROM ec_minute WHERE {_MINUTE}", at))  # noqa: S608
-        packed = Packed()
-        ready: list[_Exchange] = []
+    def plan(self, minutes: Sequence[tuple[str, int]]) -> PackingPlan:
+        """What is to be packed of ``(device, minute)`` of this day."""
+        with snapshot(self._file.db):
+            found = [(device_id, ec_time(minute)) for device_id, minute in minutes]
+            versions = {minute: self._version(self._file.db.cursor(), minute) for minute in found}
+            times = {minute: self._times_with_rows(*minute) for minute in found}
+        seconds = [(device_id, time) for (device_id, _), of_minute in times.items() for time in of_minute]
+        return PackingPlan(self._file, versions, seconds)
+
+    def pack_some(self, plan: PackingPlan) -> Packed:
+        """Pack the next seconds of a plan; leaves out minutes to which somebody else writes."""
+        if plan.file is not self._file:
+            plan.minutes.clear()
+            return Packed()
+        with self._room_for_pages():
+            ready = self._prepare_some(plan)
+            while True:
+                try:
+                    return self._exchange(plan, [one for one in ready if one.minute in plan.minutes])
+                except _ChangedError as changed:
+                    plan.leave_out([changed.minute])
+
+    @contextmanager
+    def _room_for_pages(self) -> Iterator[None]:
+        """Keep all pages of an exchange in memory: those of several devices are needed for each of them."""
+        before = self._pragma("cache_size")
+        self._file.db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         try:
-            for time_text in self._times_with_rows(*at):
-                ready.append(self._prepare(device_id, time_text, version))
-                if sum(len(one.gone) for one in ready) >= _ROWS_AT_ONCE:
-                    packed += self._exchange(at, version, ready)
-                    ready = []
-            packed += self._exchange(at, version, ready, are_last=True)
-        except _ChangedError:
-            return packed
-        return packed
+            yield
+        finally:
+            self._file.db.execute(f"PRAGMA cache_size = {before}")
+
+    def _prepare_some(self, plan: PackingPlan) -> list[_Exchange]:
+        ready: list[_Exchange] = []
+        rows = 0
+        for device_id, time_text in plan.seconds():
+            try:
+                ready.append(self._prepare(device_id, time_text, plan))
+            except _ChangedError as changed:
+                plan.leave_out([changed.minute])
+                continue
+            rows += len(ready[-1].gone)
+            if rows >= _ROWS_AT_ONCE or len(ready) >= _SECONDS_AT_ONCE:
+                break
+        return ready
 
     def _times_with_rows(self, device_id: str, minute_text: str) -> list[str]:
         found = self._file.db.execute(
@@ -117,31 +193,37 @@ class DayPacking:
         )
         return [time_text for (time_text,) in all_rows(found)]
 
-    def _expect(self, cursor: apsw.Cursor, at: tuple[str, str], version: int | None) -> None:
-        found = the_value(cursor.execute(f"SELECT version FROM ec_minute WHERE {_MINUTE}", at))  # noqa: S608
-        if found is None or found != version or self._file.version(cursor) == REMOVED:
-            raise _ChangedError
+    def _version(self, cursor: apsw.Cursor, minute: _Minute) -> int | None:
+        found: int | None = the_value(
+            cursor.execute(f"SELECT version FROM ec_minute WHERE {_MINUTE}", minute)  # noqa: S608
+        )
+        return found
 
-    def _exchange(
-        self, at: tuple[str, str], version: int | None, ready: Sequence[_Exchange], *, are_last: bool = False
-    ) -> Packed:
-        """Replace rows by blocks; with the last ones the minute is marked as packed."""
+    def _expect(self, cursor: apsw.Cursor, minute: _Minute, plan: PackingPlan) -> None:
+        found = self._version(cursor, minute)
+        if found is None or found != plan.minutes[minute] or self._file.version(cursor) == REMOVED:
+            raise _ChangedError(minute)
+
+    def _exchange(self, plan: PackingPlan, ready: Sequence[_Exchange]) -> Packed:
+        """Replace rows by blocks, and mark the minutes that are packed by that."""
         packed = Packed()
+        complete = plan.without_more()
         with transaction(self._file.db) as cursor:
-            self._expect(cursor, at, version)
+            for minute in {*complete, *(one.minute for one in ready)}:
+                self._expect(cursor, minute, plan)
             for one in ready:
                 if one.block is not None:
-                    self._put(cursor, at[0], one, one.block)
+                    self._put(cursor, one, one.block)
                 packed += Packed(len(one.gone), one.gone_samples, one.left)
-            if are_last:
-                cursor.execute(f"UPDATE ec_minute SET packed = 1 WHERE {_MINUTE}", at)  # noqa: S608
+            cursor.executemany(f"UPDATE ec_minute SET packed = 1 WHERE {_MINUTE}", complete)  # noqa: S608
+        plan.leave_out(complete)
         return packed
 
-    def _put(self, cursor: apsw.Cursor, device_id: str, one: _Exchange, block: bytes) -> None:
-        key = (device_id, self._file.date, one.time_text)
-        self._file.blocks.remove(cursor, device_id, one.time_text)
+    def _put(self, cursor: apsw.Cursor, one: _Exchange, block: bytes) -> None:
+        key = (one.device_id, self._file.date, one.time_text)
+        self._file.blocks.remove(cursor, one.device_id, one.time_text)
         cursor.execute("INSERT INTO ec_block VALUES (?, ?, ?, ?, ?, ?)", (*key, one.rows, one.samples, block))
-        self._delete(cursor, key, one.gone, are_all=not one.left)
+        self._delete(cursor, key, one)
         cursor.execute(
             "UPDATE ec_block_total SET block_bytes = block_bytes + ?, last_rowid = max(last_rowid, ?)",
             (len(block), max(one.gone)),
@@ -149,16 +231,17 @@ class DayPacking:
 
     # --- one second -----------------------------------------------------------------------
 
-    def _prepare(self, device_id: str, time_text: str, version: int | None) -> _Exchange:
+    def _prepare(self, device_id: str, time_text: str, plan: PackingPlan) -> _Exchange:
         """The second's block, and which rows it replaces."""
         with snapshot(self._file.db):
-            self._expect(self._file.db.cursor(), (device_id, time_text[:4] + "00"), version)
+            self._expect(self._file.db.cursor(), _minute_of(device_id, time_text), plan)
             if not self._file.blocks.exist(device_id, time_text, time_text):
                 found = columns_of(self._file, device_id, time_text)
                 if found is not None and (data := pack_columns(found.columns)) is not None:
                     counts = found.columns.counts
                     samples = int(counts.sum())
-                    return _Exchange(time_text, data, len(counts), samples, found.rowids.tolist(), samples, 0)
+                    gone = found.rowids.tolist()
+                    return _Exchange(device_id, time_text, data, len(counts), samples, gone, samples)
             return self._prepare_row_by_row(device_id, time_text)
 
     def _prepare_row_by_row(self, device_id: str, time_text: str) -> _Exchange:
@@ -167,14 +250,15 @@ class DayPacking:
         block = self._file.blocks.of_second(device_id, time_text)
         is_packed = self._file.blocks.exist(device_id, time_text, time_text)
         if not loose or (is_packed and block is None):  # a damaged block is left to a repair
-            return _Exchange(time_text, left=len(loose) + others)
+            return _Exchange(device_id, time_text, left=len(loose) + others)
         before = block.rows() if block is not None else []
         data, left = pack([*before, *loose])
         stay = {row[1:] for row in left}
         gone = [row for row in loose if row[1:] not in stay]
         if data is None or not gone:
-            return _Exchange(time_text, left=len(left) + others)
+            return _Exchange(device_id, time_text, left=len(left) + others)
         return _Exchange(
+            device_id,
             time_text,
             data,
             len(before) + len(gone),
@@ -212,16 +296,14 @@ class DayPacking:
             rows.append(Row(batch, moment, rank, rowid - first_rowid(rank)))
         return rows, count - len(rows)
 
-    def _delete(
-        self, cursor: apsw.Cursor, key: tuple[str, str, str], rowids: Sequence[int], *, are_all: bool
-    ) -> None:
+    def _delete(self, cursor: apsw.Cursor, key: tuple[str, str, str], one: _Exchange) -> None:
         before = self._file.db.total_changes()
-        if are_all:
-            cursor.execute(f"DELETE FROM ec_consumption WHERE {_SECOND}", key)  # noqa: S608
+        if one.left:
+            cursor.executemany("DELETE FROM ec_consumption WHERE rowid = ?", [(rowid,) for rowid in one.gone])
         else:
-            cursor.executemany("DELETE FROM ec_consumption WHERE rowid = ?", [(rowid,) for rowid in rowids])
-        if self._file.db.total_changes() - before != len(rowids):
-            raise _ChangedError
+            cursor.execute(f"DELETE FROM ec_consumption WHERE {_SECOND}", key)  # noqa: S608
+        if self._file.db.total_changes() - before != len(one.gone):
+            raise _ChangedError(one.minute)
 
     # --- space ----------------------------------------------------------------------------
 
@@ -249,6 +331,10 @@ class DayPacking:
 
     def _pragma(self, name: str) -> int:
         return int(the_row(self._file.db.execute(f"PRAGMA {name}"))[0])
+
+
+def _minute_of(device_id: str, time_text: str) -> _Minute:
+    return device_id, time_text[:4] + "00"
 
 
 def _moments(texts: Sequence[str]) -> list[int | None]:

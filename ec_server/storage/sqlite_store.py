@@ -265,13 +265,16 @@ class SqliteStore(Store):
         """See the contract."""
         return self._backlog.count_unpacked(before)
 
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
+    def pack_minutes(self, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
         """See the contract. Allowed even if space is short: packing frees more than it needs."""
-        if not self._folder.days.path(day_of(minute)).exists():
-            return Packed()
-        return self._folder.on_day(
-            "packing", day_of(minute), lambda d: d.packing.pack_minute(device_id, minute)
-        )
+        for day, of_day in groupby(minutes, lambda one: day_of(one[1])):
+            if self._folder.days.path(day).exists():
+                yield from self._pack_day(day, list(of_day))
+
+    def _pack_day(self, day: int, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
+        plan = self._folder.on_day("packing", day, lambda d: d.packing.plan(minutes))
+        while plan.minutes:
+            yield self._folder.on_day("packing", day, lambda d: d.packing.pack_some(plan))
 
     def return_space(self, before: int) -> bool:
         """See the contract. Today's file keeps some free space for the next rows."""

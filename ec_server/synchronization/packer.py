@@ -2,8 +2,9 @@
 
 Rules:
 
-1. Oldest minute first, one at a time. It gives way to rounds. Unless much is left to pack, it pauses for as
-   long as each minute took, so that the processor and the database are free for ingest.
+1. Oldest minute first, that of all devices together, in short steps. It gives way to rounds. Unless much is
+   left to pack, it pauses for as long as each step took, so that the processor and the database are free for
+   ingest.
 2. It has its own thread and database connection. It may be stopped or killed at any point: what is not
    packed yet stays in rows, and is found again.
 3. A minute that cannot be packed is logged, and skipped until the next start; it does not stop others.
@@ -14,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
-from ec_server.storage.contract import Packed, Store
+from ec_server.storage.contract import Store
 from ec_server.synchronization.store_threads import StoreThreads
 from utilities.errors import PermanentStorageError, StorageError
 from utilities.utc import minute_of, minute_text
@@ -26,7 +29,7 @@ from utilities.utc import minute_of, minute_text
 LOOK_S = 20.0
 _BUSY_S = 0.2
 _LONGEST_WAIT_S = 30.0
-"""The longest wait for rounds; then one minute is packed nevertheless."""
+"""The longest wait for rounds; then one step is taken nevertheless."""
 _HURRY_FROM = 120
 """If this many minutes wait to be packed, there is no pause between them."""
 
@@ -75,13 +78,8 @@ class Packer:
     async def _pack(self) -> None:
         while minutes := await self._next_minutes():
             await self._show_figures()
-            for device_id, minute in minutes:
-                await self._wait_for_rounds()
-                begun = time.monotonic()
-                packed = await self._pack_minute(device_id, minute)
-                self._count({"packed_samples": packed.samples, "packed_rows": packed.rows})
-                if len(minutes) < _HURRY_FROM:
-                    await asyncio.sleep(time.monotonic() - begun)
+            for _, of_one_time in groupby(minutes, itemgetter(1)):
+                await self._pack_minutes(list(of_one_time), pause=len(minutes) < _HURRY_FROM)
 
     async def _next_minutes(self) -> list[tuple[str, int]]:
         most = _HURRY_FROM + len(self._passed_over)
@@ -89,13 +87,29 @@ class Packer:
         found = await self._thread.use(lambda store: store.unpacked_minutes(before, most))
         return [minute for minute in found if minute not in self._passed_over]
 
-    async def _pack_minute(self, device_id: str, minute: int) -> Packed:
+    async def _pack_minutes(self, minutes: Sequence[tuple[str, int]], *, pause: bool) -> None:
         try:
-            return await self._thread.use(lambda store: store.pack_minute(device_id, minute))
+            await self._take_steps(minutes, pause=pause)
         except PermanentStorageError as error:
+            if len(minutes) > 1:
+                for one in minutes:
+                    await self._pack_minutes([one], pause=pause)
+                return
+            ((device_id, minute),) = minutes
             self._passed_over.add((device_id, minute))
             _log.warning("%s %s is not packed: %s", device_id, minute_text(minute), error)
-            return Packed()
+
+    async def _take_steps(self, minutes: Sequence[tuple[str, int]], *, pause: bool) -> None:
+        steps = await self._thread.use(lambda store: store.pack_minutes(minutes))
+        while True:
+            await self._wait_for_rounds()
+            begun = time.monotonic()
+            packed = await self._thread.use(lambda _: next(steps, None))
+            if packed is None:
+                return
+            self._count({"packed_samples": packed.samples, "packed_rows": packed.rows})
+            if pause:
+                await asyncio.sleep(time.monotonic() - begun)
 
     async def _wait_for_rounds(self) -> None:
         waited_s = 0.0
@@ -118,7 +132,7 @@ class Packer:
         self._show(figures)
 
     def close(self) -> None:
-        """Wait until the current minute is packed, and close the database."""
+        """Wait until the current step is done, and close the database."""
         with suppress(StorageError):
             self._thread.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,18 +97,24 @@ def test_fractions_of_an_hour_are_allowed_and_0_never_packs(
 
 
 class _OneMinuteFails(SqliteStore):
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
-        if minute == NOON:
-            raise PermanentStorageError("this one never")
-        return super().pack_minute(device_id, minute)
+    def pack_minutes(self, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
+        for one in minutes:
+            if one == ("m", NOON):
+                raise PermanentStorageError("this one never")
+            yield from super().pack_minutes([one])
 
 
 def test_a_minute_that_cannot_be_packed_stops_no_other(
     bench: Callable[..., Bench], store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = bench(kind=_OneMinuteFails)
+    store.ingest([run_of(other, NOON, 0) for other in ("a", "z")])
     one.look(NOON + 9 * HOUR_S)
     assert packed_minutes(store) == [False, True, True]
+    assert [record.packed for other in ("a", "z") for record in store.minutes(other, NOON, NOON + 60)] == [
+        True,
+        True,
+    ]
     assert "m 202603011200 is not packed: this one never" in caplog.text
     assert one.shown["pack_backlog_minutes"] == 1
 
@@ -116,11 +122,11 @@ def test_a_minute_that_cannot_be_packed_stops_no_other(
 class _Away(SqliteStore):
     calls = 0
 
-    def pack_minute(self, device_id: str, minute: int) -> Packed:
+    def pack_minutes(self, minutes: Sequence[tuple[str, int]]) -> Iterator[Packed]:
         _Away.calls += 1
         if _Away.calls == 2:
             raise RetryableStorageError("locked")
-        return super().pack_minute(device_id, minute)
+        yield from super().pack_minutes(minutes)
 
 
 def test_what_fails_for_now_is_tried_again_at_the_next_look(
