@@ -92,6 +92,57 @@ def test_a_message_that_arrives_is_packed_with_the_others(
         assert everything(other) == before
 
 
+def test_a_device_that_is_written_to_is_left_out_and_the_others_are_packed(
+    store: SqliteStore, meanwhile: Meanwhile, tmp_path: Path
+) -> None:
+    devices = ("a", "m", "z")
+    store.ingest([run_of(device, NOON + at, 0) for at in range(SECONDS) for device in ("a", "z")])
+    with SqliteStore(tmp_path) as other:
+        meanwhile(lambda: other.ingest([run_of("m", NOON + 3, 50_000)]))
+        steps = list(store.pack_minutes([(device, NOON) for device in devices]))
+        assert sum(steps, Packed()) == Packed(2 * SECONDS, 4 * 2 * SECONDS)
+        assert store.unpacked_minutes(AFTER, 10) == [("m", NOON)]
+        before = [everything(other, device) for device in devices]
+        assert pack_all(store).rows == 10 * SECONDS + 1
+        assert [everything(other, device) for device in devices] == before
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_day_packing, "_SECONDS_AT_ONCE", 3)
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_steps_are_bounded_and_may_be_abandoned(store: SqliteStore) -> None:
+    store.ingest([run_of("z", NOON + at, 0) for at in range(SECONDS)])
+    before = [everything(store, device) for device in ("m", "z")]
+    steps = store.pack_minutes([("m", NOON), ("z", NOON)])
+    assert next(steps) == Packed(21, 84)  # both devices' first second, and m's next one
+    steps.close()
+    assert store.unpacked_minutes(AFTER, 10) == [("m", NOON), ("z", NOON)]
+    found = [step.rows for step in store.pack_minutes([("m", NOON), ("z", NOON)])]
+    assert found == [1 + 10 + 1, 10 + 1]
+    assert store.unpacked_minutes(AFTER, 10) == []
+    assert [everything(store, device) for device in ("m", "z")] == before
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_a_file_put_in_place_between_two_steps_is_not_taken_for_packed(
+    store: SqliteStore, tmp_path: Path, day_file: Path
+) -> None:
+    for process in (store, SqliteStore(tmp_path)):
+        process.close()
+    copy = day_file.read_bytes()
+    steps = store.pack_minutes([("m", NOON)])
+    assert next(steps).rows == 30
+    day_file.unlink()
+    day_file.with_name(f"{day_file.name}-wal").unlink()
+    day_file.write_bytes(copy)
+    assert sum(steps, Packed()) == Packed()
+    assert store.unpacked_minutes(AFTER, 10) == [("m", NOON)]
+    assert pack_all(store).rows == 10 * SECONDS
+
+
 def test_a_repair_wins_over_what_was_read_before_it(
     store: SqliteStore, meanwhile: Meanwhile, tmp_path: Path
 ) -> None:
