@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
 from operator import lt
 from typing import NamedTuple
 
@@ -58,6 +60,9 @@ _MD5_BYTES, _CHECKSUM_BYTES = 16, 32
 _PARTS = 8
 _EMPTY_MD5 = hashlib.md5(usedforsecurity=False)
 """Copied, as that takes a third of the time of making one."""
+_batch_of: Callable[[tuple[object, ...]], Batch] = partial(tuple.__new__, Batch)
+_row_of: Callable[[tuple[object, ...]], Row] = partial(tuple.__new__, Row)
+"""From their fields, in a third of the time of a call by name."""
 
 
 class Block(NamedTuple):
@@ -79,27 +84,24 @@ class Block(NamedTuple):
 
     def rows(self) -> list[Row]:
         """The rows as they were stored, in order of rank, then of their key."""
-        md5, text = hashlib.md5, self.text
         last = np.cumsum(self.counts)
         first = last - self.counts
-        columns = (
-            self.places[first],
-            self.places[last] - 1,
-            self.us[first],
-            self.us[last - 1],
-            self.counts,
-            self.inserted_us,
-            self.ranks,
-            self.ties,
+        begins, ends = self.places[first].tolist(), (self.places[last] - 1).tolist()
+        text, view = self.text.decode("ascii"), memoryview(self.text)
+        batches = map(
+            _batch_of,
+            zip(
+                repeat(self.device_id),
+                repeat(self.second),
+                self.us[first].tolist(),
+                self.us[last - 1].tolist(),
+                [text[begin:end] for begin, end in zip(begins, ends)],
+                self.counts.tolist(),
+                [_md5_of(view[begin:end]).hexdigest() for begin, end in zip(begins, ends)],
+            ),
         )
-        rows: list[Row] = []
-        for begin, end, start_us, end_us, count, *order in zip(*(c.tolist() for c in columns)):
-            values = text[begin:end]
-            checksum = md5(values, usedforsecurity=False).hexdigest()
-            batch = Batch(
-                self.device_id, self.second, start_us, end_us, values.decode("ascii"), count, checksum
-            )
-            rows.append(Row(batch, *order))
+        order = (self.inserted_us.tolist(), self.ranks.tolist(), self.ties.tolist())
+        rows = list(map(_row_of, zip(batches, *order)))
         if not (self.ranks[1:] > self.ranks[:-1]).all():
             rows.sort(key=_by_rank)
         return rows
@@ -267,13 +269,17 @@ def _are_sound(rows: Columns, samples: Samples) -> bool:
     )
 
 
+def _md5_of(text: memoryview) -> hashlib._Hash:
+    digest = _EMPTY_MD5.copy()
+    digest.update(text)
+    return digest
+
+
 def _checksums(text: bytes, begins: Numbers, ends: Numbers) -> bytes:
     """The MD5 of each row's text, in hexadecimal digits."""
     view, found = memoryview(text), []
     for begin, end in zip(begins.tolist(), ends.tolist()):
-        digest = _EMPTY_MD5.copy()
-        digest.update(view[begin:end])
-        found.append(digest.digest())
+        found.append(_md5_of(view[begin:end]).digest())
     return b"".join(found).hex().encode("ascii")
 
 

@@ -132,7 +132,7 @@ class DayBlocks:
         Whoever packs the minute at this moment has to read its rows again.
         """
         self.remove(cursor, device_id, time_text)
-        rows = list(rows_of(block))[::-1]
+        rows = rows_of(block)[::-1]
         times = iso_texts([row.inserted_us for _, row in rows])
         for (rowid, row), inserted in zip(rows, times):
             while the_value(cursor.execute("SELECT 1 FROM ec_consumption WHERE rowid = ?", (rowid,))):
@@ -193,7 +193,9 @@ class DayBlocks:
         return 0, 0
 
 
-def rows_of(block: Block) -> Iterator[tuple[int, StoredRow]]:
+def rows_of(block: Block) -> list[tuple[int, StoredRow]]:
     """Rowid and row of each row of a block, by rowid, ascending."""
-    for batch, inserted_us, rank, tie in block.rows():
-        yield first_rowid(rank) + tie, StoredRow(batch, inserted_us, rank)
+    return [
+        (first_rowid(rank) + tie, StoredRow(batch, inserted_us, rank))
+        for batch, inserted_us, rank, tie in block.rows()
+    ]

@@ -134,7 +134,7 @@ class DayRows:
                 parse_ec(self._file.date, time_text),
                 [(b.start_us, b.end_us, b.values, b.checksum.encode()) for _, (b, _, _) in loose],
             )
-        packed = list(rows_of(block)) if block is not None else []
+        packed = rows_of(block) if block is not None else []
         batches = [row.batch for _, row in _in_order(sorted([*packed, *loose], key=_rowid))]
         return join_rows(((b.start_us, b.end_us, b.values) for b in batches), trusted=trusted)
 
@@ -177,7 +177,7 @@ class DayRows:
 def _in_order(second: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
     """The rows of one second by rowid, ascending; those of the same rank by their key."""
     rows = list(second)
-    if any(is_shared(rowid) for rowid, _ in rows):
+    if any(map(is_shared, map(_rowid, rows))):
         rows.sort(key=lambda row: (rank_of(row[0]), row[1].batch.start_us, row[1].batch.end_us))
     return rows
 
