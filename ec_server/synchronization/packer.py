@@ -2,9 +2,9 @@
 
 Rules:
 
-1. Oldest minute first, that of all devices together, in short steps. It gives way to rounds. Unless much is
-   left to pack, it pauses for as long as each step took, so that the processor and the database are free for
-   ingest.
+1. Oldest minute first, that of all devices together, in short steps. It gives way to rounds: where they never
+   rest, it takes a sixth of the time. Unless much is left to pack, it pauses for as long as each step took,
+   so that the processor and the database are free for ingest.
 2. It has its own thread and database connection. It may be stopped or killed at any point: what is not
    packed yet stays in rows, and is found again.
 3. A minute that cannot be packed is logged, and skipped until the next start; it does not stop others.
@@ -17,9 +17,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from typing import TypeVar
 
 from ec_server.storage.contract import Store
 from ec_server.synchronization.store_threads import StoreThreads
@@ -28,11 +28,12 @@ from utilities.utc import minute_of, minute_text
 
 LOOK_S = 20.0
 _BUSY_S = 0.2
-_LONGEST_WAIT_S = 30.0
-"""The longest wait for rounds; then one step is taken nevertheless."""
+_PATIENCE = 5
+"""How many times as long as the last step took rounds are waited for before the next one."""
 _HURRY_FROM = 120
 """If this many minutes wait to be packed, there is no pause between them."""
 
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +54,8 @@ class Packer:
         self._count, self._show, self._clock = count, show, clock
         self._thread = StoreThreads(open_store, 1)
         self._passed_over: set[tuple[str, int]] = set()
+        self._took_s = 0.0
+        """The last step."""
 
     async def run(self) -> None:
         """Look for work every LOOK_S."""
@@ -101,26 +104,26 @@ class Packer:
 
     async def _take_steps(self, minutes: Sequence[tuple[str, int]], *, pause: bool) -> None:
         steps = await self._thread.use(lambda store: store.pack_minutes(minutes))
-        while True:
-            await self._wait_for_rounds()
-            begun = time.monotonic()
-            packed = await self._thread.use(lambda _: next(steps, None))
-            if packed is None:
-                return
+        while (packed := await self._step(lambda _: next(steps, None))) is not None:
             self._count({"packed_samples": packed.samples, "packed_rows": packed.rows})
             if pause:
-                await asyncio.sleep(time.monotonic() - begun)
-
-    async def _wait_for_rounds(self) -> None:
-        waited_s = 0.0
-        while self._rounds.busy and waited_s < _LONGEST_WAIT_S:
-            await asyncio.sleep(_BUSY_S)
-            waited_s += _BUSY_S
+                await asyncio.sleep(self._took_s)
 
     async def _return_space(self) -> None:
         before = self._before()
-        while await self._thread.use(partial(_return_space, before=before)):
-            await self._wait_for_rounds()
+        while await self._step(lambda store: store.return_space(before)):
+            pass
+
+    async def _step(self, work: Callable[[Store], _Result]) -> _Result:
+        """Do some work when rounds are at rest, or have not been for a while."""
+        until = time.monotonic() + _PATIENCE * self._took_s
+        while self._rounds.busy and (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, _BUSY_S))
+        begun = time.monotonic()
+        try:
+            return await self._thread.use(work)
+        finally:
+            self._took_s = time.monotonic() - begun
 
     async def _show_figures(self) -> None:
         before = self._before() if self._after_s else 0
@@ -135,7 +138,3 @@ class Packer:
         """Wait until the current step is done, and close the database."""
         with suppress(StorageError):
             self._thread.close()
-
-
-def _return_space(store: Store, before: int) -> bool:
-    return store.return_space(before)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.store_suite import NOON, run_of
 
 from ec_server.storage.contract import Packed
 from ec_server.storage.sqlite_store import SqliteStore
+from ec_server.synchronization import packer
 from ec_server.synchronization.packer import Packer
 from ec_server.synchronization.store_threads import StoreThreads
 from utilities.errors import PermanentStorageError, RetryableStorageError
@@ -22,13 +25,19 @@ HOUR_S = 3600
 class Bench:
     """A packer of a real folder, with a clock of the test's."""
 
-    def __init__(self, folder: Path, after_hours: float = 2.0, kind: type[SqliteStore] = SqliteStore) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        after_hours: float = 2.0,
+        kind: type[SqliteStore] = SqliteStore,
+        rounds: Any = None,
+    ) -> None:
         self.now_s = float(NOON)
         self.counted: Counter[str] = Counter()
         self.shown: dict[str, int] = {}
         self.rounds = StoreThreads(lambda: SqliteStore(folder), 1)
         self.packer = Packer(
-            self.rounds,
+            rounds or self.rounds,
             lambda: kind(folder),
             after_hours,
             self.counted.update,
@@ -94,6 +103,38 @@ def test_fractions_of_an_hour_are_allowed_and_0_never_packs(
     assert never.shown["pack_backlog_minutes"] == 0
     soon.look(NOON + 60 + 36)
     assert packed_minutes(store) == [True, False, False]
+
+
+class _Rounds:
+    """Busy for so many questions; ``asked`` is called at each."""
+
+    def __init__(self, busy: float, asked: Callable[[], object] = lambda: None) -> None:
+        self._left, self._asked = busy, asked
+
+    @property
+    def busy(self) -> bool:
+        self._asked()
+        self._left -= 1
+        return self._left >= 0
+
+
+def test_it_waits_for_rounds_that_come_to_an_end(
+    bench: Callable[..., Bench], store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "_PATIENCE", math.inf)
+    monkeypatch.setattr(packer, "_BUSY_S", 0.001)
+    seen: list[int] = []
+    rounds = _Rounds(20, lambda: seen.append(one.counted["packed_rows"]))
+    one = bench(rounds=rounds)
+    one.packer._took_s = 1.0
+    one.look(NOON + 9 * HOUR_S)
+    assert set(seen[:20]) == {0}
+    assert packed_minutes(store) == [True, True, True]
+
+
+def test_it_goes_on_beside_rounds_that_never_rest(bench: Callable[..., Bench], store: SqliteStore) -> None:
+    bench(rounds=_Rounds(math.inf)).look(NOON + 9 * HOUR_S)
+    assert packed_minutes(store) == [True, True, True]
 
 
 class _OneMinuteFails(SqliteStore):
