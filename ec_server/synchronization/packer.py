@@ -56,6 +56,7 @@ class Packer:
         self._passed_over: set[tuple[str, int]] = set()
         self._took_s = 0.0
         """The last step."""
+        self._shown_s = -LOOK_S
 
     async def run(self) -> None:
         """Look for work every LOOK_S."""
@@ -80,8 +81,9 @@ class Packer:
 
     async def _pack(self) -> None:
         while minutes := await self._next_minutes():
-            await self._show_figures()
             for _, of_one_time in groupby(minutes, itemgetter(1)):
+                if time.monotonic() - self._shown_s > LOOK_S:
+                    await self._show_figures()
                 await self._pack_minutes(list(of_one_time), pause=len(minutes) < _HURRY_FROM)
 
     async def _next_minutes(self) -> list[tuple[str, int]]:
@@ -133,6 +135,7 @@ class Packer:
         if found is not None:
             figures |= {"stored_bytes_rows": found.rows, "stored_bytes_blocks": found.blocks}
         self._show(figures)
+        self._shown_s = time.monotonic()
 
     def close(self) -> None:
         """Wait until the current step is done, and close the database."""

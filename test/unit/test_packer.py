@@ -94,6 +94,16 @@ def test_minutes_are_packed_two_hours_after_their_end(
     assert one.shown["stored_bytes_blocks"] > 0
 
 
+def test_figures_are_shown_while_a_backlog_is_packed(
+    bench: Callable[..., Bench], store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "LOOK_S", 0.0)
+    one, shown = bench(), []
+    monkeypatch.setattr(one.packer, "_show", lambda figures: shown.append(figures["pack_backlog_minutes"]))
+    one.look(NOON + 9 * HOUR_S)
+    assert shown == [3, 2, 1, 0]
+
+
 def test_fractions_of_an_hour_are_allowed_and_0_never_packs(
     bench: Callable[..., Bench], store: SqliteStore
 ) -> None:
