@@ -25,7 +25,7 @@ class PlannedRecording:
         self.device_id = plan.device_id(device)
         self._plan, self._device, self._began_s = plan, device, began_s
         self._rate = plan.rate
-        self._cached = lru_cache(maxsize=400)(self._compute)
+        self._cached = lru_cache(maxsize=None)(self._compute)
 
     def _recorded(self) -> int:
         """The first second that is not complete."""
