@@ -153,13 +153,20 @@ class DayPacking:
         if plan.file is not self._file:
             plan.minutes.clear()
             return Packed()
-        with self._room_for_pages():
-            ready = self._prepare_some(plan)
-            while True:
-                try:
-                    return self._exchange(plan, [one for one in ready if one.minute in plan.minutes])
-                except _ChangedError as changed:
-                    plan.leave_out([changed.minute])
+        try:
+            with self._room_for_pages():
+                return self._take_step(plan)
+        except BaseException:  # it may have taken seconds that it did not pack
+            plan.minutes.clear()
+            raise
+
+    def _take_step(self, plan: PackingPlan) -> Packed:
+        ready = self._prepare_some(plan)
+        while True:
+            try:
+                return self._exchange(plan, [one for one in ready if one.minute in plan.minutes])
+            except _ChangedError as changed:
+                plan.leave_out([changed.minute])
 
     @contextmanager
     def _room_for_pages(self) -> Iterator[None]:

@@ -143,6 +143,31 @@ def test_a_file_put_in_place_between_two_steps_is_not_taken_for_packed(
     assert pack_all(store).rows == 10 * SECONDS
 
 
+@pytest.mark.usefixtures("short_steps")
+def test_a_step_that_fails_leaves_its_minutes_to_be_packed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ValueError: what comes of a damaged page; the day is then made again from its rows, and tried again."""
+    before = everything(store)
+    day = store._folder.days.open(MIDNIGHT)
+    monkeypatch.setattr(day.file, "remake", lambda: None)
+    failed: list[Any] = []
+    pack = sqlite_day_packing.pack_columns
+
+    def fails_once(columns: Any) -> bytes | None:
+        if columns.second == NOON + 3 and not failed:
+            failed.append(columns)
+            raise ValueError("not understood")
+        return pack(columns)
+
+    monkeypatch.setattr(sqlite_day_packing, "pack_columns", fails_once)
+    assert [step.rows for step in store.pack_minutes([("m", NOON)])] == [30, 0]
+    assert failed
+    assert store.unpacked_minutes(AFTER, 10) == [("m", NOON)]
+    assert pack_all(store).rows == 10
+    assert everything(store) == before
+
+
 def test_a_repair_wins_over_what_was_read_before_it(
     store: SqliteStore, meanwhile: Meanwhile, tmp_path: Path
 ) -> None:
