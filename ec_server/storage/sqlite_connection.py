@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import apsw
 
 from utilities.errors import DamagedFileError, PermanentStorageError, RetryableStorageError
 
-BUSY_TIMEOUT_MS = 4_000
+_LONGEST_LOCK_WAIT_S, _LOCK_LOOK_S = 4.0, 0.002
 _WAL_PAGES = 4000  # checkpoint after 16 MB rather than 4: fewer fsyncs, same safety
 _WAL_KEEP_BYTES = 64 * 1024 * 1024
 
@@ -70,7 +71,7 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
     """A connection to ``path``. Raises apsw's own errors: use it within ``translated``."""
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags | apsw.SQLITE_OPEN_NOMUTEX)
-    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    wait_for_locks(connection)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     if not read_only:
         if not the_value(connection.execute("PRAGMA page_count")):  # has no effect on an existing file
@@ -81,6 +82,27 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEEP_BYTES}")
     return connection
+
+
+def wait_for_locks(connection: apsw.Connection) -> None:
+    """Wait up to 4 s for a lock of another connection, and look for it often.
+
+    SQLite's own wait looks every 100 ms in the end. A lock that writers take hundreds of times per second is
+    free for a moment only, so that whoever has waited for long would be the last to get it.
+    """
+    until_s = 0.0
+
+    def wait(calls_before: int) -> bool:
+        nonlocal until_s
+        now_s = time.monotonic()
+        if calls_before == 0:
+            until_s = now_s + _LONGEST_LOCK_WAIT_S
+        if now_s >= until_s:
+            return False
+        time.sleep(_LOCK_LOOK_S)
+        return True
+
+    connection.set_busy_handler(wait)
 
 
 def _keep_log(connection: apsw.Connection) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import apsw
 
-from ec_server.storage.sqlite_connection import BUSY_TIMEOUT_MS, all_rows, connect, the_value, transaction
+from ec_server.storage.sqlite_connection import all_rows, connect, the_value, transaction, wait_for_locks
 from ec_server.storage.sqlite_day_blocks import DayBlocks, OnDamage
 from ec_server.storage.sqlite_day_layout import (
     REMOVED,
@@ -99,7 +99,7 @@ class DayFile:
         except apsw.Error:
             return False
         finally:
-            self.db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            wait_for_locks(self.db)
         return True
 
     # --- layout ---------------------------------------------------------------------------
