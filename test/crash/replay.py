@@ -110,7 +110,7 @@ class Replay:
             return False
         if len(operation.data) == _FRAME_HEADER_BYTES and any(operation.data[4:8]):
             self._commit_follows.add(operation.file)
-            return False
+            return True  # the page may stand there already, from before the log began again
         if len(operation.data) >= _PAGE_BYTES and operation.file in self._commit_follows:
             self._commit_follows.discard(operation.file)
             return True
