@@ -102,7 +102,7 @@ def kill_at_random_moments(
             device = f"m{number}-{tag}"
             before = fill(store, device)
         process = begin(cassandra)
-        time.sleep(choose.uniform(0, all_s / 2))
+        time.sleep(choose.uniform(0, all_s))
         process.kill()
         process.wait()
         assert everything(store, device) == before, f"after kill {number} of seed {seed}"
