@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.effort import Effort
 from benchmarks.outcome import Outcome, Ratio, Value, medians
-from ec_server.storage.sqlite_connection import connect, transaction
+from ec_server.storage.sqlite_connection import connect, the_value, transaction
 
 Say = Callable[[str], None]
 
@@ -56,13 +56,10 @@ def _measure(effort: Effort, way: str) -> dict[str, Value]:
         with _others(path, way):
             until_s = time.monotonic() + 3 * effort.seconds
             while (now_s := time.monotonic()) < until_s:
-                try:
-                    with transaction(connection):
-                        pass
-                finally:
+                with transaction(connection):
                     waits.append(time.monotonic() - now_s)
                 time.sleep(_AGAIN_S)
-        (count,) = connection.execute("SELECT n FROM counted").fetchall()[0]
+        count = the_value(connection.execute("SELECT n FROM counted"))
         connection.close()
     milliseconds = 1000 * np.array(waits)
     return {

@@ -87,8 +87,8 @@ def connect(path: Path, *, read_only: bool, synchronous: str = "normal") -> apsw
 def wait_for_locks(connection: apsw.Connection) -> None:
     """Wait up to 4 s for a lock of another connection, and look for it often.
 
-    SQLite's own wait looks every 100 ms in the end. A lock that writers take hundreds of times per second is
-    free for a moment only, so that whoever has waited for long would be the last to get it.
+    SQLite's own wait looks less and less often, at last every 100 ms. If writers take a lock hundreds of
+    times per second, it is free only for moments, and a connection that has waited long rarely sees one.
     """
     until_s = 0.0
 
