@@ -70,8 +70,7 @@ class SecondRows:
         """The rows that are in blocks."""
         found: dict[Place, StoredRow] = {}
         for one in self.blocks:
-            for packed in one.block.rows() if one.block is not None else ():
-                row = StoredRow(packed.batch, packed.inserted_us, packed.rank)
+            for row in one.block.stored() if one.block is not None else ():
                 if is_newer(row, found):
                     found[place_of(row)] = row
         return found

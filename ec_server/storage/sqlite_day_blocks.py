@@ -96,12 +96,6 @@ class DayBlocks:
             raise BlockError(f"it is the block of {block.device_id}, second {ec_time(block.second)}")
         return block
 
-    def rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
-        """Rowid and row of every packed row, by second, then by rowid, ascending."""
-        for time_text in self.times(device_id, first, last):
-            block = self.of_second(device_id, time_text)
-            yield from rows_of(block) if block is not None else ()
-
     def among(self, cursor: apsw.Cursor, seconds: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         """Those of the seconds that have a block. Cheap for seconds that are asked for repeatedly.
 

@@ -16,7 +16,6 @@ import apsw
 from ec_server.storage.merge import RepairedSecond, batch_of
 from ec_server.storage.sqlite_connection import all_rows
 from ec_server.storage.sqlite_day import DayFile
-from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_rows import DayRows, is_whole
 from ec_server.storage.sqlite_rank import rank_of
 from ec_server.storage.sqlite_row_writes import INSERT, NOTHING, Effect, RowWrites
@@ -69,7 +68,7 @@ class DayRepairs:
 
     def _read(self, batch: Batch) -> list[tuple[int, StoredRow]]:
         """The rows of the batch's second, with their rowids."""
-        return list(self._rows.with_rowid(batch.device_id, batch.second, batch.second + 1))
+        return self._rows.of_second(batch.device_id, batch.second)
 
     def _expect_to_read_back(
         self, batch: Batch, stored: Iterable[tuple[int, StoredRow]], second: RepairedSecond
@@ -92,7 +91,7 @@ class DayRepairs:
         lost = self._file.blocks.set_damaged_aside(cursor, device_id, time_text, now_us)
         block = self._file.blocks.of_second(device_id, time_text)
         if block is not None:
-            packed = {row.batch.key for _, row in rows_of(block)}
+            packed = {row.batch.key for row in block.stored()}
             if any(batch.key in packed for batch in batches):
                 self._file.blocks.restore(cursor, device_id, time_text, block)
         return lost

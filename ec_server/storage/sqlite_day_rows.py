@@ -12,12 +12,12 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import merge
 from itertools import groupby
 from typing import Any
 
 import apsw
 
+from ec_server.packing.block import Block
 from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.sqlite_connection import all_rows
 from ec_server.storage.sqlite_day import DayFile, snapshot
@@ -41,19 +41,36 @@ class DayRows:
     def __init__(self, file: DayFile) -> None:
         self._file = file
 
-    def all(self, device_id: str, start: int, stop: int) -> Iterator[StoredRow]:
+    def all(self, device_id: str, start: int, stop: int) -> list[StoredRow]:
         """The rows of seconds ``[start, stop)`` of this day, by second, then by rank, ascending."""
-        yield from (row for _, row in self.with_rowid(device_id, start, stop))
-
-    def with_rowid(self, device_id: str, start: int, stop: int) -> Iterator[tuple[int, StoredRow]]:
-        """``all``, each with its rowid."""
         first, last = self._file.span(start, stop)
+        rows: list[StoredRow] = []
         with snapshot(self._file.db):
-            loose = self._loose_rows(device_id, first, last)
-            if self._file.blocks.exist(device_id, first, last):
-                loose = merge(loose, self._file.blocks.rows(device_id, first, last), key=_second_and_rowid)
-            for _, second in groupby(loose, key=lambda row: row[1].batch.second):
-                yield from _in_order(second)
+            if not self._file.blocks.exist(device_id, first, last):
+                for _, second in groupby(self._loose_rows(device_id, first, last), key=_second):
+                    rows += map(_row, _in_order(second))
+                return rows
+            for time_text, has_loose, has_block in self._seconds(device_id, first, last):
+                block = self._file.blocks.of_second(device_id, time_text) if has_block else None
+                if block is not None and not has_loose:
+                    rows += block.stored()
+                else:
+                    rows += map(_row, _together(block, self._loose_rows(device_id, time_text, time_text)))
+        return rows
+
+    def of_second(self, device_id: str, second: int) -> list[tuple[int, StoredRow]]:
+        """Rowid and row of each row of one second, by rank, ascending."""
+        time_text = ec_time(second)
+        with snapshot(self._file.db):
+            block = self._file.blocks.of_second(device_id, time_text)
+            return _together(block, self._loose_rows(device_id, time_text, time_text))
+
+    def _seconds(self, device_id: str, first: str, last: str) -> Iterator[tuple[str, bool, bool]]:
+        """``ec_time`` of each second that is stored, ascending; whether it has rows, and whether a block."""
+        loose = {time_text for (time_text,) in all_rows(self._times(device_id, first, last))}
+        packed = set(self._file.blocks.times(device_id, first, last))
+        for time_text in sorted(loose | packed):
+            yield time_text, time_text in loose, time_text in packed
 
     def _loose_rows(self, device_id: str, first: str, last: str) -> Iterator[tuple[int, StoredRow]]:
         found = self._file.db.execute(
@@ -108,12 +125,10 @@ class DayRows:
             if not self._file.blocks.exist(device_id, first, last):
                 yield from self._loose_texts(device_id, first, last, trusted=trusted)
                 return
-            loose = {time_text for (time_text,) in all_rows(self._times(device_id, first, last))}
-            packed = set(self._file.blocks.times(device_id, first, last))
-            for time_text in sorted(loose | packed):
-                if time_text not in packed:
+            for time_text, has_loose, has_block in self._seconds(device_id, first, last):
+                if not has_block:
                     yield from self._loose_texts(device_id, time_text, time_text, trusted=trusted)
-                elif text := self._text_with_block(device_id, time_text, time_text in loose, trusted=trusted):
+                elif text := self._text_with_block(device_id, time_text, has_loose, trusted=trusted):
                     yield parse_ec(self._file.date, time_text), text
 
     def _times(self, device_id: str, first: str, last: str) -> apsw.Cursor:
@@ -134,8 +149,7 @@ class DayRows:
                 parse_ec(self._file.date, time_text),
                 [(b.start_us, b.end_us, b.values, b.checksum.encode()) for _, (b, _, _) in loose],
             )
-        packed = rows_of(block) if block is not None else []
-        batches = [row.batch for _, row in _in_order(sorted([*packed, *loose], key=_rowid))]
+        batches = [row.batch for _, row in _together(block, loose)]
         return join_rows(((b.start_us, b.end_us, b.values) for b in batches), trusted=trusted)
 
     def _loose_texts(
@@ -174,6 +188,12 @@ class DayRows:
                 )
 
 
+def _together(block: Block | None, loose: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
+    """The rows of one second, of its block and beside it, in order."""
+    packed = rows_of(block) if block is not None else []
+    return _in_order(sorted([*packed, *loose], key=_rowid))
+
+
 def _in_order(second: Iterable[tuple[int, StoredRow]]) -> list[tuple[int, StoredRow]]:
     """The rows of one second by rowid, ascending; those of the same rank by their key."""
     rows = list(second)
@@ -186,8 +206,12 @@ def _rowid(row: tuple[int, StoredRow]) -> int:
     return row[0]
 
 
-def _second_and_rowid(row: tuple[int, StoredRow]) -> tuple[int, int]:
-    return row[1].batch.second, row[0]
+def _row(row: tuple[int, StoredRow]) -> StoredRow:
+    return row[1]
+
+
+def _second(row: tuple[int, StoredRow]) -> int:
+    return row[1].batch.second
 
 
 def is_whole(values: str, checksum: str) -> bool:

@@ -23,7 +23,6 @@ from ec_server.storage.contract import ReplacedRow
 from ec_server.storage.merge import merged
 from ec_server.storage.sqlite_connection import all_rows, the_row, the_value, transaction
 from ec_server.storage.sqlite_day import DayFile
-from ec_server.storage.sqlite_day_blocks import rows_of
 from ec_server.storage.sqlite_day_digests import DayDigests
 from ec_server.storage.sqlite_day_layout import REMOVED
 from ec_server.storage.sqlite_day_proof import DayProof
@@ -159,7 +158,7 @@ class DayWrites:
             block = self._file.blocks.of_second(device_id, time_text)
             if block is None:
                 continue
-            packed = {row.batch.key: row.batch.values for _, row in rows_of(block)}
+            packed = {row.batch.key: row.batch.values for row in block.stored()}
             meets = [i for i, batch in enumerate(batches) if batch.key in packed]
             same = {i for i in meets if packed[batches[i].key] == batches[i].values}
             if len(same) < len(meets):
@@ -207,7 +206,7 @@ class DayWrites:
         same = "SELECT 1 FROM ec_consumption WHERE rowid = ? AND ec_consumption_values = ?"
         if the_value(cursor.execute(same, (found, row.batch.values))):
             return NOTHING
-        second = dict(self._rows.with_rowid(row.batch.device_id, row.batch.second, row.batch.second + 1))
+        second = dict(self._rows.of_second(row.batch.device_id, row.batch.second))
         stored = second.get(found)
         if stored is None:  # its key or time is unreadable: the new row replaces it
             self._write.replace(cursor, found, "message")
