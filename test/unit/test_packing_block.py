@@ -22,9 +22,11 @@ from packed_rows import (
     signal,
 )
 
+from ec_server.packing import float_values
 from ec_server.packing.block import Row, pack, unpack
 from ec_server.packing.decimal_values import FIXED
 from ec_server.packing.float_values import DIRECT, TABLE
+from ec_server.packing.number_scan import scan
 from ec_server.packing.parts import split_parts
 from ec_server.storage.merge import batch_of
 from utilities.checksum_util import join_rows
@@ -258,6 +260,21 @@ def test_floats_are_believed_only_as_far_as_they_are_printed_as_they_were() -> N
     block = check_packs(rows_of(regular_clock(4000), values, every(44, 4000)))
     assert codec_of(block) in {DIRECT, TABLE}
     assert independently(block) == rows_of(regular_clock(4000), values, every(44, 4000))
+
+
+@pytest.mark.parametrize("apart", [1 / 64, 0.37, 1000])
+@pytest.mark.parametrize("distinct", [1, 30, 20_000, 35_000, 44_000])
+def test_floats_go_into_a_table_where_enough_of_them_are_equal(distinct: int, apart: float) -> None:
+    """From 0.8 of distinct values on, floats are tried, up to 0.95 a table; the smaller one is taken."""
+    steps = np.random.default_rng(distinct).permutation(44_000) % distinct
+    values = [f"{np.float32(one * apart + 100.3):.9g}" for one in steps]
+    share = len(set(values)) / len(values)
+    text = ";".join(f"{us:06d},{value}" for us, value in zip(regular_clock(44_000), values)).encode()
+    samples = scan(text)
+    assert samples is not None
+    tried = {codec for codec, _ in float_values.encode(text, samples)}
+    assert (TABLE in tried) == (share < 0.95)
+    assert (DIRECT in tried) == (share > 0.8)
 
 
 def test_a_codec_that_cannot_be_decoded_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
