@@ -65,6 +65,15 @@ class _Connection:
     def unanswered(self) -> int:
         return len(self._open)
 
+    def leave_out_late(self, now: float, began: float) -> None:
+        """Count messages as unsent that should have been sent too long ago."""
+        if self._rate is None or self._plan.late_s is None:
+            return
+        late = min(int((now - began - self._plan.late_s) * self._rate), self._share) - self._sent
+        if late > 0:
+            self._tally.unsent.extend(islice(self._numbers, late))
+            self._sent += late
+
     def room(self, now: float, began: float) -> int:
         """How many messages may be sent now, according to window, chunk size and rate."""
         left, window = self._share - self._sent, self._plan.open_messages

@@ -43,7 +43,7 @@ class LoadReport:
     """Final answers other than 200, by status."""
     lost: int
     unsent: int
-    """Not sent because the server could not be reached any more."""
+    """Not sent because the server could not be reached any more, or because it was too late for it."""
     retransmitted: int
     reconnected: int
     elapsed_s: float
@@ -113,6 +113,7 @@ def _drive(connections: Sequence[TcpConnection | UdpConnection], began: float) -
         now = time.monotonic()
         reachable = [connection for connection in unfinished if connection.connect(now)]
         for connection in reachable:
+            connection.leave_out_late(now, began)
             connection.send(connection.room(now, began), now)
         _wait(reachable)
         now = time.monotonic()
@@ -179,6 +180,7 @@ def plan_from_arguments(arguments: Sequence[str]) -> tuple[LoadPlan, bool]:
             connections=given.connections,
             spread=given.spread,
             window=given.window,
+            late_s=given.late,
             processes=given.processes,
             give_up_s=given.give_up,
             **{name: value for name, value in chosen.items() if value is not None},
@@ -213,6 +215,12 @@ def _parser() -> argparse.ArgumentParser:
         default=32.0,
         metavar="SECONDS",
         help="time after which a missing answer counts as lost",
+    )
+    add(
+        "--late",
+        type=float,
+        metavar="SECONDS",
+        help="leave out messages that cannot be sent this long after their time (default: send all)",
     )
     add("--json", action="store_true", help="print JSON")
     return parser

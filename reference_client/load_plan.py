@@ -70,6 +70,9 @@ class LoadPlan:
     """Epoch second of every device's first message."""
     prefix: str = field(default_factory=_own_prefix)
     """Device ids are ``<prefix>-0000`` and so on; by default a new prefix in each run."""
+    late_s: float | None = None
+    """With a rate: a message that cannot be sent this long after its time is left out, as a meter does that
+    keeps nothing for later; None: each is sent, however late."""
     give_up_s: float = 32.0
     """Messages without an answer for this long count as lost (RFC 3261, timer F)."""
 

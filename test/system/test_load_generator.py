@@ -290,6 +290,20 @@ def test_an_offered_rate_is_kept(transport: str):
     assert server.arrived_at[499] - server.arrived_at[0] > 0.3
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_is_late_is_left_out_by_number(transport: str):
+    with responding(lambda number: None) as server:
+        report = run_load(
+            LoadPlan(
+                port=server.port, transport=transport, messages=2000, rate=2000, window=5, connections=1,
+                devices=1, give_up_s=0.4, late_s=0.2,
+            )
+        )  # fmt: skip
+    assert report.lost + report.unsent == 2000
+    assert report.unsent > report.lost > 0, "a window of five is full at once"
+    assert report.unanswered == tuple(range(2000))
+
+
 def test_several_processes_send_one_plan():
     with responding() as server:
         plan = LoadPlan(port=server.port, messages=600, devices=4, connections=4, processes=2)
