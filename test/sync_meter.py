@@ -212,11 +212,12 @@ class Connection:
         *,
         true_s: float | None = None,
         distort: Callable[[Answer], Answer] = lambda answer: answer,
+        meanwhile: Callable[[object], None] = lambda command: None,
     ) -> tuple[Verified, Crossed]:
         moment_s = now_s if true_s is None else true_s
         since_last_s, self.last_s = moment_s - self.last_s, moment_s
         steps = whole_round("meter-7", self.oldest, self.rules, self.heard, lambda: now_s, since_last_s)
-        result, crossed = drive(self.store, self.meter, steps, distort=distort)
+        result, crossed = drive(self.store, self.meter, steps, distort=distort, meanwhile=meanwhile)
         self.heard = result.heard
         return result.verified, crossed
 

@@ -10,13 +10,16 @@ A generator (steps.py), without I/O or a clock of its own. Rules:
 4. A minute in which the device contradicts itself, or that the database cannot read, is unresolved; so are
    the minutes of an unreadable day. Everything else is compared and repaired.
 5. coverage.py decides what a round asks about.
-6. If the device says that it is recording a settled minute again, this is stored at once, as the connection
+6. A settled minute of which the device now states other samples is unresolved before the repair begins, as
+   the connection may end before the repair does.
+7. If the device says that it is recording a settled minute again, this is stored at once, as the connection
    may have ended by the time the minute is finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
@@ -31,7 +34,7 @@ from ec_server.synchronization.repair_plan import Fault
 from ec_server.synchronization.round_state import RoundResult, RoundState, RoundTask
 from ec_server.synchronization.steps import Ask, Collect, Note, Pause, Steps, use
 from utilities.errors import PermanentStorageError
-from utilities.model import Digest, MinuteState, Verdict
+from utilities.model import SETTLED, Digest, MinuteState, Verdict
 from utilities.utc import DAY_S, MINUTE_S, day_of, ec_date, minute_text
 
 _REPAIRED_AT_ONCE = 5
@@ -235,18 +238,21 @@ def _last_minute(round_: RoundState) -> Steps[list[Range]]:
 def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
     """Request ``[start, stop)``, and compare the minutes that the device has finished."""
     asked = yield Ask(AskMinutes(0, start, stop))
-    here = yield from _own_minutes(round_, start, stop)
+    here, once_settled = yield from _own_minutes(round_, start, stop)
     answer = cast(Minutes, (yield Collect(asked)))
     stop_before = round_.stop
     round_.hear(answer.through)
     if round_.stop < stop_before:
         yield from _reopen(round_, [*round_.reopened, *(yield from _recorded_again(round_))])
     there = dict(answer.digests)
+    finished = list(ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)))
+    differ = {minute for minute in finished if minute in there and here.get(minute) != there[minute]}
+    yield from _withdraw(round_, [(minute, here.get(minute)) for minute in sorted(differ & once_settled)])
     settled: list[MinuteReport] = []
     differing = 0
-    for minute in ranges.minutes_in(ranges.subtract([(start, min(stop, round_.stop))], round_.lost)):
+    for minute in finished:
         mine, theirs = here.get(minute), there.get(minute)
-        if theirs is None or mine == theirs:
+        if theirs is None or minute not in differ:
             settled.append(_report_without_repair(minute, mine, theirs))
         else:
             if differing % _REPAIRED_AT_ONCE == 0:
@@ -255,6 +261,19 @@ def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
             differing += 1
             settled.append((yield from _differing_minute(round_.task, minute, theirs)))
     yield from _conclude(round_, settled)
+
+
+def _withdraw(round_: RoundState, minutes: Sequence[tuple[int, Digest | None]]) -> Steps[None]:
+    """Record that these minutes are not settled any more.
+
+    If the database cannot, it cannot read or repair them either, which is reported then.
+    """
+    if not minutes:
+        return
+    device_id = round_.task.device_id
+    verdicts = [Verdict(minute, MinuteState.UNRESOLVED, mine) for minute, mine in minutes]
+    with suppress(PermanentStorageError):
+        yield from use(lambda store: store.record_verdicts(device_id, verdicts, compared_us=round_.now_us()))
 
 
 def _report_without_repair(minute: int, mine: Digest | None, theirs: Digest | None) -> MinuteReport:
@@ -266,8 +285,13 @@ def _report_without_repair(minute: int, mine: Digest | None, theirs: Digest | No
     return MinuteReport(minute, MinuteState.UNCONFIRMABLE, mine, theirs, extra=mine.count)
 
 
-def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, Digest]]:
-    """The stored minute digests; those that are not cached are computed, with a pause after each."""
+def _own_minutes(
+    round_: RoundState, start: int, stop: int
+) -> Steps[tuple[dict[int, Digest], frozenset[int]]]:
+    """The stored minute digests, and which minutes are settled.
+
+    Digests that are not cached are computed, with a pause after each.
+    """
     task = round_.task
     records = yield from _readable(
         round_, start, stop, lambda store, a, b: store.minutes(task.device_id, a, b), MINUTE_S
@@ -282,7 +306,7 @@ def _own_minutes(round_: RoundState, start: int, stop: int) -> Steps[dict[int, D
         )
         found |= dict(computed)
         yield Pause()
-    return found
+    return found, frozenset(record.minute for record in records if record.state in SETTLED)
 
 
 def _conclude(round_: RoundState, reports: Sequence[MinuteReport]) -> Steps[None]:

@@ -14,7 +14,8 @@ from ec_server.storage.contract import Store
 from ec_server.storage.memory_store import MemoryStore
 from ec_server.storage.sqlite_store import SqliteStore
 from ec_server.synchronization.coverage import Heard, RoundRules, recheck_start, round_span
-from ec_server.synchronization.frames import AskMinutes
+from ec_server.synchronization.frames import AskMinutes, AskSeconds
+from ec_server.synchronization.steps import Ask
 from utilities.model import DeviceRecord, MinuteState
 from utilities.utc import DAY_S, HOUR_S, MINUTE_S
 
@@ -51,6 +52,11 @@ def states(store: Store, first: int, count: int) -> list[str]:
         for a, b in store.ranges_in(DEVICE, start, stop, frozenset([state])):
             found |= dict.fromkeys(range(a, b, MINUTE_S), state.value)
     return list(found.values())
+
+
+def _cut_before_a_repair(command: object) -> None:
+    if isinstance(command, Ask) and isinstance(command.request, AskSeconds):
+        raise ConnectionResetError
 
 
 class TestTheSpanOfARound:
@@ -225,6 +231,28 @@ class TestMinutesRecordedAgain:
         meter.seconds[NOON + 6 * MINUTE_S] = {5: "77"}
         meter.unfinished = None
         assert connection.round(at(12))[0].repaired == 1
+
+    @pytest.mark.parametrize("before", ["proven", "empty", "unconfirmable"])
+    def test_are_not_settled_once_the_device_states_other_samples_though_no_repair_follows(
+        self, store: Store, before: str
+    ) -> None:
+        meter = minutes(0, 10)
+        if before == "empty":
+            del meter.seconds[NOON + 6 * MINUTE_S]
+        connection = Connection(store, meter, RULES)
+        if before == "unconfirmable":
+            store.ingest([batch(DEVICE, NOON + 6 * MINUTE_S, meter.seconds.pop(NOON + 6 * MINUTE_S))])
+        connection.round(at(10))
+        assert states(store, 5, 3) == ["proven", before, "proven"]
+        meter.unfinished = NOON + 4 * MINUTE_S
+        connection.round(at(11))
+        meter.seconds[NOON + 6 * MINUTE_S] = {5: "77"}
+        meter.unfinished = None
+        with pytest.raises(ConnectionResetError):
+            connection.round(at(12), meanwhile=_cut_before_a_repair)
+        assert states(store, 5, 3) == ["proven", "unresolved", "proven"]
+        assert Connection(store, meter, RULES).round(at(13))[0].repaired == 1
+        assert states(store, 5, 3) == ["proven"] * 3
 
 
 class TestMinutesWithoutProof:

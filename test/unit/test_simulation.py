@@ -81,12 +81,21 @@ def _tidies_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "record_verdicts", tidying)
 
 
+def _stays_settled_until_repaired(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(round, "_withdraw", lambda *_: iter(()))
+
+
 FAULTS: dict[str, tuple[Fault, int, str]] = {
     "a verdict that does not depend on the comparison": (_always_proven, 89, "lacks what was stated"),
     "what is recorded again is known to one connection only": (
         _forgets_what_is_recorded_again,
         49,
         "lacks samples",
+    ),
+    "what a device states differently stays settled until it is repaired": (
+        _stays_settled_until_repaired,
+        300_841,
+        "lacks what was stated",
     ),
     "empty minutes are never asked about again": (_never_asks_again, 5, "is not proven"),
     "a repair stores more than was sent": (_adds_a_sample, 0, "stored and never sent"),
