@@ -5,7 +5,8 @@ Rules:
 1. When ``append`` returns, the group is on disk: a SQLite file per worker, WAL with synchronous FULL, which
    survives the death of the process and a power failure. It stays until ``remove``; nothing else deletes
    anything.
-2. Groups leave in the order in which they came, each with its first insert time and ranks. Written with
+2. Groups leave in the order in which they came, several at once if they are small, each with its first
+   insert time and ranks. Written with
    these, a group that was stored already changes nothing, and one that has waited for hours does not win
    over a repair made meanwhile. A group is removed only after its commit: if the process dies in between, a
    write is repeated, but no batch is lost or duplicated.
@@ -13,7 +14,7 @@ Rules:
    writer keeps it and waits, which slows the senders down.
 4. A row that the database itself refuses is moved to a separate table, with the reason. It is counted, kept
    for inspection, and does not block the rows after it.
-5. The outcome of the last group that left is stored as it leaves, so that the figures stay right if the
+5. The outcome of the groups that left last is stored as they leave, so that the figures stay right if the
    process dies before the account is updated.
 """
 
@@ -22,16 +23,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from ec_server.account.figures import REJECTED
-from ec_server.storage.sqlite_connection import connect, the_row, the_value, transaction, translated
+from ec_server.storage.sqlite_connection import all_rows, connect, the_row, the_value, transaction, translated
 from utilities.errors import RetryableStorageError
 from utilities.model import Batch, RejectReason, StoredRow
-from utilities.utc import iso
+from utilities.utc import day_of, iso
 
 _LAYOUT = """
 CREATE TABLE IF NOT EXISTS spooled (
@@ -68,23 +70,18 @@ SPOOL_FOLDER = "spool"
 
 
 @dataclass(frozen=True, slots=True)
-class SpooledGroup:
-    """One group as it was appended; ``token`` is for ``remove``."""
+class SpooledRows:
+    """The rows of one group or of several successive ones."""
 
     token: int
-    inserted_us: int
-    batches: tuple[Batch, ...]
-    first_rank: int
-
-    def rows(self) -> list[StoredRow]:
-        """The batches as rows, with their first insert time, in the order of arrival."""
-        ranks = range(self.first_rank, self.first_rank + len(self.batches))
-        return [StoredRow(batch, self.inserted_us, rank) for batch, rank in zip(self.batches, ranks)]
+    """For ``remove``: the position of the last group."""
+    rows: tuple[StoredRow, ...]
+    """With their first insert time, in the order of arrival."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The outcome of one group that left the spool, in numbers of batches."""
+    """The outcome of groups that left the spool together, in numbers of batches."""
 
     stored: int
     duplicate: int
@@ -172,29 +169,44 @@ class Spool:
         self._count += len(batches)
         self._bytes += size
 
-    def peek(self) -> SpooledGroup | None:
-        """The oldest group, or None; it stays in the spool."""
-        with translated("reading the spool", self._path):
-            found = self._db.execute(
-                "SELECT position, inserted_us, batches, coalesce(first_rank, inserted_us) FROM spooled"
-                " ORDER BY position LIMIT 1"
-            ).fetchone()
-        return SpooledGroup(found[0], found[1], _decode(found[2]), found[3]) if found else None
+    def peek(self, most_rows: int = 1) -> SpooledRows | None:
+        """The oldest group, or None; it stays in the spool.
 
-    def remove(self, token: int, drained: Drained, poison: Sequence[Batch] = (), reason: str = "") -> None:
-        """Remove a group of which all but ``poison`` is committed; set ``poison`` aside, with the reason.
+        With it the groups that follow, up to ``most_rows`` rows in all, as far as they are of its UTC day and
+        of rows that it does not have yet: they can be stored by one call.
+        """
+        token, rows = 0, list[StoredRow]()
+        with translated("reading the spool", self._path), closing(self._db.cursor()) as cursor:
+            for position, inserted_us, count, text, first_rank in cursor.execute(
+                "SELECT position, inserted_us, count, batches, coalesce(first_rank, inserted_us) FROM spooled"
+                " ORDER BY position"
+            ):
+                if rows and len(rows) + count > most_rows:
+                    break
+                batches = _decode(text)
+                if rows and not _can_follow(rows, batches):
+                    break
+                ranks = range(first_rank, first_rank + count)
+                rows += [StoredRow(batch, inserted_us, rank) for batch, rank in zip(batches, ranks)]
+                token = position
+        return SpooledRows(token, tuple(rows)) if rows else None
 
-        KeyError if there is no such group.
+    def remove(
+        self, token: int, drained: Drained, poison: Sequence[StoredRow] = (), reason: str = ""
+    ) -> None:
+        """Remove what ``peek`` returned, all of it committed but for ``poison``, which is set aside.
+
+        KeyError if it was removed already.
         """
         now = iso(time.time_ns() // 1000)
         with translated("writing the spool", self._path), transaction(self._db) as cursor:
-            count, size, inserted_us = self._take(cursor, token)
+            count, size = self._take(cursor, token)
             cursor.execute("DELETE FROM last_drained")
             outcome = (drained.stored, drained.duplicate, drained.set_aside, drained.samples_stored)
             cursor.execute("INSERT INTO last_drained VALUES (?, ?, ?, ?, ?)", (token, *outcome))
             cursor.executemany(
                 "INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*batch.key, _encode([batch]), inserted_us, reason, now) for batch in poison],
+                [(*row.batch.key, _encode([row.batch]), row.inserted_us, reason, now) for row in poison],
             )
         self._after_removal(count, size)
 
@@ -202,13 +214,12 @@ class Spool:
         """Close the file; waiting groups stay in it."""
         self._db.close()
 
-    def _take(self, cursor: apsw.Cursor, token: int) -> tuple[int, int, int]:
-        found = cursor.execute(
-            "DELETE FROM spooled WHERE position = ? RETURNING count, size, inserted_us", (token,)
-        ).fetchone()
-        if found is None:
+    def _take(self, cursor: apsw.Cursor, token: int) -> tuple[int, int]:
+        statement = "DELETE FROM spooled WHERE position <= ? RETURNING count, size"
+        found = all_rows(cursor.execute(statement, (token,)))
+        if not found:
             raise KeyError(token)
-        return found[0], found[1], found[2]
+        return sum(count for count, _ in found), sum(size for _, size in found)
 
     def _after_removal(self, count: int, size: int) -> None:
         self._count -= count
@@ -218,6 +229,12 @@ class Spool:
             if not self._count:  # return the space, which is cheap while the spool is empty
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _can_follow(rows: Sequence[StoredRow], batches: Sequence[Batch]) -> bool:
+    known = {row.batch.key for row in rows}
+    is_same_day = day_of(batches[0].second) == day_of(rows[0].batch.second)
+    return is_same_day and known.isdisjoint(batch.key for batch in batches)
 
 
 def _encode(batches: Sequence[Batch]) -> str:

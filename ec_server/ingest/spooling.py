@@ -4,7 +4,7 @@ Rules:
 
 1. From the first group that the database does not accept until the spool is empty again, every group goes to
    the spool, so that groups reach the database in the order in which they came.
-2. Spools are drained by a thread with its own store, oldest group first. A group leaves the spool after its
+2. Spools are drained by a thread with its own store, oldest groups first. They leave the spool after their
    commit: if the process dies in between, the write is repeated and nothing is lost.
 3. A row that the database itself refuses (while it accepts other rows) is set aside and counted.
 4. If the spool is full, ``append`` raises; the writer then keeps the group, and the senders wait.
@@ -27,16 +27,18 @@ from pathlib import Path
 from ec_server.account.figures import RECEIVER_FIGURES
 from ec_server.account.worker_page import WorkerPage
 from ec_server.ingest.group_settlement import spool_agreement
-from ec_server.ingest.spool import Drained, Spool, SpooledGroup, drained_unnoticed
+from ec_server.ingest.spool import Drained, Spool, SpooledRows, drained_unnoticed
 from ec_server.ingest.troubles import Troubles
 from ec_server.storage.contract import Store
 from utilities.errors import PermanentStorageError, RetryableStorageError, StorageError
-from utilities.model import Batch
+from utilities.model import Batch, StoredRow
 
 _log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
+_TOGETHER = 1_000
+"""Rows of small groups that are stored by one call: a call costs as much as hundreds of rows."""
 
 
 class AccountedSpool:
@@ -66,19 +68,19 @@ class AccountedSpool:
         with self._lock:
             self._spool.append(batches, inserted_us)
 
-    def peek(self) -> SpooledGroup | None:
-        """The oldest group."""
+    def peek(self) -> SpooledRows | None:
+        """The oldest groups, as many as are stored together."""
         with self._lock:
-            return self._spool.peek()
+            return self._spool.peek(_TOGETHER)
 
     def remove(
-        self, group: SpooledGroup, drained: Drained, poison: Sequence[Batch] = (), why: str = ""
+        self, found: SpooledRows, drained: Drained, poison: Sequence[StoredRow] = (), why: str = ""
     ) -> None:
-        """Remove a committed group, set ``poison`` aside, and update the account."""
+        """Remove what was committed, set ``poison`` aside, and update the account."""
         with self._lock:
-            self._spool.remove(group.token, drained, poison, why)
-        self._account({**drained.figures(), "spool_position": group.token - self._position})
-        self._position = group.token
+            self._spool.remove(found.token, drained, poison, why)
+        self._account({**drained.figures(), "spool_position": found.token - self._position})
+        self._position = found.token
 
     def close(self) -> None:
         """Close the file."""
@@ -199,20 +201,20 @@ class Spooling:
             found = self._next()
             if found is None:
                 break
-            spool, group = found
+            spool, waiting = found
             if self._store is None:
                 self._store = self._open_store()
-            _move(self._store, spool, group)
-            drained += len(group.batches)
+            _move(self._store, spool, waiting)
+            drained += len(waiting.rows)
             self._wake.set()
         if drained:
             _log.info("stored %d batches from the spool in %.1f s", drained, time.monotonic() - began_s)
             self._say("")
 
-    def _next(self) -> tuple[AccountedSpool, SpooledGroup] | None:
-        """The oldest group of the worker's own spool, else of one that a former worker left."""
-        if group := self._own.peek():
-            return self._own, group
+    def _next(self) -> tuple[AccountedSpool, SpooledRows] | None:
+        """The oldest groups of the worker's own spool, else of one that a former worker left."""
+        if found := self._own.peek():
+            return self._own, found
         while True:
             if self._open_left is None:
                 if not self._left:
@@ -223,8 +225,8 @@ class Spooling:
                 if opened is None:
                     continue
                 self._open_left = (left, opened)
-            if group := self._open_left[1].peek():
-                return self._open_left[1], group
+            if found := self._open_left[1].peek():
+                return self._open_left[1], found
             self._close_left()
 
     def _close_left(self) -> None:
@@ -242,36 +244,36 @@ class Spooling:
             self._store = None
 
 
-def _move(store: Store, spool: AccountedSpool, group: SpooledGroup) -> None:
-    """Store a group, then remove it from its spool."""
+def _move(store: Store, spool: AccountedSpool, waiting: SpooledRows) -> None:
+    """Store rows, then remove them from their spool."""
     try:
-        result = store.replay(group.rows())
+        result = store.replay(waiting.rows)
     except RetryableStorageError:
         raise
     except PermanentStorageError as error:
-        _move_singly(store, spool, group, error)
+        _move_singly(store, spool, waiting, error)
     else:
-        samples = sum(b.count for b, changed in zip(group.batches, result.changed) if changed)
-        spool.remove(group, Drained(result.stored, result.duplicate, 0, samples))
+        samples = sum(row.batch.count for row, changed in zip(waiting.rows, result.changed) if changed)
+        spool.remove(waiting, Drained(result.stored, result.duplicate, 0, samples))
 
 
 def _move_singly(
-    store: Store, spool: AccountedSpool, group: SpooledGroup, first: PermanentStorageError
+    store: Store, spool: AccountedSpool, waiting: SpooledRows, first: PermanentStorageError
 ) -> None:
     """Store rows one by one, to find those that are refused; raises if all are."""
     stored = duplicate = samples = 0
-    poison: list[Batch] = []
-    for row in group.rows():
+    poison: list[StoredRow] = []
+    for row in waiting.rows:
         try:
             result = store.replay([row])
         except PermanentStorageError:
-            poison.append(row.batch)
+            poison.append(row)
             continue
         stored += result.stored
         duplicate += result.duplicate
         samples += row.batch.count * result.stored
-    if len(poison) == len(group.batches) > 1:
+    if len(poison) == len(waiting.rows) > 1:
         raise first  # the rows are not the reason
-    spool.remove(group, Drained(stored, duplicate, len(poison), samples), poison, str(first))
-    for batch in poison:
-        _log.error("set aside: %s", first, extra={"device": batch.device_id})
+    spool.remove(waiting, Drained(stored, duplicate, len(poison), samples), poison, str(first))
+    for row in poison:
+        _log.error("set aside: %s", first, extra={"device": row.batch.device_id})

@@ -16,9 +16,10 @@ from ec_server.ingest.group_settlement import settle
 from ec_server.ingest.intake_ring import IntakeRing, Taker
 from ec_server.ingest.spool import Drained, Spool
 from ec_server.ingest.spooling import LeftSpool
+from ec_server.storage.contract import WriteResult
 from ec_server.storage.merge import batch_of
 from ec_server.storage.sqlite_store import SqliteStore
-from utilities.model import RawMessage
+from utilities.model import RawMessage, StoredRow
 
 
 class Away:
@@ -167,14 +168,14 @@ def test_a_death_while_a_left_spool_is_drained_leaves_every_batch_counted(
     first, group = spool.peek(), None
     assert first
     with SqliteStore(tmp_path) as store:
-        store.replay(first.rows())
+        store.replay(first.rows)
     spool.remove(
-        first.token, Drained(len(first.batches), 0, 0, 0)
+        first.token, Drained(len(first.rows), 0, 0, 0)
     )  # stored and removed; the account was not told
     group = spool.peek()
     assert group
     with SqliteStore(tmp_path) as store:
-        store.replay(group.rows())  # stored; not even removed
+        store.replay(group.rows)  # stored; not even removed
     spool.close()
     benches(left=[7])
     until(lambda: page.figures()["spooled"] == 0, "the spool to be empty")
@@ -191,7 +192,7 @@ def test_a_death_after_a_row_was_set_aside_counts_it_as_unstorable(
     spool = Spool(tmp_path / "spool" / "receiver-7.sqlite", 10_000_000)
     first = spool.peek()
     assert first
-    spool.remove(first.token, Drained(0, 0, 1, 0), first.batches, "refused")  # the account was not told
+    spool.remove(first.token, Drained(0, 0, 1, 0), first.rows, "refused")  # the account was not told
     spool.close()
     benches(left=[7])
     until(lambda: page.figures()["spooled"] == 0, "the spool to be empty")
@@ -216,7 +217,7 @@ def test_a_writer_counts_what_the_one_before_had_set_aside(
     spool = Spool(tmp_path / "spool" / "receiver-0.sqlite", 10_000_000)
     group = spool.peek()
     assert group
-    spool.remove(group.token, Drained(0, 0, 1, 0), group.batches, "refused")  # the account was not told
+    spool.remove(group.token, Drained(0, 0, 1, 0), group.rows, "refused")  # the account was not told
     spool.close()
     again = benches()
     until(lambda: again.page.figures()["spooled"] == 0, "the account to agree with the spool")
@@ -235,6 +236,23 @@ def test_a_large_left_spool_is_drained_beside_new_messages(
     until(lambda: page.figures()["stored"] == 300, "the left batches to be stored")
 
 
+def test_many_small_groups_are_stored_by_few_calls(
+    benches: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = left_by(7, tmp_path, 300)
+    calls: list[int] = []
+    replay = SqliteStore.replay
+
+    def counted(store: SqliteStore, rows: Sequence[StoredRow]) -> WriteResult:
+        calls.append(len(rows))
+        return replay(store, rows)
+
+    monkeypatch.setattr(SqliteStore, "replay", counted)
+    benches(left=[7])
+    until(lambda: page.figures()["stored"] == 300, "the batches to be stored")
+    assert calls == [300]
+
+
 def test_spooled_batches_rank_in_the_order_in_which_they_came_whatever_the_clock_says(
     tmp_path: Path,
 ) -> None:
@@ -243,9 +261,9 @@ def test_spooled_batches_rank_in_the_order_in_which_they_came_whatever_the_clock
     spool.append([batch_of("m", NOW, "000003,1")], 10)  # the clock stepped back
     first = spool.peek()
     assert first
-    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
+    spool.remove(first.token, Drained(len(first.rows), 0, 0, 0))
     second = spool.peek()
     assert second
-    assert [row.rank for row in first.rows() + second.rows()] == [1_000, 1_001, 1_002]
-    assert [row.inserted_us for row in second.rows()] == [10]
+    assert [row.rank for row in first.rows + second.rows] == [1_000, 1_001, 1_002]
+    assert [row.inserted_us for row in second.rows] == [10]
     spool.close()

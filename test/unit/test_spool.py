@@ -27,8 +27,8 @@ def path(tmp_path: Path) -> Path:
 def drained(spool: Spool) -> list[tuple[int, list]]:
     found = []
     while one := spool.peek():
-        found.append((one.inserted_us, list(one.batches)))
-        spool.remove(one.token, Drained(len(one.batches), 0, 0, 0))
+        found.append((one.rows[0].inserted_us, [row.batch for row in one.rows]))
+        spool.remove(one.token, Drained(len(one.rows), 0, 0, 0))
     return found
 
 
@@ -47,7 +47,7 @@ def test_a_group_stays_until_it_is_removed_also_after_a_restart(path: Path) -> N
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
+    spool.remove(first.token, Drained(len(first.rows), 0, 0, 0))
     spool.close()
     again = Spool(path, 10_000_000)
     assert len(again) == 3
@@ -78,13 +78,35 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(path: Path) -> None:
     assert len(spool) == 3
 
 
+def test_small_groups_leave_together_as_far_as_one_call_can_store_them(path: Path) -> None:
+    spool = Spool(path, 10_000_000)
+    tomorrow = batch_of("meter-1", NOON + 86_400, "000000,1")
+    groups = [group(1, 2), group(2, 3), group(1, 1), group(3, 4), group(4, 1), [tomorrow], group(5, 1)]
+    for inserted_us, one in enumerate(groups):
+        spool.append(one, 1000 * inserted_us)
+    found = []
+    while waiting := spool.peek(5):
+        found.append([(row.batch, row.inserted_us) for row in waiting.rows])
+        assert [row.rank for row in waiting.rows] == sorted(row.rank for row in waiting.rows)
+        spool.remove(waiting.token, Drained(len(waiting.rows), 0, 0, 0))
+    moments = [[(batch, 1000 * i) for batch in one] for i, one in enumerate(groups)]
+    assert found == [
+        moments[0] + moments[1],  # the third has a row of the first again
+        moments[2] + moments[3],  # five rows
+        moments[4],  # the next is of another day
+        moments[5],
+        moments[6],
+    ]
+    assert (len(spool), spool.bytes) == (0, 0)
+
+
 def test_a_poison_row_is_set_aside_and_does_not_block_the_rest(path: Path) -> None:
     spool = Spool(path, 10_000_000)
     spool.append(group(1), 1)
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.remove(first.token, Drained(2, 0, 1, 6), first.batches[1:2], "row too large")
+    spool.remove(first.token, Drained(2, 0, 1, 6), first.rows[1:2], "row too large")
     assert spool.last_drained == (first.token, Drained(2, 0, 1, 6))
     assert (len(spool), spool.set_aside_count) == (3, 1)
     assert drained(spool) == [(2, group(2))]
@@ -98,9 +120,9 @@ def test_a_group_cannot_be_removed_twice(path: Path) -> None:
     spool.append(group(2), 2)
     first = spool.peek()
     assert first is not None
-    spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
+    spool.remove(first.token, Drained(len(first.rows), 0, 0, 0))
     with pytest.raises(KeyError):
-        spool.remove(first.token, Drained(len(first.batches), 0, 0, 0))
+        spool.remove(first.token, Drained(len(first.rows), 0, 0, 0))
     assert len(spool) == 3
 
 
