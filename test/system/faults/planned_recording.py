@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -87,4 +88,9 @@ class PlannedRecording:
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
         """Parts of a second."""
         samples = self.text(second).split(";")
-        return ";".join(s for s in samples if any(a <= int(s[:6]) < b for a, b in ranges))
+        bounds = [(bisect_left(samples, a, key=_us), bisect_left(samples, b, key=_us)) for a, b in ranges]
+        return ";".join(sample for begin, end in bounds for sample in samples[begin:end])
+
+
+def _us(sample: str) -> int:
+    return int(sample[:6])

@@ -2,7 +2,7 @@
 
 Memory, descriptors and threads of each process stay flat, and every minute ends proven.
 What a meter could not send within five seconds it does not send later; the next round fetches it.
-Capacity is what the server takes while it packs as much: PACKING of what it is measured to take at the beginning.
+Capacity is what the server takes while it packs as much: PACKING of what it is measured to take at first.
 ``EC_TEST_SOAK_MINUTES`` is how long (60), ``EC_TEST_SOAK_RATE`` how many messages per second (0: 70 % of
 capacity).
 """
