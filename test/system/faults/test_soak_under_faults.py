@@ -40,7 +40,9 @@ from utilities.utc import MINUTE_S
 
 MINUTES = float(os.environ.get("EC_TEST_SOAK_MINUTES", "60"))
 RATE = float(os.environ.get("EC_TEST_SOAK_RATE", "0"))
-SHARE, DEVICES, CALIBRATION_MESSAGES = 0.7, 8, 60_000
+SHARE, DEVICES = 0.7, 8
+CALIBRATION_MESSAGES = 600_000
+"""Many times what the server may have received and not stored yet."""
 PACKING = 0.75
 """What packing that keeps pace leaves at least (``python -m benchmarks pace``)."""
 LOOK_S, FAULT_EVERY_S = 5.0, 60.0
