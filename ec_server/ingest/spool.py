@@ -186,7 +186,7 @@ class Spool:
                 batches = _decode(text)
                 if rows and not _can_follow(rows, batches):
                     break
-                ranks = range(first_rank, first_rank + count)
+                ranks = range(first_rank, first_rank + len(batches))
                 rows += [StoredRow(batch, inserted_us, rank) for batch, rank in zip(batches, ranks)]
                 token = position
         return SpooledRows(token, tuple(rows)) if rows else None
