@@ -76,6 +76,8 @@ class StoreThreads:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # asyncio logs those that nobody has asked for
             raise
         finally:
             self._waiting -= 1
