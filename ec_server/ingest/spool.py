@@ -6,10 +6,9 @@ Rules:
    survives the death of the process and a power failure. It stays until ``remove``; nothing else deletes
    anything.
 2. Groups leave in the order in which they came, several at once if they are small, each with its first
-   insert time and ranks. Written with
-   these, a group that was stored already changes nothing, and one that has waited for hours does not win
-   over a repair made meanwhile. A group is removed only after its commit: if the process dies in between, a
-   write is repeated, but no batch is lost or duplicated.
+   insert time and ranks. Written with these, a group that was stored already changes nothing, and one that
+   has waited for hours does not win over a repair made meanwhile. A group is removed only after its commit:
+   if the process dies in between, a write is repeated, but no batch is lost or duplicated.
 3. The spool's size is limited. A group that would exceed it is refused with RetryableStorageError: its
    writer keeps it and waits, which slows the senders down.
 4. A row that the database itself refuses is moved to a separate table, with the reason. It is counted, kept
@@ -175,7 +174,7 @@ class Spool:
         With it the groups that follow, up to ``most_rows`` rows in all, as far as they are of its UTC day and
         of rows that it does not have yet: they can be stored by one call.
         """
-        token, rows = 0, list[StoredRow]()
+        token, rows, known = 0, list[StoredRow](), set[tuple[str, int, int, int]]()
         with translated("reading the spool", self._path), closing(self._db.cursor()) as cursor:
             for position, inserted_us, count, text, first_rank in cursor.execute(
                 "SELECT position, inserted_us, count, batches, coalesce(first_rank, inserted_us) FROM spooled"
@@ -184,8 +183,11 @@ class Spool:
                 if rows and len(rows) + count > most_rows:
                     break
                 batches = _decode(text)
-                if rows and not _can_follow(rows, batches):
+                keys = {batch.key for batch in batches}
+                is_other_day = bool(rows) and day_of(batches[0].second) != day_of(rows[0].batch.second)
+                if is_other_day or not known.isdisjoint(keys):
                     break
+                known |= keys
                 ranks = range(first_rank, first_rank + len(batches))
                 rows += [StoredRow(batch, inserted_us, rank) for batch, rank in zip(batches, ranks)]
                 token = position
@@ -229,12 +231,6 @@ class Spool:
             if not self._count:  # return the space, which is cheap while the spool is empty
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _can_follow(rows: Sequence[StoredRow], batches: Sequence[Batch]) -> bool:
-    known = {row.batch.key for row in rows}
-    is_same_day = day_of(batches[0].second) == day_of(rows[0].batch.second)
-    return is_same_day and known.isdisjoint(batch.key for batch in batches)
 
 
 def _encode(batches: Sequence[Batch]) -> str:

@@ -10,8 +10,8 @@ A generator (steps.py), without I/O or a clock of its own. Rules:
 4. A minute in which the device contradicts itself, or that the database cannot read, is unresolved; so are
    the minutes of an unreadable day. Everything else is compared and repaired.
 5. coverage.py decides what a round asks about.
-6. A settled minute of which the device now states other samples is unresolved before the repair begins, as
-   the connection may end before the repair does.
+6. If the device states other samples for a settled minute, the minute is unresolved before its repair
+   begins, as the connection may end first.
 7. If the device says that it is recording a settled minute again, this is stored at once, as the connection
    may have ended by the time the minute is finished.
 """
@@ -251,15 +251,14 @@ def _compare_window(round_: RoundState, start: int, stop: int) -> Steps[None]:
     settled: list[MinuteReport] = []
     differing = 0
     for minute in finished:
-        mine, theirs = here.get(minute), there.get(minute)
-        if theirs is None or minute not in differ:
-            settled.append(_report_without_repair(minute, mine, theirs))
+        if minute not in differ:
+            settled.append(_report_without_repair(minute, here.get(minute), there.get(minute)))
         else:
             if differing % _REPAIRED_AT_ONCE == 0:
                 yield from _conclude(round_, settled)
                 settled = []
             differing += 1
-            settled.append((yield from _differing_minute(round_.task, minute, theirs)))
+            settled.append((yield from _differing_minute(round_.task, minute, there[minute])))
     yield from _conclude(round_, settled)
 
 
