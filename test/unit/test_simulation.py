@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[Fault, int, str]] = {
         49,
         "lacks samples",
     ),
-    "what a device states differently stays settled until it is repaired": (
+    "a minute that the device contradicts stays settled until it is repaired": (
         _stays_settled_until_repaired,
         300_841,
         "lacks what was stated",

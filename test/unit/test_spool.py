@@ -91,7 +91,7 @@ def test_small_groups_leave_together_as_far_as_one_call_can_store_them(path: Pat
         spool.remove(waiting.token, Drained(len(waiting.rows), 0, 0, 0))
     moments = [[(batch, 1000 * i) for batch in one] for i, one in enumerate(groups)]
     assert found == [
-        moments[0] + moments[1],  # the third has a row of the first again
+        moments[0] + moments[1],  # the third group repeats a row of the first
         moments[2] + moments[3],  # five rows
         moments[4],  # the next is of another day
         moments[5],
