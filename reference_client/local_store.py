@@ -173,7 +173,7 @@ class LocalStore:
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
         """The canonical text of the second's samples in half-open, ascending ranges of microseconds."""
-        return ";".join(_within(self.text(second), ranges))
+        return ";".join(samples_within(self.text(second), ranges))
 
     def close(self) -> None:
         """Stop recording and close every file."""
@@ -316,7 +316,7 @@ def _minute_digests(seconds: dict[int, RecordedSecond]) -> Iterator[tuple[int, D
             yield minute, Digest(*counted)
 
 
-def _within(text: str, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
+def samples_within(text: str, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     """The samples of canonical text that are in ascending, half-open ranges; one pass over both."""
     remaining = iter(ranges)
     bounds = next(remaining, None)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 
 from reference_client.load_plan import LoadPlan
+from reference_client.local_store import samples_within
 from utilities.model import Digest
 from utilities.utc import MINUTE_S, minute_of, second_text
 
@@ -87,10 +87,4 @@ class PlannedRecording:
 
     def samples(self, second: int, ranges: Sequence[tuple[int, int]]) -> str:
         """Parts of a second."""
-        samples = self.text(second).split(";")
-        bounds = [(bisect_left(samples, a, key=_us), bisect_left(samples, b, key=_us)) for a, b in ranges]
-        return ";".join(sample for begin, end in bounds for sample in samples[begin:end])
-
-
-def _us(sample: str) -> int:
-    return int(sample[:6])
+        return ";".join(samples_within(self.text(second), ranges))
